@@ -1,0 +1,307 @@
+"""Families, suites and baselines as YAML, and the models that follow from them."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from lep_bench import paths, yamlfile
+from lep_bench.errors import ConfigError, LepBenchError, unknown
+from lep_bench.plugin import Kind
+from lep_bench.registry import Registry
+from lep_bench.results import Stage
+from lep_bench.yamlfile import Frozen
+
+ORIGINAL = "original"  # the control vocabulary: the old tokenizer kept
+RowPolicy = Literal["bytes-exact", "paper"]
+
+
+class Pretraining(Frozen):
+    """Continued pre-training of embeddings and head (paper, section 3.3). Lengths in tokens, rates per optimiser step.
+
+    `characters` counts text: every vocabulary of a family reads the same characters in the same order, one pass.
+    """
+
+    characters: int
+    block: int = 1024
+    batch: int = 256
+    learning_rate: float = 2e-4
+    warmup: int = 100
+    weight_decay: float = 0.1
+    schedule: Literal["cosine", "constant"] = "cosine"
+
+
+class Vocabulary(Frozen):
+    """One vocabulary of a family: its method (default: its name) and parameters, or a given donor (path or Hub id)."""
+
+    method: str | None = None
+    params: dict[str, Any] = {}
+    donor: str | None = None
+    donor_revision: str | None = None
+
+
+class Tuning(Frozen):
+    """One tuning: which propagation methods it follows, and the method's parameters."""
+
+    after: tuple[str, ...] = ("conversion",)
+    params: dict[str, Any] = {}
+
+
+class Family(Frozen):
+    """`configs/families/NAME.yaml`: base, instruct, vocabularies. `builtin:NAME/base` is a shipped checkpoint;
+    `corpus` is a list of text files, a Hub dataset, or `builtin:mini`."""
+
+    name: str
+    description: str = ""
+    base: str
+    instruct: str
+    base_revision: str | None = None
+    instruct_revision: str | None = None
+    corpus: str | tuple[str, ...] | None = None
+    row_policy: RowPolicy = "bytes-exact"
+    vocabularies: dict[str, Vocabulary]
+    pretraining: Pretraining | None = None
+    propagation: dict[str, dict[str, Any]] = {"swap": {}, "overlap": {}, "conversion": {}}
+    tuning: dict[str, Tuning] = {}
+
+
+class Baseline(Frozen):
+    """`configs/baselines/NAME.yaml`: a stand-alone model to compare with."""
+
+    name: str
+    description: str = ""
+    model: str
+    revision: str | None = None
+    format: Literal["plain", "chat"] = "chat"
+    notes: str = ""
+
+
+class Conversation(Frozen):
+    """How one role of models is asked: plain text or chat, and the number of shots."""
+
+    format: Literal["plain", "chat"]
+    shots: int = 0
+
+
+class Mean(Frozen):
+    """The suite's mean: which tasks, plain or centred; `chance` is what guessing gives, per task (centred only)."""
+
+    kind: Literal["plain", "centred"]
+    tasks: dict[str, float] = Field(description="task -> chance level of its primary score")
+
+
+class Suite(Frozen):
+    """`configs/suites/NAME.yaml`: families + tasks + scoring + mean. `models` are the patterns that `all` stands for."""
+
+    name: str
+    title: str
+    note: str = ""
+    families: tuple[str, ...] = ()
+    baselines: tuple[str, ...] = ()
+    models: tuple[str, ...] = ("*",)
+    tasks: tuple[str, ...]
+    protocol: str
+    base: Conversation = Conversation(format="plain")
+    instruct: Conversation = Conversation(format="chat")
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    mean: Mean
+    seeds: int = 1
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model by its way through the pipeline. `location` only for baselines and local models."""
+
+    name: str
+    stage: Stage
+    family: str | None = None
+    vocabulary: str | None = None
+    propagation: str | None = None
+    tuning: str | None = None
+    variant: str | None = None
+    seed: int = 0
+    location: str | None = None
+    revision: str | None = None
+    format: Literal["plain", "chat"] | None = None
+
+    @property
+    def is_instruct(self) -> bool:
+        """Whether the body is the instruct model's: decides how the suite asks it."""
+        return self.stage in ("instruct", "instruct-init", "propagation") or (self.location is not None and self.format != "plain")
+
+    @property
+    def key(self) -> str:
+        """Name with the training seed: unique within a run. Seed 0 is not written."""
+        return self.name if self.seed == 0 else f"{self.name}@seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Configs:
+    """Config folders, the user's first: a user's file of the same name takes the shipped one's place."""
+
+    folders: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, extra: Sequence[Path] = ()) -> Configs:
+        """The shipped folder behind `extra`. Raises LepBenchError for a folder that does not exist."""
+        for folder in extra:
+            if not folder.is_dir():
+                raise LepBenchError(f"--configs {folder}: there is no such folder")
+        return cls((*extra, paths.folder("configs")))
+
+    def names(self, kind: str) -> list[str]:
+        """Names of `families`, `suites`, `baselines` or `hardware`."""
+        return sorted({file.stem for folder in self.folders for file in (folder / kind).glob("*.yaml")})
+
+    def file(self, kind: str, name: str) -> Path:
+        """The YAML of that name; raises UnknownName with near names."""
+        for folder in self.folders:
+            file = folder / kind / f"{name}.yaml"
+            if name and file.parent == folder / kind and file.is_file():
+                return file
+        raise unknown({"families": "family"}.get(kind, kind.rstrip("s")), name, self.names(kind))
+
+    def family(self, name: str) -> Family:
+        """Read and check a family."""
+        file = self.file("families", name)
+        family = yamlfile.read(file, Family, name=name)
+        for part in family.vocabularies:
+            paths.safe(part, f"{file}: vocabulary name")
+        return family
+
+    def suite(self, name: str) -> Suite:
+        """Read a suite; the tasks of its mean must be its own."""
+        file = self.file("suites", name)
+        suite = yamlfile.read(file, Suite, name=name)
+        for task in suite.mean.tasks:
+            if task not in suite.tasks:
+                raise ConfigError(f"{file}: mean.tasks.{task}: not among the suite's tasks: {', '.join(suite.tasks)}")
+        return suite
+
+    def baseline(self, name: str) -> Baseline:
+        """Read a baseline."""
+        return yamlfile.read(self.file("baselines", name), Baseline, name=name)
+
+
+def derive(family: Family, registry: Registry) -> list[ModelSpec]:
+    """Every model of a family, in table order: references, then per vocabulary init ... methods ... tunings.
+
+    Methods not named in the family's `propagation` are derived too (with default parameters), for `--models` patterns.
+    """
+    name = family.name
+    models = [ModelSpec(f"{name}/base", "base", name), ModelSpec(f"{name}/instruct", "instruct", name)]
+    models += [ModelSpec(f"{name}/instruct+{t}", "instruct", name, tuning=t) for t in tunings(family, registry)]
+    for vocabulary, given in family.vocabularies.items():
+        root = f"{name}/{vocabulary}"
+        if vocabulary == ORIGINAL:
+            models.append(ModelSpec(f"{root}/donor", "donor", name, vocabulary))
+            continue
+        if given.donor is None:
+            models.append(ModelSpec(f"{root}/init", "init", name, vocabulary))
+        models.append(ModelSpec(f"{root}/instruct-init", "instruct-init", name, vocabulary))
+        models.append(ModelSpec(f"{root}/donor", "donor", name, vocabulary))
+        for method in methods(family, registry):
+            models.append(ModelSpec(f"{root}/{method}", "propagation", name, vocabulary, method))
+        for method in methods(family, registry):
+            for tuning in tunings(family, registry):
+                models.append(ModelSpec(f"{root}/{method}+{tuning}", "propagation", name, vocabulary, method, tuning))
+    return models
+
+
+def methods(family: Family, registry: Registry) -> list[str]:
+    """Propagation methods: the family's own order first, then every other one that was discovered."""
+    for method in family.propagation:
+        registry.get("propagation", method)
+    return [*family.propagation, *(m for m in registry.names("propagation") if m not in family.propagation)]
+
+
+def tunings(family: Family, registry: Registry) -> list[str]:
+    """Tuning methods: the family's own first, then every other one that was discovered."""
+    for tuning in family.tuning:
+        registry.get("tuning", tuning)
+    return [*family.tuning, *(t for t in registry.names("tuning") if t not in family.tuning)]
+
+
+def in_all(model: ModelSpec, family: Family, registry: Registry) -> bool:
+    """Whether `all` means this model: the family's listed methods and tunings, and every adapter that is not shipped."""
+    own: tuple[Kind, Kind] = ("propagation", "tuning")
+    listed = model.propagation is None or model.propagation in family.propagation or model.propagation in registry.added(own[0])
+    if model.tuning is None or not listed:
+        return listed
+    if model.tuning not in family.tuning:
+        return model.tuning in registry.added(own[1]) and model.propagation in (None, "conversion")
+    return model.propagation is None or model.propagation in family.tuning[model.tuning].after
+
+
+def select(patterns: Sequence[str], suite: Suite, configs: Configs, registry: Registry, seeds: int = 1) -> list[ModelSpec]:
+    """The models that `--models` names: `all`, exact names, patterns (`mini-llama/*/conversion`), paths or Hub ids.
+
+    Raises UnknownName (with near names) for a name or pattern that fits nothing, ConfigError for a broken family.
+    """
+    known = everything(suite, configs, registry)
+    usual = all_names(suite, configs, registry)
+    chosen: dict[str, ModelSpec] = {}
+    for pattern in patterns:
+        for model in _matching(pattern, known, usual):
+            chosen[model.name] = model
+    order = {m.name: i for i, m in enumerate(known)}
+    return with_seeds(sorted(chosen.values(), key=lambda m: order.get(m.name, len(order))), seeds)
+
+
+def everything(suite: Suite, configs: Configs, registry: Registry) -> list[ModelSpec]:
+    """Every model that the suite's families and baselines give, in table order."""
+    models = [model for name in suite.families for model in derive(configs.family(name), registry)]
+    for name in suite.baselines:
+        given = configs.baseline(name)
+        models.append(ModelSpec(f"baselines/{name}", "baseline", location=given.model, revision=given.revision, format=given.format))
+    return models
+
+
+def all_names(suite: Suite, configs: Configs, registry: Registry) -> set[str]:
+    """Names of the models that `all` stands for."""
+    names = {f"baselines/{name}" for name in suite.baselines}
+    for name in suite.families:
+        family = configs.family(name)
+        names |= {
+            m.name for m in derive(family, registry) if in_all(m, family, registry) and any(fnmatch.fnmatchcase(m.name, p) for p in suite.models)
+        }
+    return names
+
+
+def with_seeds(models: list[ModelSpec], seeds: int) -> list[ModelSpec]:
+    """The models once per training seed; what no training of ours stands behind has one seed."""
+    trained = [m for m in models if m.tuning or m.stage in ("donor", "propagation")]
+    return models + [replace(m, seed=seed) for seed in range(1, seeds) for m in trained]
+
+
+def _matching(pattern: str, known: list[ModelSpec], usual: set[str]) -> list[ModelSpec]:
+    if pattern == "all":
+        return [m for m in known if m.name in usual]
+    exact = [m for m in known if m.name == pattern]
+    if exact:
+        return exact
+    if any(mark in pattern for mark in "*?["):
+        # A pattern names tunings only where it writes a plus: 'mini-llama/extended/*' means the methods themselves,
+        # and the tuned models that `all` has.
+        found = [m for m in known if fnmatch.fnmatchcase(m.name, pattern) and (m.tuning is None or "+" in pattern or m.name in usual)]
+        if found:
+            return found
+        raise unknown("model pattern", pattern, [m.name for m in known], "(lep-bench models lists them all)")
+    local = Path(pattern).expanduser()
+    if local.exists() or pattern.startswith(("/", "./", "../", "~")):
+        if not local.is_dir():
+            raise LepBenchError(f"--models {pattern}: no such folder; a model is a checkpoint folder, a Hub id or a name from lep-bench models")
+        return [ModelSpec(f"local/{_local_name(local.resolve().name)}", "local", location=str(local.resolve()))]
+    known_family = pattern.split("/")[0] in {m.name.split("/")[0] for m in known}
+    if pattern.count("/") == 1 and not known_family:
+        return [ModelSpec(f"local/{_local_name(pattern.replace('/', '--'))}", "local", location=pattern)]
+    raise unknown("model", pattern, [m.name for m in known], "(lep-bench models lists them all)")
+
+
+def _local_name(text: str) -> str:
+    return "".join(c if c.isalnum() and c.isascii() or c in "._-" else "-" for c in text).lstrip("._-") or "model"

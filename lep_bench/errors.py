@@ -1,0 +1,47 @@
+"""Errors a user can act on, each one or two lines: what, where, what is known, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LepBenchError(Exception):
+    """Anything the user can mend. The command line prints it without a traceback and exits with 2."""
+
+
+class ConfigError(LepBenchError):
+    """A YAML file of ours or the user's is wrong; the text starts with ``file:line: field:``."""
+
+
+class UnknownName(LepBenchError):
+    """A model, task, suite, family or adapter that does not exist; the text offers near names."""
+
+
+class CheckpointError(LepBenchError):
+    """A folder that is no checkpoint, or checkpoints that do not belong together."""
+
+
+class AdapterError(LepBenchError):
+    """An adapter that cannot be loaded, raised, or gave back something unusable."""
+
+
+class TaskError(LepBenchError):
+    """A task folder that cannot be read or a task that breaks its contract."""
+
+
+class RunFailed(LepBenchError):
+    """The run went through, but some cells failed: exit code 1, with their list already printed."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UnknownName:
+    """The error for an unknown name: near names where there are some, else all (at most eight)."""
+    names = sorted(set(known))
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if near:
+        text = f"did you mean {' or '.join(near)}?"
+    elif names:
+        text = "known: " + ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    else:
+        text = "none is known"
+    return UnknownName(f"unknown {kind} {name!r}: {text}" + (f" {hint}" if hint else ""))

@@ -1,0 +1,142 @@
+"""The plan of a run: a graph of stages, each with the fingerprint of everything that determines its outcome.
+
+vocabulary -> init -> donor -> propagation -> (answers of the instruct model) -> tuning -> score. Nothing here imports
+torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lep_bench.config import Conversation, ModelSpec, Suite
+from lep_bench.results import ModelRecord, Scoring
+from lep_bench.taskfiles import TaskFile
+
+StageKind = Literal["vocabulary", "init", "instruct-init", "donor", "propagation", "answers", "tuning", "score"]
+
+# Revision of our own code per stage: raise one by hand when a change to that stage changes its outcome.
+REVISIONS: dict[str, int] = {"vocabulary": 1, "init": 1, "instruct-init": 1, "donor": 1, "propagation": 1, "answers": 1, "tuning": 1, "score": 1}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One task of a score node, and the key its result is stored under."""
+
+    task: TaskFile
+    key: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage. `model` names what it makes (`FAMILY/VOCAB/...`), `needs` the ids of nodes that must be done before;
+    `parents` maps roles (base, instruct, donor, start, vocabulary, answers) to node ids or `checkpoint:LOCATION`."""
+
+    id: str
+    kind: StageKind
+    model: str
+    group: str  # family/vocabulary: a worker stays with one, its engine and prompts are loaded already
+    fingerprint: str
+    folder: Path
+    needs: tuple[str, ...] = ()
+    parents: dict[str, str] = field(default_factory=dict)
+    adapter: str | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    resolved: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    family: str | None = None
+    record: ModelRecord | None = None
+    conversation: Conversation | None = None
+    scoring: Scoring | None = None
+    cells: tuple[Cell, ...] = ()
+    cached: bool = False
+    seconds: float = 0.0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `run` executes: `nodes` still to do, `cached` nodes, the count of current cells, and `expected`: every cell
+    (model, task, key) of the selection, current or not."""
+
+    suite: Suite
+    models: tuple[ModelSpec, ...]
+    nodes: dict[str, Node]
+    cached: tuple[Node, ...]
+    current_cells: int
+    expected: tuple[tuple[ModelRecord, str, str], ...]
+    makers: dict[str, str]  # model key -> the node or checkpoint that makes it
+
+    @property
+    def cells(self) -> int:
+        """Cells still to be scored."""
+        return sum(len(node.cells) for node in self.nodes.values())
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line adds to a suite: engine, row limit, speed of the hardware (estimates only)."""
+
+    engine: str = "hf"
+    limit: int | None = None
+    flops: float = 2.0e10  # per worker, for estimates
+
+
+def makespan(plan: Plan, workers: int) -> tuple[float, float]:
+    """(estimated seconds of the run with `workers`, the bound total / workers) under the order that `run` uses."""
+    ranks = priorities(plan)
+    done: dict[str, float] = {}
+    free = [0.0] * max(1, workers)
+    groups: list[str | None] = [None] * len(free)
+    waiting = dict(plan.nodes)
+    while waiting:
+        slot = min(range(len(free)), key=free.__getitem__)
+        begin = {
+            n.id: max([0.0, *(done[d] for d in n.needs if d in plan.nodes)])
+            for n in waiting.values()
+            if all(d in done for d in n.needs if d in plan.nodes)
+        }
+        now = max(free[slot], min(begin.values()))
+        node = pick([waiting[i] for i, at in begin.items() if at <= now], ranks, groups[slot], groups[:slot] + groups[slot + 1 :])
+        free[slot] = done[node.id] = now + node.seconds
+        groups[slot] = node.group
+        del waiting[node.id]
+    return max(free), sum(n.seconds for n in plan.nodes.values()) / len(free)
+
+
+def pick(ready: Sequence[Node], ranks: Mapping[str, float], own: str | None, others: Sequence[str | None]) -> Node:
+    """The node an idle worker takes: first what trainings wait for, longest way first; then its own group (engine and
+    prompts are loaded there), then a group no other worker is at."""
+    training = [node for node in ready if node.kind in ("vocabulary", "init", "donor", "answers")]
+    if training:
+        return max(training, key=lambda n: ranks[n.id])
+    return max(ready, key=lambda n: (n.group == own, n.group not in others, ranks[n.id]))
+
+
+def priorities(plan: Plan) -> dict[str, float]:
+    """Per node the seconds of the longest way from it to the end: the critical path goes first."""
+    rank: dict[str, float] = {}
+    users: dict[str, list[str]] = {}
+    for node in plan.nodes.values():
+        for need in node.needs:
+            users.setdefault(need, []).append(node.id)
+    for node in reversed(_ordered(plan.nodes)):
+        rank[node.id] = node.seconds + max((rank[u] for u in users.get(node.id, ())), default=0.0)
+    return rank
+
+
+def _ordered(nodes: dict[str, Node]) -> list[Node]:
+    order: dict[str, Node] = {}
+
+    def visit(node: Node) -> None:
+        if node.id not in order:
+            for need in node.needs:
+                if need in nodes:
+                    visit(nodes[need])
+            order[node.id] = node
+
+    for node in nodes.values():
+        visit(node)
+    return list(order.values())

@@ -1,0 +1,341 @@
+"""From models and tasks to a plan: which stages each model needs, and the fingerprint of each.
+
+Every mistake in names, parameters and configs is found here, before the first model loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from lep_bench import artifact, sources
+from lep_bench.config import ORIGINAL, Configs, Family, ModelSpec, Suite
+from lep_bench.errors import ConfigError, UnknownName
+from lep_bench.fingerprint import digest
+from lep_bench.plan import REVISIONS, Cell, Node, Plan, Settings, StageKind
+from lep_bench.plugin import Kind, Params
+from lep_bench.registry import Registry
+from lep_bench.results import ModelRecord, Scoring
+from lep_bench.store import Store
+from lep_bench.taskfiles import TaskFile
+
+
+def make(
+    suite: Suite,
+    models: Sequence[ModelSpec],
+    tasks: Sequence[TaskFile],
+    configs: Configs,
+    registry: Registry,
+    store: Store,
+    settings: Settings = Settings(),
+) -> Plan:
+    """The plan for `models` x `tasks`; without tasks, the plan that only builds the models.
+
+    Raises LepBenchError for anything that cannot work (names, parameters, files).
+    """
+    planner = _Planner(suite, configs, registry, store, settings)
+    current = sum(planner.score(spec, tasks) for spec in models)
+    ends = [node.id for node in planner.nodes.values() if node.kind == "score" and node.cells]
+    makers = {spec.key: planner.model(spec)[0] for spec in models}
+    wanted = _reachable(planner.nodes, ends if tasks else list(makers.values()))
+    cached = tuple(node for node in planner.nodes.values() if node.cached)
+    return Plan(suite, tuple(models), {i: n for i, n in planner.nodes.items() if i in wanted}, cached, current, tuple(planner.expected), makers)
+
+
+def _reachable(nodes: dict[str, Node], ends: list[str]) -> set[str]:
+    """Ids of the nodes that `ends` still need; what stands behind a cached artifact is not looked at."""
+    wanted: set[str] = set()
+    stack = list(ends)
+    while stack:
+        node = nodes.get(stack.pop())
+        if node is not None and node.id not in wanted and not node.cached:
+            wanted.add(node.id)
+            stack += node.needs
+    return wanted
+
+
+class _Planner:
+    def __init__(self, suite: Suite, configs: Configs, registry: Registry, store: Store, settings: Settings) -> None:
+        self.suite, self.configs, self.registry, self.store, self.settings = suite, configs, registry, store, settings
+        self.nodes: dict[str, Node] = {}
+        self.families: dict[str, Family] = {}
+        self.expected: list[tuple[ModelRecord, str, str]] = []
+
+    def family(self, name: str) -> Family:
+        if name not in self.families:
+            self.families[name] = self.configs.family(name)
+        return self.families[name]
+
+    def add(
+        self,
+        kind: StageKind,
+        model: str,
+        family: Family,
+        parents: dict[str, str],
+        resolved: dict[str, Any],
+        *,
+        seed: int = 0,
+        adapter: str | None = None,
+        params: dict[str, Any] | None = None,
+        flops: float = 0.0,
+        size: int = 0,
+        group: str | None = None,
+    ) -> Node:
+        """Add a node once; its fingerprint hashes the parents' fingerprints and every resolved value."""
+        name = model if seed == 0 else f"{model}@seed{seed}"
+        node_id = f"{kind}:{name}"
+        if node_id in self.nodes:
+            return self.nodes[node_id]
+        needs = tuple(p for p in parents.values() if p in self.nodes)
+        prints = {role: self.nodes[p].fingerprint if p in self.nodes else self.source(p) for role, p in parents.items()}
+        resolved = {"stage": kind, "revision": REVISIONS[kind], "parents": prints, **resolved}
+        if adapter:
+            entry = self.registry.get(_adapter_kind(kind), adapter)
+            resolved |= {"adapter": adapter, "source": entry.source_digest, "params": params or {}}
+        if kind in ("donor", "tuning"):
+            resolved["seed"] = seed
+        print_ = digest(resolved)
+        folder = self.store.artifact(f"{model}/vocabulary" if kind == "vocabulary" else f"{model}/answers" if kind == "answers" else name, print_)
+        marker = {"vocabulary": "tokenizer.json", "answers": "answers.jsonl"}.get(kind, artifact.LEP)
+        node = Node(
+            node_id,
+            kind,
+            name,
+            group or "/".join(model.split("/")[:2]),
+            print_,
+            folder,
+            needs,
+            parents,
+            adapter,
+            params or {},
+            resolved,
+            seed,
+            family.name,
+            cached=(folder / marker).is_file(),
+            seconds=0.5 + flops / self.settings.flops,
+            bytes=size,
+        )
+        self.nodes[node_id] = node
+        return node
+
+    def source(self, parent: str) -> str:
+        location, _, revision = parent.removeprefix("checkpoint:").partition("@")
+        return sources.checkpoint_digest(location, revision or None)
+
+    def base(self, family: Family) -> str:
+        return _checkpoint(family.base, family.base_revision)
+
+    def instruct(self, family: Family) -> str:
+        return _checkpoint(family.instruct, family.instruct_revision)
+
+    def params(self, kind: Kind, name: str, given: dict[str, Any], where: str) -> dict[str, Any]:
+        """Every value of the adapter's parameters, defaults included; errors name the config's field."""
+        try:
+            cls: type[Params] = self.registry.get(kind, name).adapter.params
+            return cls.model_validate(given).model_dump(mode="json")
+        except ValidationError as error:
+            first = error.errors()[0]
+            field_ = ".".join(map(str, first["loc"]))
+            known = ", ".join(cls.model_fields) or "none"
+            raise ConfigError(f"{where}.{field_}: {first['msg'].lower()}; parameters of {name}: {known}") from error
+        except UnknownName as error:
+            raise UnknownName(f"{where}: {error}") from error
+
+    def size(self, family: Family) -> int:
+        """Bytes of an embedding patch, roughly: a quarter of a small model, 2 GB of an 8B one."""
+        return min(sources.parameters(family.base), 1_000_000_000) * 2
+
+    def vocabulary(self, family: Family, name: str) -> Node:
+        given = family.vocabularies[name]
+        method, where = given.method or name, f"{self.configs.file('families', family.name)}: vocabularies.{name}"
+        params = self.params("vocabulary", method, given.params, where)
+        return self.add(
+            "vocabulary",
+            f"{family.name}/{name}",
+            family,
+            {"base": self.base(family)},
+            {"corpus": sources.corpus_digest(family.corpus)},
+            adapter=method,
+            params=params,
+            flops=self.settings.flops * 3,
+            size=1_000_000,
+        )
+
+    def init(self, family: Family, name: str, kind: StageKind = "init") -> Node:
+        vocabulary = self.donor(family, name, 0) if family.vocabularies[name].donor else self.vocabulary(family, name).id
+        parents = {"vocabulary": vocabulary, "base": self.base(family)}
+        if kind == "instruct-init":
+            parents["instruct"] = self.instruct(family)
+        return self.add(kind, f"{family.name}/{name}/{kind}", family, parents, {"row_policy": family.row_policy}, size=self.size(family))
+
+    def donor(self, family: Family, name: str, seed: int) -> str:
+        """The node that trains the donor, or the checkpoint the family gives."""
+        model, given = f"{family.name}/{name}/donor", family.vocabularies[name]
+        if given.donor is not None:
+            return _checkpoint(given.donor, given.donor_revision)
+        if family.pretraining is None:
+            file = self.configs.file("families", family.name)
+            raise ConfigError(f"{file}: vocabularies.{name}: neither a `donor` nor `pretraining` settings to train one")
+        parents = {"base": self.base(family)} if name == ORIGINAL else {"base": self.base(family), "start": self.init(family, name).id}
+        tokens = family.pretraining.characters / 2.8
+        return self.add(
+            "donor",
+            model,
+            family,
+            parents,
+            {"corpus": sources.corpus_digest(family.corpus), "pretraining": family.pretraining.model_dump()},
+            seed=seed,
+            flops=6 * tokens * sources.parameters(family.base),
+            size=self.size(family),
+        ).id
+
+    def model(self, spec: ModelSpec) -> tuple[str, tuple[str, ...]]:
+        """What makes the model (a node id or `checkpoint:...`) and its lineage, nearest parent first."""
+        if spec.location is not None:
+            return _checkpoint(spec.location, spec.revision), (spec.location,)
+        family = self.family(spec.family or "")
+        vocabulary = spec.vocabulary or ""
+        if spec.stage == "base":
+            return self.base(family), (family.base,)
+        if spec.stage == "init" or spec.stage == "instruct-init":
+            made_by = self.init(family, vocabulary, spec.stage).id
+        elif spec.stage == "donor":
+            made_by = self.donor(family, vocabulary, spec.seed)
+        else:
+            made_by = self.instruct(family) if spec.stage == "instruct" else self.propagation(spec, family).id
+            if spec.tuning is not None:
+                made_by = self.tuning(spec, family, made_by).id
+        parents = self.nodes[made_by].parents.values() if made_by in self.nodes else (made_by,)
+        return made_by, tuple(dict.fromkeys(p.partition(":")[2] for p in parents))
+
+    def propagation(self, spec: ModelSpec, family: Family) -> Node:
+        method, where = spec.propagation or "", f"{self.configs.file('families', family.name)}: propagation.{spec.propagation}"
+        params = self.params("propagation", method, family.propagation.get(method, {}), where)
+        donor = self.donor(family, spec.vocabulary or "", spec.seed)
+        parents = {"base": self.base(family), "instruct": self.instruct(family), "donor": donor}
+        return self.add(
+            "propagation",
+            f"{family.name}/{spec.vocabulary}/{method}",
+            family,
+            parents,
+            {"row_policy": family.row_policy},
+            seed=spec.seed,
+            adapter=method,
+            params=params,
+            size=self.size(family),
+        )
+
+    def tuning(self, spec: ModelSpec, family: Family, start: str) -> Node:
+        name = spec.tuning or ""
+        given = family.tuning[name].params if name in family.tuning else {}
+        params = self.params("tuning", name, given, f"{self.configs.file('families', family.name)}: tuning.{name}.params")
+        parents = {"start": start, "instruct": self.instruct(family)}
+        resolved: dict[str, Any] = {"corpus": sources.corpus_digest(family.corpus)}
+        count, tokens = int(params.get("answers", 0)), int(params.get("answer_tokens", 64))
+        if count:
+            answers = self.add(
+                "answers",
+                f"{family.name}/instruct",
+                family,
+                {"instruct": self.instruct(family)},
+                {**resolved, "answers": count, "answer_tokens": tokens},
+                params={"answers": count, "answer_tokens": tokens},
+                size=200 * count,
+                group=f"{family.name}/instruct",
+            )
+            parents["answers"] = answers.id
+        model = spec.name
+        return self.add(
+            "tuning",
+            model,
+            family,
+            parents,
+            resolved,
+            seed=spec.seed,
+            adapter=name,
+            params=params,
+            flops=self.settings.flops * 4,
+            size=self.size(family),
+        )
+
+    def score(self, spec: ModelSpec, tasks: Iterable[TaskFile]) -> int:
+        """Add the score node with the cells that are not current. Returns the count of current cells."""
+        made_by, lineage = self.model(spec)
+        node = self.nodes.get(made_by)
+        record = ModelRecord(
+            name=spec.name,
+            family=spec.family,
+            vocabulary=spec.vocabulary,
+            stage=spec.stage,
+            propagation=spec.propagation,
+            tuning=spec.tuning,
+            variant=spec.variant,
+            seed=spec.seed,
+            lineage=lineage,
+            fingerprint=node.fingerprint if node else self.source(made_by),
+        )
+        conversation = self.suite.instruct if spec.is_instruct else self.suite.base
+        if spec.location is not None and spec.format is None:
+            conversation = self.suite.instruct if sources.has_chat_template(sources.locate(spec.location, spec.revision)) else self.suite.base
+        scoring = Scoring(
+            protocol=self.suite.protocol, shots=conversation.shots, format=conversation.format, dtype=self.suite.dtype, limit=self.settings.limit
+        )
+        cells, current = [], 0
+        for task in tasks:
+            key = cell_key(scoring, self.settings.engine, task, spec.seed)
+            self.expected.append((record, task.name, key))
+            old = self.store.read(self.suite.name, spec.name, task.name, key)
+            if old is not None and old.status == "ok" and old.model.fingerprint == record.fingerprint:
+                current += 1
+            else:
+                cells.append(Cell(task, key))
+        location = spec.location or (self.family(spec.family).base if spec.family else "")
+        flops = 2.0 * sources.parameters(location) * 25_000 * max(1, len(cells)) * (1 if self.settings.limit is None else 0.1)
+        group = f"{spec.family}/{spec.vocabulary or 'original'}" if spec.family else spec.name
+        node_id = f"score:{spec.key}"
+        self.nodes[node_id] = Node(
+            node_id,
+            "score",
+            spec.key,
+            group,
+            record.fingerprint,
+            self.store.root,
+            (made_by,) if node else (),
+            {"model": made_by},
+            seed=spec.seed,
+            family=spec.family,
+            record=record,
+            conversation=conversation,
+            scoring=scoring,
+            cells=tuple(cells),
+            cached=not cells,
+            seconds=0.5 + flops / self.settings.flops,
+            bytes=200_000 * len(cells),
+        )
+        return current
+
+
+def cell_key(scoring: Scoring, engine: str, task: TaskFile, seed: int) -> str:
+    """KEY of a result: scoring, engine, the task's fingerprint and the model's training seed. Values at their default
+    when introduced are left out, so that a field added later changes no old key."""
+    return digest(
+        {
+            "scoring": scoring.model_dump(exclude_defaults=True),
+            "engine": engine,
+            "task": task.fingerprint,
+            "revision": REVISIONS["score"],
+            **({"seed": seed} if seed else {}),
+        }
+    )
+
+
+def _checkpoint(location: str, revision: str | None) -> str:
+    return f"checkpoint:{location}" + (f"@{revision}" if revision else "")
+
+
+def _adapter_kind(kind: StageKind) -> Kind:
+    if kind in ("vocabulary", "propagation", "tuning"):
+        return kind  # type: ignore[return-value]
+    raise AssertionError(kind)

@@ -1,0 +1,101 @@
+"""The output folder: artifacts, results, samples, logs; every write atomic, one run at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from lep_bench import atomic, paths
+from lep_bench.errors import LepBenchError
+from lep_bench.results import SCHEMA_VERSION, Sample, TaskResult
+
+
+@dataclass(frozen=True)
+class Store:
+    """`root` is the --out folder. Results live per suite, artifacts are shared by all suites."""
+
+    root: Path
+
+    def artifact(self, model: str, fingerprint: str) -> Path:
+        """Folder of an artifact: `root/artifacts/MODEL@FINGERPRINT`."""
+        return paths.inside(self.root / "artifacts", f"{model}@{fingerprint}")
+
+    def result(self, suite: str, model: str, task: str, key: str) -> Path:
+        """File of a cell: `root/SUITE/results/MODEL/TASK@KEY.json`."""
+        return paths.inside(self.root, suite, "results", model, f"{task}@{key}.json")
+
+    def samples(self, suite: str, model: str, task: str, key: str) -> Path:
+        """File of a cell's samples: `root/SUITE/samples/MODEL/TASK@KEY.jsonl`."""
+        return paths.inside(self.root, suite, "samples", model, f"{task}@{key}.jsonl")
+
+    def leaderboard(self, suite: str) -> Path:
+        """Folder of the rendered leaderboard."""
+        return paths.inside(self.root, suite, "leaderboard")
+
+    def write(self, result: TaskResult, samples: Iterable[Sample]) -> None:
+        """Write a cell: samples first, so that a result never stands without them."""
+        where = (result.suite, result.model.name, result.task, result.key)
+        lines = [sample.model_dump_json() for sample in samples]
+        if lines:
+            atomic.write_text(self.samples(*where), "\n".join(lines) + "\n")
+        atomic.write_json(self.result(*where), result.model_dump(mode="json"))
+
+    def read(self, suite: str, model: str, task: str, key: str) -> TaskResult | None:
+        """The cell, or None where there is none (or one of another schema version)."""
+        return read_result(self.result(suite, model, task, key))
+
+    def read_all(self, suite: str) -> list[TaskResult]:
+        """Every readable cell of a suite, in path order."""
+        folder = paths.inside(self.root, suite, "results")
+        found = (read_result(file) for file in sorted(folder.rglob("*.json")) if not file.name.startswith("."))
+        return [result for result in found if result is not None]
+
+    def read_samples(self, result: TaskResult) -> list[Sample]:
+        """The samples of a cell, in order; empty for a failed one. Raises LepBenchError when the file is damaged."""
+        file = self.samples(result.suite, result.model.name, result.task, result.key)
+        if result.status != "ok":
+            return []
+        try:
+            return [Sample.model_validate_json(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValidationError) as error:
+            raise LepBenchError(f"{file}: samples cannot be read ({str(error).splitlines()[0]}); delete the cell's result and run again") from error
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the output folder for one run; raises LepBenchError at once when another run holds it."""
+        from filelock import FileLock, Timeout
+
+        with atomic.clear_disk_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.root / ".lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                raise LepBenchError(f"another run is writing to {self.root}: wait for it, or give another folder with --out") from error
+        try:
+            atomic.sweep(self.root)
+            yield
+        finally:
+            lock.release()
+
+
+def read_result(file: Path) -> TaskResult | None:
+    """One result file; None where it is missing or was written under another schema version."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, json.JSONDecodeError) as error:
+        raise LepBenchError(f"{file}: not a result: {error}; delete it and run again") from error
+    if data.get("schema_version") != SCHEMA_VERSION:
+        return None
+    try:
+        return TaskResult.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise LepBenchError(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}; delete it and run again") from error

@@ -1,0 +1,95 @@
+"""Families, suites, and the models that follow from them."""
+
+import pytest
+
+from lep_bench import config, paths, registry, yamlfile
+from lep_bench.errors import ConfigError, LepBenchError, UnknownName
+
+
+@pytest.fixture(scope="module")
+def known():
+    return config.Configs.of()
+
+
+@pytest.fixture(scope="module")
+def methods():
+    return registry.discover()
+
+
+def names(patterns, known, methods, **more):
+    return [m.key for m in config.select(patterns, known.suite("mini"), known, methods, **more)]
+
+
+def test_every_shipped_config_parses(known):
+    for kind, read in (("families", known.family), ("suites", known.suite), ("baselines", known.baseline)):
+        for name in known.names(kind):
+            assert read(name).name == name
+
+
+def test_all_is_what_the_families_list(known, methods):
+    chosen = names(["all"], known, methods)
+    assert len(chosen) == len(set(chosen)) == 57
+    assert chosen[:3] == ["mini-llama/base", "mini-llama/instruct", "mini-llama/instruct+self-calibration"]
+    assert "mini-llama/optimized/conversion+self-calibration" in chosen
+    assert "mini-llama/extended/swap+self-calibration" not in chosen
+    assert not [name for name in chosen if name.startswith("mini-mistral/optimized")]
+
+
+def test_patterns_names_and_seeds(known, methods):
+    assert names(["mini-llama/extended/swap+self-calibration"], known, methods) == ["mini-llama/extended/swap+self-calibration"]
+    assert names(["mini-*/bpe/swap"], known, methods) == ["mini-llama/bpe/swap", "mini-mistral/bpe/swap"]
+    assert names(["mini-llama/base", "mini-llama/bpe/donor"], known, methods, seeds=2) == [
+        "mini-llama/base",
+        "mini-llama/bpe/donor",
+        "mini-llama/bpe/donor@seed1",
+    ]
+    assert all("extended" in name for name in names(["mini-llama/extended/*"], known, methods))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [
+        ("mini-lama/base", "mini-llama/base"),
+        ("mini-llama/bpe/conversoin", "mini-llama/bpe/conversion"),
+        ("mini-llama/*/nothing", "unknown model pattern"),
+        ("./nowhere", "no such folder"),
+    ],
+)
+def test_unknown_models_are_one_clear_line(known, methods, pattern, says):
+    with pytest.raises(LepBenchError, match=says) as error:
+        names([pattern], known, methods)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_suite_offers_near_names(known):
+    with pytest.raises(UnknownName, match="did you mean mini"):
+        known.suite("minni")
+
+
+def test_a_wrong_key_is_named_with_file_line_and_near_names(tmp_path):
+    file = tmp_path / "broken.yaml"
+    file.write_text("base: a\ninstruct: b\nvocabularies:\n  bpe:\n    parms: {size: 3}\n")
+    with pytest.raises(ConfigError, match=r"broken\.yaml:5: vocabularies\.bpe\.parms: .*did you mean params"):
+        yamlfile.read(file, config.Family, name="broken")
+    file.write_text("base: [\n")
+    with pytest.raises(ConfigError, match=r"broken\.yaml:\d+: not valid YAML"):
+        yamlfile.read(file, config.Family, name="broken")
+    file.write_text("base: a\ninstruct: b\nvocabularies: {}\npretraining: {characters: many}\n")
+    with pytest.raises(ConfigError, match=r"broken\.yaml:4: pretraining\.characters: input should be a valid integer"):
+        yamlfile.read(file, config.Family, name="broken")
+
+
+def test_names_never_escape_their_folder(tmp_path):
+    for evil in ("..", "../x", "a/../b", "/etc", "a\nb", ".hidden", ""):
+        with pytest.raises(LepBenchError):
+            paths.inside(tmp_path, evil)
+    assert paths.inside(tmp_path, "mini-llama/bpe/swap+tuned") == tmp_path / "mini-llama" / "bpe" / "swap+tuned"
+
+
+def test_the_users_config_takes_the_shipped_ones_place(tmp_path):
+    (tmp_path / "families").mkdir()
+    text = (paths.folder("configs") / "families" / "mini-llama.yaml").read_text()
+    (tmp_path / "families" / "mini-llama.yaml").write_text(text.replace("description: ", "description: mine, "))
+    assert config.Configs.of([tmp_path]).family("mini-llama").description.startswith("mine, ")
+    with pytest.raises(LepBenchError, match="no such folder"):
+        config.Configs.of([tmp_path / "nothing"])
