@@ -1,0 +1,1 @@
+"""Vocabulary surgery: canonical tokens, decomposition, propagation of embeddings, checks."""

@@ -1,0 +1,202 @@
+"""A model's tensors on disk, whole checkpoint or body + patch, read by rows and never all at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lep_bench import artifact, fingerprint, sources
+from lep_bench.artifact import LEP, Artifact
+from lep_bench.errors import CheckpointError
+from lep_bench.surgery import shards
+from lep_bench.surgery.patch import dtype_name, new_digest
+
+INDEX = "model.safetensors.index.json"
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "tok_embeddings.weight")
+HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
+MATRICES = ("embedding", "head")
+_PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "consolidated*.pth")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by name; `folder` holds config and tokenizer, `body` the shards (another folder for a patch)."""
+
+    folder: Path
+    body: Path
+    config: dict[str, Any]
+    places: dict[str, shards.Place]
+
+    @classmethod
+    def open(cls, folder: Path | Artifact) -> Checkpoint:
+        """Open a Hugging Face checkpoint, or an artifact (its patch over its body).
+
+        Raises CheckpointError in one line for a folder that is no checkpoint, pickled weights, a missing shard,
+        a truncated file.
+        """
+        found = folder if isinstance(folder, Artifact) else _as_artifact(Path(folder))
+        if found is not None and found.patch is not None:
+            body = cls.open(found.body)
+            places = {**body.places, **shards.header(found.patch)}
+            return cls(found.folder, body.body, _config(found.folder), places)
+        root = found.folder if found is not None else Path(folder)
+        if not root.is_dir():
+            raise CheckpointError(f"{root}: there is no such folder")
+        config = _config(root)
+        return cls(root, root, config, _places(root))
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def names(self) -> list[str]:
+        return sorted(self.places)
+
+    def place(self, name: str) -> shards.Place:
+        """Where a tensor lies. Raises CheckpointError for an unknown name."""
+        if name not in self.places:
+            raise CheckpointError(f"{self.folder} has no tensor {name!r}: it has {len(self.places)} others")
+        return self.places[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.place(name).shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self.place(name).dtype
+
+    def read(self, name: str) -> torch.Tensor:
+        """The whole tensor in its own dtype."""
+        return self.place(name).read()
+
+    def gather(self, name: str, ids: np.ndarray) -> torch.Tensor:
+        """[n, d] the rows `ids` in their own dtype."""
+        return self.place(name).gather(ids)
+
+    def blocks(self, name: str, rows: int = 8192) -> Iterator[tuple[int, torch.Tensor]]:
+        """(start, float64 [n, d]) over all rows, in order."""
+        place = self.place(name)
+        for start in range(0, place.shape[0], rows):
+            yield start, place.rows(start, min(start + rows, place.shape[0])).to(torch.float64)
+
+    @cached_property
+    def embedding_name(self) -> str:
+        """The input embedding's tensor name. Raises CheckpointError when there is none, or several."""
+        found = [name for ending in EMBEDDINGS for name in self.places if name == ending or name.endswith("." + ending)]
+        if len(found) != 1:
+            wanted = ", ".join(EMBEDDINGS[:3])
+            raise CheckpointError(f"{self.folder}: {len(found)} tensors look like the input embedding, one is needed; names end in {wanted}")
+        return found[0]
+
+    @cached_property
+    def head_name(self) -> str | None:
+        """The head's tensor name; None when it is tied to the input embedding."""
+        found = [name for name in HEADS if name in self.places]
+        tied = self.config.get("tie_word_embeddings")
+        if tied is None:
+            tied = not found  # the default differs between model classes: what the file holds decides
+        if tied:
+            return None
+        if not found:
+            raise CheckpointError(f"{self.folder}: config.json says the head is not tied, but there is no {HEADS[0]}: it is not complete")
+        return found[0]
+
+    @property
+    def tied(self) -> bool:
+        return self.head_name is None
+
+    def matrix_names(self) -> dict[str, str]:
+        """``embedding`` and, unless tied, ``head``: their tensor names."""
+        head = {} if self.head_name is None else {"head": self.head_name}
+        return {"embedding": self.embedding_name, **head}
+
+    @property
+    def rows(self) -> int:
+        """Rows of the input embedding, padding included."""
+        return self.shape(self.embedding_name)[0]
+
+    @property
+    def width(self) -> int:
+        """Hidden size."""
+        return self.shape(self.embedding_name)[1]
+
+    def body_names(self) -> list[str]:
+        """Every tensor but embedding and head (a stale head beside tied weights counts as head)."""
+        return [name for name in self.names() if name != self.embedding_name and name not in HEADS]
+
+    def digests(self) -> dict[str, str]:
+        """name -> hash of dtype, shape and bytes; equal to `patch.tensor_digest` of the tensor read."""
+        return {name: digest(self.places[name]) for name in self.names()}
+
+    @cached_property
+    def digest(self) -> str:
+        """One hash for all tensors."""
+        return fingerprint.digest(self.digests())
+
+
+def locate(given: str | Path, revision: str | None = None) -> Path:
+    """The folder of a model: a path, ``builtin:mini-llama/base`` or a Hub id. Raises CheckpointError in one line."""
+    return sources.locate(str(given), revision)
+
+
+def digest(place: shards.Place) -> str:
+    """Hash of a tensor on disk; remembered per file state within the process."""
+    stat = place.file.stat()
+    return _digest(place, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _digest(place: shards.Place, size: int, mtime_ns: int) -> str:
+    hasher = new_digest(dtype_name(place.dtype), place.shape)
+    for chunk in place.chunks():
+        hasher.update(chunk)
+    return hasher.hexdigest()[: fingerprint.LENGTH]
+
+
+def _as_artifact(folder: Path) -> Artifact | None:
+    # lep.json beside a whole checkpoint of ours is no reason to look for a patch.
+    return artifact.read(folder) if (folder / LEP).is_file() else None
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} is no checkpoint: it has no config.json") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file}: a JSON object is expected")
+    return config
+
+
+def _places(folder: Path) -> dict[str, shards.Place]:
+    index = folder / INDEX
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise CheckpointError(f"{index} cannot be read: {error!r}; fetch it again") from error
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            what = f"{len(missing)} of {len(names)} shards are missing ({missing[0]}, ...)"
+            raise CheckpointError(f"{folder}: {what}: the download is not complete, fetch it again")
+        files = [folder / name for name in names]
+    elif (folder / "model.safetensors").is_file():
+        files = [folder / "model.safetensors"]
+    else:
+        pickled = sorted(file.name for pattern in _PICKLED for file in folder.glob(pattern))
+        if pickled:
+            raise CheckpointError(
+                f"{folder} holds pickled weights ({pickled[0]}), which can run code when they are read: convert them once in an isolated "
+                "environment with transformers' from_pretrained(...).save_pretrained(DIR, safe_serialization=True) and give DIR"
+            )
+        raise CheckpointError(f"{folder} is no checkpoint: no model.safetensors and no {INDEX}")
+    return {name: place for file in files for name, place in shards.header(file).items()}

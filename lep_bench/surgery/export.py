@@ -1,0 +1,83 @@
+"""An artifact as a complete Hugging Face checkpoint: unchanged shards linked, changed ones streamed, JSON written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+from lep_bench import atomic
+from lep_bench.artifact import LEP, Artifact
+from lep_bench.errors import CheckpointError
+from lep_bench.surgery import shards
+from lep_bench.surgery.checkpoint import HEADS, INDEX, Checkpoint
+from lep_bench.surgery.patch import CONFIG, GENERATION_CONFIG, TOKENIZER_FILES, as_json
+
+_OWN_CODE = ("*.py", "LICENSE*", "NOTICE*")  # remote code and licences travel with the weights they belong to
+_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES)
+
+
+def export(artifact: Artifact, out: Path) -> Path:
+    """Write the model of `artifact` to `out`, whole or not at all, and return `out`.
+
+    Shards in which nothing changed are hard links to the body's (to the file itself, not to the Hub cache's symlink)
+    or copies on another file system; JSON files are never linked, since editing one would edit the body's.
+    Raises CheckpointError when the body is gone or damaged, LepBenchError when `out` exists.
+    """
+    model = Checkpoint.open(artifact)
+    body = Checkpoint.open(artifact.body)
+    dropped = {name for name in body.places if name in HEADS} if model.tied else set()
+    with atomic.new_folder(out) as folder:
+        _write_shards(folder, model, body, dropped)
+        for name in (CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES):
+            if (artifact.folder / name).is_file():
+                shutil.copyfile(artifact.folder / name, folder / name)
+        for pattern in _OWN_CODE:
+            for file in artifact.body.glob(pattern):
+                shutil.copyfile(file, folder / file.name)
+        lep = artifact.lep.model_copy(update={"kind": "checkpoint"})
+        (folder / LEP).write_bytes(as_json(lep.model_dump(mode="json")))
+    return out
+
+
+def _write_shards(folder: Path, model: Checkpoint, body: Checkpoint, dropped: set[str]) -> None:
+    """The body's files with the same names; a tensor that the body lacks goes into the first file that changes."""
+    files: dict[Path, list[str]] = {}
+    for name, place in body.places.items():
+        files.setdefault(place.file, []).append(name)
+    extra = [name for name in model.places if name not in body.places]
+    weight_map: dict[str, str] = {}
+    total = 0
+    for file, names in files.items():
+        changed = [name for name in names if model.places[name] != body.places[name] or name in dropped]
+        if changed and extra:
+            names, extra = names + extra, []
+        elif not changed:
+            link(file, folder / file.name)
+        written = [name for name in names if name not in dropped]
+        if changed:
+            shards.write(folder / file.name, [_entry(name, model.places[name]) for name in written])
+        weight_map |= dict.fromkeys(written, file.name)
+        total += sum(model.places[name].nbytes for name in written)
+    if extra:
+        raise CheckpointError(f"{model.folder}: the patch has tensors that its body {body.folder} lacks ({extra[0]}) and changes none that it has")
+    if len(files) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+
+
+def link(source: Path, target: Path) -> None:
+    """Hard-link the file behind `source` (symlinks resolved), or copy it where links cannot go."""
+    real = source.resolve(strict=True)
+    try:
+        os.link(real, target)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        shutil.copyfile(real, target)
+
+
+def _entry(name: str, place: shards.Place) -> shards.Entry:
+    return shards.Entry(name, place.code, place.shape, place.nbytes, place.chunks())

@@ -1,0 +1,126 @@
+"""Patches on disk: the tensors that differ from the body's, the tokenizer, the configs, `lep.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from lep_bench import atomic, sources
+from lep_bench.artifact import LEP, PATCH, Artifact, Lep
+from lep_bench.errors import CheckpointError
+from lep_bench.fingerprint import LENGTH
+
+# tokenizer.model is left out on purpose: beside a new tokenizer.json it would describe another vocabulary.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+MULTIPLE = 64  # rows are padded last, to a multiple of this: matrix kernels want aligned sizes
+
+
+def write_patch(out: Path, tensors: Mapping[str, torch.Tensor], *, lep: Lep, tokenizer_from: Path, config_from: Path) -> Artifact:
+    """Write a patch whose tokenizer files and configs are copies of other folders' (a start artifact's, say).
+
+    `tensors` maps the body's tensor names to full tensors; the input embedding is among them under any name that ends
+    in ``embed_tokens.weight`` and its rows become config.json's vocab_size. `lep` must name a parent of role "body";
+    `changed` and `tensors` are filled in here. Whole or not at all; raises LepBenchError when `out` exists.
+    """
+    files = {name: (tokenizer_from / name).read_bytes() for name in TOKENIZER_FILES if (tokenizer_from / name).is_file()}
+    if "tokenizer.json" not in files:
+        raise CheckpointError(f"{tokenizer_from} has no tokenizer.json: a patch needs the fast tokenizer beside it")
+    config = json.loads((config_from / CONFIG).read_text(encoding="utf-8"))
+    rows = [t.shape[0] for name, t in tensors.items() if name.endswith("embed_tokens.weight")]
+    if rows:
+        config["vocab_size"] = rows[0]
+    files[CONFIG] = as_json(config)
+    if (config_from / GENERATION_CONFIG).is_file():
+        files[GENERATION_CONFIG] = (config_from / GENERATION_CONFIG).read_bytes()
+    return write_files(out, tensors, files, lep)
+
+
+def write_files(out: Path, tensors: Mapping[str, torch.Tensor], files: Mapping[str, bytes], lep: Lep) -> Artifact:
+    """Write a patch from its tensors and the ready contents of its other files (name -> bytes)."""
+    body = next((p.location for p in lep.parents if p.role == "body"), None)
+    if body is None:
+        raise CheckpointError(f"{out}: a patch must name its body among the parents")
+    whole = {name: tensor.detach().to("cpu").contiguous() for name, tensor in sorted(tensors.items())}
+    lep = lep.model_copy(
+        update={"kind": "patch", "changed": tuple(whole), "tensors": {name: tensor_digest(t) for name, t in whole.items()}}
+    )
+    with atomic.new_folder(out) as folder:
+        # A clone parts tensors that share memory (tied ones): safetensors refuses them otherwise.
+        save_file(_unshared(whole), str(folder / PATCH), metadata={"format": "pt"})
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        (folder / LEP).write_bytes(as_json(lep.model_dump(mode="json")))
+    return Artifact(out, sources.locate(body), lep)
+
+
+def load_tensors(artifact: Artifact) -> dict[str, torch.Tensor]:
+    """The patch's tensors by the body's names, on the CPU; empty for a whole checkpoint.
+
+    Raises CheckpointError for a damaged file.
+    """
+    if artifact.patch is None:
+        return {}
+    try:
+        with safe_open(str(artifact.patch), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{artifact.patch} cannot be read ({error}): remove {artifact.folder} and run again") from error
+
+
+def padded_size(rows: int) -> int:
+    """`rows` rounded up to a multiple of `MULTIPLE`."""
+    return -(-rows // MULTIPLE) * MULTIPLE
+
+
+def pad(matrix: torch.Tensor) -> torch.Tensor:
+    """[V, d] -> [padded_size(V), d]: the rows added last are the mean row (computed in float64), dtype kept."""
+    rows = matrix.shape[0]
+    total = torch.zeros(matrix.shape[1], dtype=torch.float64)
+    for start in range(0, rows, 8192):
+        total += matrix[start : start + 8192].to(torch.float64).sum(0)
+    return torch.cat([matrix, (total / rows).to(matrix.dtype).expand(padded_size(rows) - rows, -1)])
+
+
+def tensor_digest(tensor: torch.Tensor) -> str:
+    """Hash of dtype, shape and bytes."""
+    whole = tensor.detach().to("cpu").contiguous()
+    digest = new_digest(dtype_name(whole.dtype), whole.shape)
+    digest.update(raw(whole))
+    return digest.hexdigest()[:LENGTH]
+
+
+def new_digest(dtype: str, shape: tuple[int, ...] | torch.Size) -> hashlib._Hash:
+    """A hash to which a tensor's bytes are still to be added, in order (blocks of rows will do)."""
+    return hashlib.sha256(f"{dtype}{list(shape)}".encode("ascii"))
+
+
+def raw(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a contiguous CPU tensor, without a copy."""
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``float16`` for ``torch.float16``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def as_json(value: object) -> bytes:
+    """Readable UTF-8 JSON with a closing newline."""
+    return (json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode("utf-8")
+
+
+def _unshared(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        result[name] = tensor.clone() if tensor.untyped_storage().data_ptr() in seen else tensor
+        seen.add(tensor.untyped_storage().data_ptr())
+    return result

@@ -1,0 +1,222 @@
+"""From base, instruct and donor to an LEP patch; and subtoken-mean patches, where every adaptation starts.
+
+What stays in memory: one new matrix in the instruct model's dtype, and blocks.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+
+from lep_bench import atomic, fingerprint
+from lep_bench.artifact import Artifact, Lep, Parent
+from lep_bench.errors import AdapterError, CheckpointError, LepBenchError, unknown
+from lep_bench.plugin import Adapter, Params
+from lep_bench.surgery import assembly, parents, patch
+from lep_bench.surgery.checkpoint import Checkpoint, locate
+from lep_bench.surgery.decomposition import HOLE, KEPT, NEW, Decomposition, Policy, decompose
+from lep_bench.surgery.export import export
+from lep_bench.surgery.problem import SIZE, Problem, mixed_rows
+from lep_bench.surgery.tokens import Tokens
+
+REVISION = 1  # of this stage's code: goes into fingerprints; raise it when the numbers change
+Rows = Callable[[np.ndarray], torch.Tensor]  # new ids [n] -> float64 rows [n, d]
+
+
+def initialise(
+    body_folder: Path, old_tokens_folder: Path, new_tokenizer_folder: Path, out_folder: Path, *, lep: Lep, policy: Policy = "bytes-exact"
+) -> Artifact:
+    """Subtoken-mean patch against `body_folder` (base: init; instruct: instruct-init): E_new = T E_body per matrix.
+
+    `old_tokens_folder` holds the tokenizer that the body's ordinary rows belong to (the base's serves both). Special
+    and added tokens of the body take its own rows verbatim. `lep` gives name, fingerprint, stage and seed; rows,
+    sizes, hashes and, where it names none, the body parent are filled in here. Raises LepBenchError when
+    `out_folder` exists or the folders do not belong together.
+    """
+    body, old, new = Checkpoint.open(body_folder), Tokens.read(old_tokens_folder), Tokens.read(new_tokenizer_folder)
+    body_tokens = Tokens.read(body.folder)
+    parents.check_rows("model", body, body_tokens)
+    parents.check_tokenizers(old, body_tokens)
+    taken = decompose(old, new, policy)
+    assembled = assembly.assemble(new, body_tokens)
+    tensors = {}
+    for matrix, name in body.matrix_names().items():
+        rows = _mean_rows(taken, body, name)
+        tensors[name] = _matrix(matrix, rows, new.size, assembled, body, name)
+    lep = _described(lep, taken, assembled, new, ("body", body))
+    return patch.write_files(out_folder, tensors, assembled.files, lep)
+
+
+def propagate(
+    base: Path,
+    instruct: Path,
+    donor: Artifact | Path,
+    out: Path,
+    adapter: Adapter,
+    params: Params | None = None,
+    *,
+    lep: Lep,
+    policy: Policy = "bytes-exact",
+    discard_donor_body: bool = False,
+) -> Artifact:
+    """LEP: the donor's embedding and head, carried over by `adapter`, as a patch against the instruct model.
+
+    The patch's tokenizer is the donor's plus the instruct model's added tokens; chat template, post-processor and
+    configs are the instruct model's with ids patched by field; special and added tokens that the instruct tokenizer
+    knows take its own rows verbatim in both matrices; rows are padded last to a multiple of 64 with the mean row.
+    `lep` as in `initialise`. Raises CheckpointError for parents that do not belong together (with counts),
+    AdapterError when the adapter raises or gives rows of a wrong shape or dtype, or NaN.
+    """
+    models = {"base": Checkpoint.open(base), "instruct": Checkpoint.open(instruct), "donor": Checkpoint.open(donor)}
+    tokens = {role: Tokens.read(model.folder) for role, model in models.items()}
+    parents.check_together(models["base"], models["instruct"], models["donor"])
+    for role, model in models.items():
+        parents.check_rows(role, model, tokens[role])
+    parents.check_tokenizers(tokens["base"], tokens["instruct"])
+    discarded = parents.check_bodies(models["base"], models["donor"], discard_donor_body)
+    taken = decompose(tokens["base"], tokens["donor"], policy)
+    assembled = assembly.assemble(tokens["donor"], tokens["instruct"])
+    tensors, fits = {}, {}
+    for matrix, name in models["instruct"].matrix_names().items():
+        problem = Problem(matrix, taken, tokens["base"], models["base"], models["instruct"], models["donor"])
+        rows = _adapted_rows(problem, adapter, params if params is not None else adapter.params())
+        tensors[name] = _matrix(matrix, rows, tokens["donor"].size, assembled, models["instruct"], name, adapter)
+        fits[matrix] = problem.report
+    lep = _described(lep, taken, assembled, tokens["donor"], ("body", models["instruct"]), *models.items())
+    notes = (f"{discarded} changed tensors of the donor's body were discarded",) if discarded else ()
+    lep = lep.model_copy(update={"fit": fits, "adapter": adapter.name, "notes": lep.notes + notes})
+    return patch.write_files(out, tensors, assembled.files, lep)
+
+
+def adapt(
+    base: str | Path,
+    instruct: str | Path,
+    donor: str | Path,
+    out: Path,
+    adapter: Adapter,
+    params: Params | None = None,
+    *,
+    policy: Policy = "bytes-exact",
+    revisions: Mapping[str, str] | None = None,
+    discard_donor_body: bool = False,
+) -> Path:
+    """Write the LEP model of three folders, Hub ids or ``builtin:FAMILY/base`` as a COMPLETE checkpoint; returns `out`.
+
+    `policy`: how new tokens are taken apart; `revisions`: a Hub revision per role (base, instruct, donor). ``lep.json``
+    beside the weights says what was done. Raises LepBenchError in one line when `out` exists, a model is not to be
+    had, the three do not belong together, or the adapter gives unusable rows.
+    """
+    target = out.expanduser()
+    if target.exists():
+        raise LepBenchError(f"{target} exists already: choose another folder or remove it first")
+    if policy not in get_args(Policy):
+        raise unknown("row policy", policy, get_args(Policy))
+    settings = params if params is not None else adapter.params()
+    given = {"base": str(base), "instruct": str(instruct), "donor": str(donor)}
+    wanted = dict(revisions or {})
+    folders = {role: locate(where, wanted.get(role)) for role, where in given.items()}
+    found = [_parent(role, where, folders[role], wanted.get(role)) for role, where in given.items()]
+    body = found[1].model_copy(update={"role": "body"})
+    parameters = settings.model_dump(mode="json")
+    lep = Lep(model=target.name, fingerprint="", kind="patch", stage="propagation", parents=(body, *found), params=parameters)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target, so that shards of the same file system can be linked; swept if this is killed.
+    with tempfile.TemporaryDirectory(prefix=atomic.PREFIX, dir=target.parent) as work:
+        made = propagate(
+            folders["base"], folders["instruct"], folders["donor"], Path(work) / "patch", adapter, settings,
+            lep=lep, policy=policy, discard_donor_body=discard_donor_body,
+        )  # fmt: skip
+        resolved = {
+            "parents": {parent.role: parent.digest for parent in made.lep.parents},
+            "tokenizer": fingerprint.file_digest(made.folder / "tokenizer.json"),
+            "adapter": {"name": adapter.name, "source": fingerprint.file_digest(adapter.source), "params": parameters},
+            "policy": policy,
+            "revision": REVISION,
+        }
+        lep = made.lep.model_copy(update={"resolved": resolved, "fingerprint": fingerprint.digest(resolved)})
+        return export(Artifact(made.folder, folders["instruct"], lep), target)
+
+
+def _parent(role: str, given: str, folder: Path, revision: str | None) -> Parent:
+    # A Hub id or built-in name says more than the place of its files on this machine.
+    local = Path(given).expanduser().is_dir()
+    return Parent(role=role, name=folder.name if local else given, location=str(folder) if local else given, revision=revision)
+
+
+def _mean_rows(taken: Decomposition, body: Checkpoint, name: str) -> Rows:
+    return lambda ids: mixed_rows(taken.T, lambda old: body.gather(name, old), ids)
+
+
+def _adapted_rows(problem: Problem, adapter: Adapter, params: Params) -> Rows:
+    """The adapter's rows by new ids, every block of them checked. All an adapter may do wrong ends as AdapterError."""
+    where = f"propagation adapter {adapter.name!r} ({problem.matrix})"
+    function = _guarded(where, lambda: adapter(problem, params))
+    if not callable(function):
+        raise AdapterError(f"{where} gave {type(function).__name__}: it must return a function of (donor rows, ids)")
+
+    def rows(ids: np.ndarray) -> torch.Tensor:
+        given = problem.donor_at(ids)
+        made = _guarded(where, lambda: function(given, ids))
+        if not isinstance(made, torch.Tensor) or made.dtype != torch.float64:
+            kind = str(made.dtype) if isinstance(made, torch.Tensor) else type(made).__name__
+            raise AdapterError(f"{where} gave {kind}: a float64 tensor is expected")
+        if made.shape != (len(ids), problem.width):
+            expected = (len(ids), problem.width)
+            raise AdapterError(f"{where} gave rows of shape {tuple(made.shape)} for {len(ids)} donor rows: {expected} is expected")
+        return made
+
+    return rows
+
+
+def _guarded(where: str, call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except LepBenchError as error:
+        raise AdapterError(f"{where}: {error}") from error
+    except Exception as error:  # running an adapter: whatever it raises is its failure, not ours
+        raise AdapterError(f"{where} raised {type(error).__name__}: {error}") from error
+
+
+def _matrix(
+    matrix: str, rows: Rows, count: int, assembled: assembly.Assembled, body: Checkpoint, name: str, adapter: Adapter | None = None
+) -> torch.Tensor:
+    """[padded, d] in the body's dtype: `count` rows by ids, then the body's own rows of its special and added tokens."""
+    result = torch.zeros(assembled.size, body.width, dtype=body.dtype(name))
+    for start in range(0, count, SIZE):
+        ids = np.arange(start, min(start + SIZE, count))
+        result[start : start + len(ids)] = rows(ids).to(result.dtype)
+    new, own = np.array(assembled.body_rows, dtype=np.int64).reshape(-1, 2).T
+    result[torch.from_numpy(new.copy())] = body.gather(name, own)
+    bad = (~torch.isfinite(result).all(1)).nonzero().flatten().tolist()
+    if bad:
+        who = f"propagation adapter {adapter.name!r} ({matrix}) gave" if adapter else f"{body.folder}: {name} has"
+        what = f"{len(bad)} rows of {len(result)} with NaN or values too large for {patch.dtype_name(result.dtype)}, the first at id {bad[0]}"
+        raise (AdapterError if adapter else CheckpointError)(f"{who} {what}")
+    return patch.pad(result)
+
+
+def _described(lep: Lep, taken: Decomposition, assembled: assembly.Assembled, new: Tokens, *models: tuple[str, Checkpoint]) -> Lep:
+    """`lep` with parents' tensor hashes, rows by kind and sizes."""
+    known = {parent.role: parent for parent in lep.parents}
+    for role, model in models:
+        parent = known.get(role) or Parent(role=role, name=model.name, location=str(model.folder.resolve()))
+        known[role] = parent if parent.digest else parent.model_copy(update={"digest": model.digest})
+    kinds = Counter(taken.kinds.tolist())
+    # Opaque tokens of the new tokenizer are one kind here: "special"; what had to be appended to it is "added".
+    opaque = len(taken.kinds) - kinds[KEPT] - kinds[NEW] - kinds[HOLE]
+    padding = patch.padded_size(assembled.size) - assembled.size
+    counts = {"kept": kinds[KEPT], "new": kinds[NEW], "special": opaque, "added": assembled.appended, "padding": padding}
+    if kinds[HOLE]:
+        counts["hole"] = kinds[HOLE]
+    ordinary = kinds[KEPT] + kinds[NEW]
+    policies = f"row policy {taken.policy}: the other policy averages other subtokens in {taken.differing} of {ordinary} ordinary rows"
+    notes = (*lep.notes, *assembled.notes, policies)
+    return lep.model_copy(
+        update={"parents": tuple(known.values()), "rows": counts, "vocabulary_size": assembled.size, "row_policy": taken.policy, "notes": notes}
+    )

@@ -1,0 +1,263 @@
+"""New vocabularies for a base's tokenizer (arXiv 2412.21140), and the folder a vocabulary method's result becomes."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from lep_bench import atomic
+from lep_bench.errors import AdapterError, CheckpointError, LepBenchError
+from lep_bench.plugin import Adapter, Params
+from lep_bench.surgery import merges, unigram
+from lep_bench.surgery.shape import Shape, patched
+
+# A Unigram byte or special token must lose to every way of spelling its name ("<0x41>" is six characters of text).
+UNLIKELY = 10.0
+HEXADECIMAL = frozenset("<>x0123456789ABCDEF")
+PROBES = (
+    "Столица Франции — Париж, а реки там две: Сена и Луара.",
+    "Ёжик съел 12 яблок; «вкусно!» — сказал он…\nИ ушёл.",
+    "The quick brown fox doesn't jump over 1234 lazy dogs.",
+    "naïve café, 東京 🙂 <0x41> x=y_1;",
+)
+SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+def new_bpe(base: Tokenizer, texts: Iterable[str], size: int) -> Tokenizer:
+    """A BPE vocabulary of `size` ordinary tokens (byte tokens included) in place of the old one.
+
+    Splitting, byte tokens and special tokens stay as they are. Raises AdapterError when the text gives fewer tokens.
+    """
+    shape = Shape.of(base)
+    words = shape.words(texts)
+    known = shape.characters(words)
+    alphabet = _alphabet(shape, known)
+    wanted = size - len(alphabet)
+    sequences = _sequences(shape, words, known)
+    found = merges.train(sequences, wanted, taken=set(shape.entries) & shape.specials | set(alphabet))
+    _enough(len(found), wanted, size, len(alphabet))
+    return _bpe(shape, [*shape.leading, *alphabet, *map("".join, found), *shape.trailing], found)
+
+
+def new_unigram(base: Tokenizer, texts: Iterable[str], size: int) -> Tokenizer:
+    """A Unigram vocabulary of `size` ordinary tokens (byte tokens included) in place of the old one.
+
+    Byte-level families: pieces of text, which never cut a letter in two, in byte-level spelling, and all 256 bytes, so
+    that nothing is unknown. Others: byte fallback. Raises AdapterError when the text gives fewer tokens.
+    """
+    shape = Shape.of(base)
+    words = shape.words(texts)
+    required = shape.characters(words) | (set() if shape.byte_level else set(HEXADECIMAL))
+    bytes_ = shape.bytes
+    room = size - 256 + sum(shape.spell(c) in bytes_ for c in required)
+    if room < len(required):
+        raise AdapterError(f"unigram: size {size} is too small: 256 bytes and {len(required)} characters of the text need {256 + len(required)}")
+    learnt = {shape.spell(piece): score for piece, score in unigram.train(words, room, required).items()}
+    _enough(len(learnt), room, size, size - room)
+    least = UNLIKELY * min(learnt.values())
+    ordinary = [*bytes_, *(piece for piece in learnt if piece not in set(bytes_))]
+    entries = [*shape.leading, *ordinary, *shape.trailing]
+    scores = {entry: learnt.get(entry, least) for entry in entries}
+    unknown = shape.spec["model"].get("unk_token")
+    return shape.assemble(
+        entries,
+        {
+            "type": "Unigram",
+            "unk_id": entries.index(unknown) if unknown in entries else None,
+            "byte_fallback": not shape.byte_level,
+            "scores": scores,
+        },
+    )
+
+
+def extended(base: Tokenizer, texts: Iterable[str], size: int) -> Tokenizer:
+    """The old vocabulary, every id unchanged, and `size` new tokens after it.
+
+    The new merges are trained over sequences of old tokens, stand after all old ones, and never give an old token. So text
+    in which no new token occurs keeps its ids exactly. Raises AdapterError when the text gives fewer tokens.
+    """
+    shape = Shape.of(base)
+    return _extended(shape, shape.old_words(texts), size)
+
+
+def optimized(base: Tokenizer, texts: Iterable[str], size: int, keep: int) -> Tokenizer:
+    """The `keep` ordinary tokens of the old vocabulary that the text uses most, then `size` new ones as in `extended`.
+
+    Byte tokens are always kept, and with a token every token on its merge path; ids are renumbered without holes.
+    Raises AdapterError when the old vocabulary is not larger than `keep`.
+    """
+    shape = Shape.of(base)
+    words = shape.old_words(texts)
+    used: Counter[str] = Counter()
+    for word, count in words.items():
+        for token in word:
+            used[token] += count
+    kept = _most_used(shape, used, keep)
+    pairs = [(a, b) for a, b in shape.spec["model"]["merges"] if a in kept and b in kept and a + b in kept]
+    cut = _bpe(shape, [entry for entry in shape.entries if entry in kept or entry in shape.specials], pairs)
+    smaller, again = Shape.of(cut), Counter[tuple[str, ...]]()
+    for word, count in words.items():
+        tokens = [token.value for token in cut.model.tokenize("".join(word))]
+        for run in smaller.runs(tokens, [0] * len(tokens)):
+            again[run] += count
+    return _extended(smaller, again, size)
+
+
+def _extended(shape: Shape, words: dict[tuple[str, ...], int] | Counter[tuple[str, ...]], size: int) -> Tokenizer:
+    found = merges.train(words, size, taken=set(shape.entries))
+    _enough(len(found), size, size, 0)
+    return _bpe(shape, [*shape.entries, *map("".join, found)], [*map(tuple, shape.spec["model"]["merges"]), *found])
+
+
+def _most_used(shape: Shape, used: Counter[str], keep: int) -> set[str]:
+    ordinary = shape.ordinary
+    if not 256 <= keep < len(ordinary):
+        raise AdapterError(
+            f"optimized: keep {keep} must be at least 256 (the bytes) and below the {len(ordinary)} ordinary tokens of the old vocabulary"
+        )
+    ranks = {(a, b): rank for rank, (a, b) in enumerate(shape.spec["model"]["merges"])}
+    kept = set(shape.bytes)
+    order = {entry: number for number, entry in enumerate(ordinary)}
+    for token in sorted(ordinary, key=lambda entry: (-used[entry], order[entry])):
+        way = merges.path(token, ranks)
+        # Characters that a sentencepiece vocabulary has no token for are not on the way: they come from the bytes.
+        if token not in kept and way is not None and way <= order.keys() and len(kept | way) <= keep:
+            kept |= way
+        if len(kept) == keep:
+            break
+    return kept
+
+
+def _bpe(shape: Shape, entries: list[str], pairs: list[tuple[str, str]]) -> Tokenizer:
+    model = {key: value for key, value in shape.spec["model"].items() if key not in ("vocab", "merges")}
+    return shape.assemble(entries, {**model, "merges": [list(pair) for pair in pairs]})
+
+
+def _alphabet(shape: Shape, known: set[str]) -> list[str]:
+    return shape.bytes if shape.byte_level else [*shape.bytes, *sorted(known)]
+
+
+def _sequences(shape: Shape, words: dict[str, int], known: set[str]) -> dict[tuple[str, ...], int]:
+    """Words as symbols to merge; sentencepiece words are cut where a character has no token."""
+    if shape.byte_level:
+        return {tuple(shape.spell(word)): count for word, count in words.items()}
+    found: Counter[tuple[str, ...]] = Counter()
+    for word, count in words.items():
+        for part in "".join(c if c in known else "\0" for c in word).split("\0"):
+            if part:
+                found[tuple(part)] += count
+    return found
+
+
+def _enough(found: int, wanted: int, size: int, fixed: int) -> None:
+    if wanted < 0:
+        raise AdapterError(f"size {size} is too small: {fixed} byte and character tokens stand before the first learnt one")
+    if found < wanted:
+        raise AdapterError(f"the text gives only {found + fixed} of the {size} tokens wanted: lower `size` or train on more text")
+
+
+def limited(texts: Iterable[str], characters: int) -> Iterator[str]:
+    """Texts until `characters` have been read; the last one is cut there."""
+    for text in texts:
+        if characters <= 0:
+            return
+        yield text[:characters]
+        characters -= len(text)
+
+
+def build(base_folder: Path, out: Path, adapter: Adapter, params: Params, texts: Iterator[str]) -> Path:
+    """Make the tokenizer folder `out` with the vocabulary method `adapter` and return it.
+
+    tokenizer.json, tokenizer_config.json (class PreTrainedTokenizerFast; beginning, end, padding and unknown tokens by
+    content; no chat template) and special_tokens_map.json. What the method gives is checked (see `verify`).
+    Raises CheckpointError for a base without tokenizer.json, AdapterError when the method raises or fails the check.
+    """
+    base = read(base_folder)
+    try:
+        made = adapter(Tokenizer.from_str(base.to_str()), texts, params)
+    except LepBenchError:
+        raise
+    except Exception as error:  # running an adapter is one of the boundaries where any failure becomes a recorded one
+        raise AdapterError(f"vocabulary adapter {adapter.name!r} ({adapter.source}) raised {type(error).__name__}: {error}") from error
+    where = f"vocabulary adapter {adapter.name!r} ({adapter.source})"
+    if not isinstance(made, Tokenizer):
+        raise AdapterError(f"{where} gave back {type(made).__name__}: a tokenizers.Tokenizer is expected")
+    spec = json.loads(made.to_str())
+    spec["post_processor"] = patched(spec["post_processor"], made.get_vocab(with_added_tokens=True))
+    made = Tokenizer.from_str(json.dumps(spec, ensure_ascii=False))
+    names, config = _config(base_folder)
+    with atomic.new_folder(out) as folder:
+        made.save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer_config.json").write_bytes(_json(config))
+        (folder / "special_tokens_map.json").write_bytes(_json(names))
+        verify(folder, base, where)
+    return out
+
+
+def read(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder, as tokenizer.json has it. Raises CheckpointError when there is none or it is damaged."""
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise CheckpointError(f"{folder} has no tokenizer.json: load it with transformers.AutoTokenizer(..., use_fast=True) and save it again")
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+
+
+def verify(folder: Path, base: Tokenizer, where: str) -> None:
+    """Check a new tokenizer folder against the base's tokenizer; raises AdapterError, which begins with `where`.
+
+    No holes in the ids; every special token of the base is there and special; Russian and English text comes back as with
+    the base; transformers gives the ids that tokenizer.json gives (a class named in a config may rebuild the tokenizer).
+    """
+    from transformers import AutoTokenizer
+
+    made = read(folder)
+    ids = sorted(made.get_vocab(with_added_tokens=True).values())
+    if ids != list(range(len(ids))):
+        raise AdapterError(f"{where}: holes in the ids: {len(ids)} tokens, highest id {ids[-1]}")
+    added = {token.content for token in made.get_added_tokens_decoder().values()}
+    lost = [token.content for token in base.get_added_tokens_decoder().values() if token.content not in added]
+    if lost:
+        raise AdapterError(f"{where}: {len(lost)} special tokens of the base are missing: {', '.join(lost[:4])}")
+    loaded = AutoTokenizer.from_pretrained(folder)
+    for text in PROBES:
+        raw = made.encode(text).ids
+        if loaded(text)["input_ids"] != raw:
+            raise AdapterError(f"{where}: transformers ({type(loaded).__name__}) and tokenizer.json give different ids for {text!r}")
+        plain = made.encode(text, add_special_tokens=False).ids
+        expected = base.decode(base.encode(text, add_special_tokens=False).ids)
+        if made.decode(plain) != expected:
+            raise AdapterError(f"{where}: {text!r} comes back as {made.decode(plain)!r}")
+
+
+def _config(base_folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """(special tokens by name, tokenizer_config.json) for a tokenizer beside the one in `base_folder`."""
+    file = base_folder / "tokenizer_config.json"
+    try:
+        old = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise CheckpointError(f"{file} is no JSON: {error}") from error
+    values = {name: old.get(name) for name in SPECIAL_NAMES}
+    names = {name: value["content"] if isinstance(value, dict) else value for name, value in values.items() if value}
+    kept = {key: old[key] for key in ("model_max_length", "padding_side") if key in old}
+    # Not the base's class: classes named after a model rebuild parts of the tokenizer when they load it.
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **names, "clean_up_tokenization_spaces": False, **kept}
+    return names, config
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode("utf-8")
+
+
+def symbols_per_token(tokenizer: Tokenizer, texts: Iterable[str], limit: int = 500) -> float:
+    """Characters per token over the first `limit` texts, special tokens not counted."""
+    chosen = list(islice(texts, limit))
+    return sum(map(len, chosen)) / sum(len(e.ids) for e in tokenizer.encode_batch(chosen, add_special_tokens=False))
