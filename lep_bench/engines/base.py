@@ -1,0 +1,130 @@
+"""What every engine offers: scoring and greedy generation on token ids, and the exchange of patches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from lep_bench.artifact import Artifact
+from lep_bench.errors import CheckpointError
+
+Ids = Sequence[int]
+Decode = Callable[[list[int]], str]
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Scores of one continuation: natural-log probability per token, and whether each token was the arg max."""
+
+    logprobs: tuple[float, ...]
+    greedy: bool
+
+    @property
+    def total(self) -> float:
+        """Log-probability of the whole continuation."""
+        return sum(self.logprobs)
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What is recorded about an engine: its name with version, device and number format."""
+
+    name: str
+    version: str
+    device: str
+    dtype: str
+
+
+@dataclass
+class Counts:
+    """Work since the engine started. `tokens_in` counts ids really read (a shared context once), no padding."""
+
+    requests: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+class Engine(Protocol):
+    """A loaded body. All answers come in the order of the questions and depend only on the list of questions."""
+
+    info: EngineInfo
+    counts: Counts
+    max_length: int  # positions the model was made for
+
+    def exchange(self, artifact: Artifact) -> None:
+        """Make the body that model. Raises CheckpointError when the artifact is not a patch of this body."""
+
+    def option_logprobs(self, contexts: Sequence[Ids], options: Sequence[Ids]) -> list[list[tuple[float, bool]]]:
+        """Per context, the next-token log-probability of each option and whether it is the arg max: one forward
+        pass per distinct context."""
+
+    def continuation_logprobs(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[TokenScores]:
+        """Per (context, continuation), both non-empty, the scores of the continuation's tokens."""
+
+    def generate(self, contexts: Sequence[Ids], max_new: int, stop_ids: Ids, stop_strings: Sequence[str], decode: Decode) -> list[list[int]]:
+        """Greedy ids per context, without the stop id; a stop string ends after the token that completed it."""
+
+    def close(self) -> None:
+        """Give the memory back."""
+
+
+class StopStrings:
+    """Whether the text of generated ids holds a stop string; decodes a whole row only when its last token could
+    have completed one."""
+
+    def __init__(self, strings: Sequence[str], decode: Decode) -> None:
+        self._strings = [text for text in strings if text]
+        self._decode = decode
+        self._ends = {text[-1] for text in self._strings}
+        self._suspect: dict[int, bool] = {}
+
+    def hit(self, ids: list[int]) -> bool:
+        """`ids`: everything generated for one row, the newest last."""
+        if not self._strings or not ids:
+            return False
+        last = ids[-1]
+        if last not in self._suspect:
+            piece = self._decode([last])
+            # A lone byte decodes to U+FFFD, and sentencepiece strips a lone leading space: neither shows what it ends.
+            self._suspect[last] = "�" in piece or not piece or " " in self._ends or any(end in piece for end in self._ends)
+        if not self._suspect[last]:
+            return False
+        text = self._decode(ids)
+        return any(stop in text for stop in self._strings)
+
+
+def stop_ids(folder: Path) -> tuple[int, ...]:
+    """The EOS set of a checkpoint folder: generation_config.json, else config.json. Empty where neither names one.
+
+    Raises CheckpointError for JSON that cannot be read.
+    """
+    for name in ("generation_config.json", "config.json"):
+        file = folder / name
+        if not file.is_file():
+            continue
+        try:
+            value = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+        except (OSError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{file}: cannot be read: {error}") from error
+        if value is not None:
+            return tuple(sorted(value)) if isinstance(value, list) else (int(value),)
+    return ()
+
+
+def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices in batches of like length, longest first: rows x longest <= budget (one row at least).
+
+    Equal lengths keep their order, so a list of requests always makes the same batches.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    made: list[list[int]] = []
+    longest = 0
+    for i in order:
+        if not made or (len(made[-1]) + 1) * longest > budget:
+            made.append([])
+            longest = lengths[i]
+        made[-1].append(i)
+    return made
