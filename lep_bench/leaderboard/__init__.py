@@ -1,0 +1,5 @@
+"""From scored cells to a table that says no more than the numbers do. Knows results and suites, never how a model is run."""
+
+from lep_bench.leaderboard.table import Table, build
+
+__all__ = ["Table", "build"]

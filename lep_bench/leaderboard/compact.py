@@ -1,0 +1,131 @@
+"""The committed form of a suite's results: one JSON Lines file from which page and errors are made again without any model.
+
+Line 1 is the head (version, suite, order of the models). Then come `items` lines (ids and groups, once for all cells that were asked
+the same) and `cell` lines (the TaskResult without what differs from machine to machine: time, hardware, packages, git state;
+and the primary score of every item: a string of 0 and 1, or numbers with five significant digits).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lep_bench.config import Suite
+from lep_bench.errors import LepBenchError
+from lep_bench.leaderboard.cells import Chosen, Condition, Items, Lookup
+from lep_bench.results import Provenance, TaskResult
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Published:
+    """What such a file holds: enough for `assemble.assemble`."""
+
+    suite: Suite
+    order: tuple[str, ...]
+    chosen: tuple[Chosen, ...]
+    items: tuple[Items | None, ...]
+
+    def lookup(self, result: TaskResult) -> Items | None:
+        """The items of one of `chosen`'s results."""
+        return self._by_identity[id(result)]
+
+    @cached_property
+    def _by_identity(self) -> dict[int, Items | None]:
+        return {id(c.result): items for c, items in zip(self.chosen, self.items)}
+
+
+def dump(suite: Suite, order: Sequence[str], chosen: Sequence[Chosen], lookup: Lookup) -> str:
+    """The file's text; the same cells give the same text in whatever order they come."""
+    names = {c.result.model.name for c in chosen}
+    known = [name for name in dict.fromkeys(order) if name in names]
+    place = {name: i for i, name in enumerate(known + sorted(names - set(known)))}
+
+    def position(c: Chosen) -> tuple[Any, ...]:
+        how = Condition.of(c.result)
+        cell = place[c.result.model.name], c.result.model.seed, suite.tasks.index(c.result.task)
+        return *cell, how.format, how.shots, how.engine, how.dtype, how.protocol
+
+    head = {"lep_bench_results": VERSION, "suite": suite.model_dump(mode="json", exclude_defaults=True), "order": known}
+    lines = [_line(head)]
+    numbers: dict[tuple[Any, ...], int] = {}
+    for c in sorted(chosen, key=position):
+        entry: dict[str, Any] = {"cell": _without_noise(c.result).model_dump(mode="json", exclude_defaults=True)}
+        if c.stale:
+            entry["stale"] = True
+        items = lookup(c.result) if c.failure is None else None
+        if items is not None:
+            asked = (c.result.task, items.ids, items.groups)
+            if asked not in numbers:
+                numbers[asked] = len(numbers)
+                groups = list(items.groups) if any(items.groups) else []
+                lines.append(_line({"items": numbers[asked], "task": c.result.task, "ids": list(items.ids), "groups": groups}))
+            entry |= {"of": numbers[asked], "values": _pack(items.values)}
+        lines.append(_line(entry))
+    return "\n".join(lines) + "\n"
+
+
+def load(file: Path) -> Published:
+    """Read a file of `dump`. Raises LepBenchError naming the line that cannot be read."""
+    chosen: list[Chosen] = []
+    scores: list[Items | None] = []
+    asked: dict[int, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+    head: dict[str, Any] = {}
+    number = 0
+    try:
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            entry = json.loads(line)
+            if number == 1:
+                if not isinstance(entry, dict) or entry.get("lep_bench_results") != VERSION:
+                    raise LepBenchError(f"{file}:1: not a results file of version {VERSION}: publish it again with this lep-bench")
+                head, suite = entry, Suite.model_validate(entry["suite"])
+            elif "items" in entry:
+                asked[entry["items"]] = tuple(entry["ids"]), tuple(entry["groups"] or [""] * len(entry["ids"]))
+            else:
+                chosen.append(Chosen(TaskResult.model_validate(entry["cell"]), entry.get("stale", False)))
+                scores.append(_unpack(*asked[entry["of"]], entry["values"]) if "of" in entry else None)
+    except (OSError, KeyError, TypeError, ValueError, ValidationError) as error:
+        raise LepBenchError(f"{file}:{number}: cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}): publish it again") from error
+    if not head:
+        raise LepBenchError(f"{file}: empty: publish it again")
+    return Published(suite, tuple(head["order"]), tuple(chosen), tuple(scores))
+
+
+def _without_noise(result: TaskResult) -> TaskResult:
+    p = result.provenance
+    kept = Provenance(
+        created="", engine=p.engine, device=p.device.split(":")[0], dtype=p.dtype, requests=p.requests, tokens_in=p.tokens_in,
+        tokens_out=p.tokens_out, characters=p.characters,
+    )  # fmt: skip
+    scores = {name: s.model_copy(update={"value": _short(s.value, 12), "stderr": None if s.stderr is None else _short(s.stderr, 12)})
+              for name, s in sorted(result.scores.items())}  # fmt: skip
+    error = None if result.error is None else (result.error.strip().splitlines() or [""])[0][:300]
+    return result.model_copy(update={"provenance": kept, "scores": scores, "error": error})
+
+
+def _pack(values: Sequence[float]) -> str | list[float]:
+    if all(v in (0.0, 1.0) for v in values):
+        return "".join("1" if v else "0" for v in values)
+    return [_short(v, 5) for v in values]
+
+
+def _unpack(ids: tuple[str, ...], groups: tuple[str, ...], values: str | list[float]) -> Items:
+    numbers = tuple(float(v) for v in values)
+    if not len(ids) == len(groups) == len(numbers):
+        raise ValueError(f"{len(ids)} ids, {len(groups)} groups, {len(numbers)} values")
+    return Items(ids, groups, numbers)
+
+
+def _short(value: float, digits: int) -> float:
+    return float(f"{value:.{digits}g}")
+
+
+def _line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -1,0 +1,83 @@
+"""The published page of a suite: what it measures, how to read it, the tables. No date, no time: the same results, the same bytes."""
+
+from __future__ import annotations
+
+from lep_bench.leaderboard import render, text
+from lep_bench.leaderboard.render import code, count, escape
+from lep_bench.leaderboard.table import BITS, SYMBOLS, Table
+
+START = "<!-- lep-bench:table -->"
+END = "<!-- /lep-bench:table -->"
+
+
+def page(table: Table) -> str:
+    """The generated part of a page, from the note to the last table; no marker, ends with a newline."""
+    lines = [f"> **{escape(table.note)}**", ""] if table.note else []
+    families = [f for f in table.families if f not in ("baselines", "local")]
+    lines += [f"{count(table.models, 'model')} in {count(len(families), 'family')}, {count(len(table.items), 'task')}, {_engines(table)}.", ""]
+    lines += [*_measured(table), "", *_reading(table), "", render.markdown(table).rstrip("\n"), ""]
+    lines += [
+        "### Make it again",
+        "",
+        "```",
+        f"lep-bench run --suite {table.suite} --models all    # every model and score from nothing; what is cached is not computed again",
+        "lep-bench leaderboard --check    # this page equals what results.jsonl gives",
+        "```",
+    ]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _engines(table: Table) -> str:
+    how = dict.fromkeys(f"engine {escape(b.condition.engine)} in {escape(b.condition.dtype)}" for b in table.blocks)
+    return "; ".join(how) or "nothing scored yet"
+
+
+def _measured(table: Table) -> list[str]:
+    chance = dict(table.mean_tasks)
+    items = dict(table.items)
+    shown = {c.task: c for c in table.columns if c.metric != SYMBOLS}
+    lines = ["| task | score | items | in the mean |", "| :-- | :-- | --: | :-- |"]
+    for task, column in shown.items():
+        metric = escape(column.metric.replace("_", " ") or text.MISSING) + (" (lower is better)" if column.metric == BITS else "")
+        inside = "no"
+        if task in chance:
+            inside = f"yes, guessing gives {chance[task]:g}" if table.mean_kind == "centred" else "yes"
+        lines.append(f"| {code(task)} | {metric} | {items.get(task) or text.MISSING} | {inside} |")
+    return lines
+
+
+def _reading(table: Table) -> list[str]:
+    lines = ["**How to read it.**", ""]
+    symbols = next((c for c in table.columns if c.metric == SYMBOLS), None)
+    lines.append("- Scores are in percent, ± one standard error over items, clustered by item group; none where all items agree.")
+    if symbols:
+        lines.append(f"- *symbols per token*: characters per token of the held-out Russian text in {code(symbols.task)}; more is cheaper.")
+    if table.mean_kind == "centred":
+        lines.append("- *centred mean*: the mean of (s − c) / (1 − c) over the tasks of the mean, c being what guessing gives; not clipped.")
+    else:
+        lines.append("- *mean*: the plain mean over the tasks of the mean.")
+    lines[-1] += " It is printed only where all of them were scored."
+    lines.append("- *difference*: of the mean, against the row whose letter follows, the fair control. Its error is paired: both models")
+    lines.append("  answered the same items, and one item group counts as one draw. What is compared with what:")
+    lines += [f"  - {row}: with {control}" for row, control in text.controls()]
+    lines.append("- Tables under different headings were asked in different ways. No number may be compared across such headings.")
+    lines.append(f"- {text.seed_remark(table)}")
+    lines.append(f"- {text.MISSING}: not scored. A failed row gives its reason below the tables.")
+    if any(row.stale for row in table.rows):
+        lines.append(f"- {text.STALE} of an earlier version of the model or the task.")
+    if any(row.limit is not None for row in table.rows):
+        lines.append("- limit N: asked only N items per task; not a result to cite.")
+    return lines
+
+
+def fresh(title: str, body: str) -> str:
+    """A new page around a generated body."""
+    return f"# {escape(title)}\n\n{START}\n{body}{END}\n"
+
+
+def place(existing: str, body: str) -> str | None:
+    """`existing` with what stands between its markers replaced; None unless each marker is there exactly once, in order."""
+    if existing.count(START) != 1 or existing.count(END) != 1 or existing.index(START) > existing.index(END):
+        return None
+    before, rest = existing.split(START)
+    return f"{before}{START}\n{body}{END}{rest.split(END)[1]}"

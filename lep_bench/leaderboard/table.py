@@ -1,0 +1,191 @@
+"""The table as data: blocks of rows that may be compared, each cell with its error, each difference with its control."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lep_bench.config import Suite
+from lep_bench.leaderboard.cells import Chosen, Condition, choose, remembering
+from lep_bench.results import Sample, TaskResult
+
+SYMBOLS = "symbols_per_token"
+BITS = "bits_per_byte"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One score. `percent` columns hold 0 to 1 and are printed times 100; `digits` are those printed."""
+
+    key: str
+    label: str
+    task: str
+    metric: str
+    percent: bool
+    digits: int
+    in_mean: bool
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number and how sure it is. `stderr` is over items, `spread` the standard deviation over `seeds` training seeds.
+
+    Status "missing": never asked; "failed": asked, and the reason stands in the table's failures. `limit`: asked on so many items only.
+    """
+
+    status: str = "missing"
+    value: float | None = None
+    stderr: float | None = None
+    spread: float | None = None
+    seeds: int = 0
+    samples: int = 0
+    limit: int | None = None
+    stale: bool = False
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of this row minus mean of its fair control, paired over the items both answered; `seeds` is the smaller count."""
+
+    control: str
+    letter: str
+    value: float
+    stderr: float | None
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model under one condition, all its training seeds together. `letter` names a row that others are compared with."""
+
+    model: str
+    label: str
+    stage: str
+    letter: str
+    cells: tuple[Cell, ...]
+    mean: Cell
+    control: str | None
+    difference: Difference | None
+    failure: int | None
+
+    @property
+    def limit(self) -> int | None:
+        """The smallest item limit among the row's cells."""
+        return min((c.limit for c in self.cells if c.limit is not None), default=None)
+
+    @property
+    def stale(self) -> bool:
+        """Whether any cell is of an earlier model or task version."""
+        return any(c.stale for c in self.cells)
+
+    @property
+    def failed(self) -> bool:
+        """Whether nothing at all could be scored."""
+        return not any(c.status == "ok" for c in self.cells) and any(c.status == "failed" for c in self.cells)
+
+
+@dataclass(frozen=True)
+class Section:
+    """The rows of a family, references first. `prefix` + a row's label is the model's full name."""
+
+    family: str
+    prefix: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that were asked in the same way: the only ones whose numbers may be compared."""
+
+    condition: Condition
+    sections: tuple[Section, ...]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a row, or some cells of it, could not be scored. `number` is what the row refers to."""
+
+    number: int
+    model: str
+    tasks: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Everything a page says. `items` gives each task's count of items, 0 where nothing was scored."""
+
+    suite: str
+    title: str
+    note: str
+    columns: tuple[Column, ...]
+    mean_kind: str
+    mean_tasks: tuple[tuple[str, float], ...]
+    items: tuple[tuple[str, int], ...]
+    blocks: tuple[Block, ...]
+    failures: tuple[Failure, ...]
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """Every row of every block."""
+        return tuple(row for block in self.blocks for section in block.sections for row in section.rows)
+
+    @property
+    def models(self) -> int:
+        """Distinct models with at least one row."""
+        return len({row.model for row in self.rows})
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Families in order of appearance; baselines and local models are counted as such."""
+        return tuple(dict.fromkeys(s.family for b in self.blocks for s in b.sections))
+
+    @property
+    def seeds(self) -> int:
+        """The largest number of training seeds behind a cell."""
+        return max((c.seeds for row in self.rows for c in (*row.cells, row.mean)), default=0)
+
+
+def build(
+    results: Iterable[TaskResult],
+    samples: Callable[[TaskResult], Sequence[Sample]],
+    suite: Suite,
+    order: Sequence[str] = (),
+    current: Mapping[str, str] | None = None,
+) -> Table:
+    """The table of a suite from its cells.
+
+    `samples` reads the items of a cell (asked only where an error needs them); `order` lists model names as the plan derives
+    them; `current` maps model keys to today's fingerprints, so that results of older artifacts are marked. Raises nothing of
+    its own: what is not there is missing, what failed says so.
+    """
+    from lep_bench.leaderboard.assemble import assemble
+
+    return assemble(choose(results, suite.name, suite.tasks, current), remembering(samples), suite, order)
+
+
+def columns_of(chosen: Sequence[Chosen], suite: Suite) -> tuple[Column, ...]:
+    """Symbols per token, the suite's scores in its order, bits per byte last (also where it is not a primary score)."""
+    primary = {c.result.task: (c.result.primary, c.result.higher_is_better) for c in chosen if c.failure is None}
+    held = {task: {m for c in chosen if c.result.task == task for m in c.result.scores} for task in suite.tasks}
+    short = _short_names(suite.tasks)
+    first: list[Column] = []
+    scores: list[Column] = []
+    last: list[Column] = []
+    for task in suite.tasks:
+        metric, higher = primary.get(task, ("", True))
+        if SYMBOLS in held[task] and not first:
+            first.append(Column(SYMBOLS, "symbols per token", task, SYMBOLS, False, 2, False))
+        if BITS in held[task]:
+            label = "bits per byte" if not last else f"{short[task]} bits per byte"
+            last.append(Column(task if metric == BITS else f"{task}.{BITS}", label, task, BITS, False, 3, False))
+        if metric != BITS:
+            scores.append(Column(task, short[task], task, metric, higher, 1 if higher else 3, task in suite.mean.tasks))
+    return (*first, *scores, *last)
+
+
+def _short_names(tasks: Sequence[str]) -> dict[str, str]:
+    """Task names without the word they all begin with, in words: mini_facts_ru -> facts ru."""
+    heads = {task.split("_")[0] for task in tasks}
+    cut = len(heads) == 1 and len(tasks) > 1 and all("_" in task for task in tasks)
+    return {task: (task.split("_", 1)[1] if cut else task).replace("_", " ") for task in tasks}

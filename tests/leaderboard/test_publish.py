@@ -1,0 +1,103 @@
+"""Published folders: whole, the same bytes from the same cells, and checkable from what is committed alone."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from invented_run import ORDER, SUITE, TASKS, Run, cell, models
+
+from lep_bench.errors import LepBenchError
+from lep_bench.leaderboard import build, publish, render
+from lep_bench.leaderboard.page import END, START
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    run = Run.whole(items=12)
+    publish.write(tmp_path / "mini", SUITE, run.results, run.samples, ORDER)
+    return tmp_path / "mini"
+
+
+def test_written_folders_pass(folder: Path) -> None:
+    assert sorted(f.name for f in folder.iterdir()) == ["README.md", "results.jsonl", "table.csv"]
+    assert publish.check(folder) == []
+
+
+def test_the_committed_file_alone_gives_the_whole_table(folder: Path) -> None:
+    run = Run.whole(items=12)
+    direct = build(run.results, run.samples, SUITE, ORDER)
+    assert render.markdown(publish.read(folder)) == render.markdown(direct)
+    assert render.csv(publish.read(folder)) == render.csv(direct)
+
+
+def test_the_same_cells_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    run = Run.whole(items=12)
+    for i, result in enumerate(run.results):
+        noise = {"created": f"2026-01-01T00:00:{i % 60:02d}", "seconds": float(i), "git_commit": "abc", "packages": {}}
+        noisy = result.provenance.model_copy(update=noise)
+        run.results[i] = result.model_copy(update={"provenance": noisy})
+        run._samples[id(run.results[i])] = run.samples(result)
+    publish.write(tmp_path / "again", SUITE, list(reversed(run.results)), run.samples, ORDER)
+    for file in folder.iterdir():
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
+
+
+def test_edits_are_found(folder: Path) -> None:
+    page = folder / "README.md"
+    page.write_text(page.read_text(encoding="utf-8").replace("| `bpe/swap` | 3.40", "| `bpe/swap` | 9.99"), encoding="utf-8")
+    (found,) = publish.check(folder)
+    assert found.startswith(f"{page}:") and "differs" in found
+    (folder / "table.csv").unlink()
+    assert len(publish.check(folder)) == 2
+
+
+def test_changed_results_are_found(folder: Path) -> None:
+    file = folder / "results.jsonl"
+    file.write_text(file.read_text(encoding="utf-8").replace('"value":3.4}', '"value":3.5}', 1), encoding="utf-8")
+    assert len(publish.check(folder)) == 2
+
+
+def test_own_prose_stays(folder: Path) -> None:
+    page = folder / "README.md"
+    text = page.read_text(encoding="utf-8")
+    page.write_text("Before.\n" + text + "\nAfter.\n", encoding="utf-8")
+    assert publish.check(folder) == []
+    run = Run()
+    run.add(cell(models()[1], TASKS[0]))
+    publish.write(folder, SUITE, run.results, run.samples, ORDER)
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("Before.\n") and text.endswith("\nAfter.\n") and "1 model in 1 family" in text
+    assert publish.check(folder) == []
+
+
+@pytest.mark.parametrize("text", ["no markers", f"{START} only", f"{END} {START}", f"{START} {END} {START} {END}"])
+def test_a_page_without_its_markers_is_refused(folder: Path, text: str) -> None:
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    before = (folder / "results.jsonl").read_bytes()
+    with pytest.raises(LepBenchError, match=r"README\.md: needs"):
+        publish.write(folder, SUITE, [], lambda result: [], ORDER)
+    assert (folder / "results.jsonl").read_bytes() == before
+    assert "markers" in publish.check(folder)[0]
+
+
+def test_damaged_files_name_their_line(folder: Path) -> None:
+    file = folder / "results.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines()
+    for broken, number in (([*lines[:7], lines[7][:-9]], 8), ([], 0), (["{}", *lines[1:]], 1), (["[]"], 1)):
+        file.write_text("\n".join(broken), encoding="utf-8")
+        (found,) = publish.check(folder)
+        assert found.startswith(f"{file}:{number}" if number else f"{file}:"), found
+    file.unlink()
+    assert "not a leaderboard folder" in publish.check(folder)[0]
+
+
+def test_small_and_quick(tmp_path: Path) -> None:
+    """57 models x 5 tasks x 300 items: well under 2 MB, and under two seconds to render again."""
+    run = Run.whole(items=300)
+    publish.write(tmp_path, SUITE, run.results, run.samples, ORDER)
+    assert (tmp_path / "results.jsonl").stat().st_size < 1_200_000
+    start = time.perf_counter()
+    assert publish.check(tmp_path) == []
+    assert time.perf_counter() - start < 2

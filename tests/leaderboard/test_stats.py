@@ -1,0 +1,113 @@
+"""The vectorised errors against loops that follow the formula word by word, and against what is known in closed form."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+
+import pytest
+
+from lep_bench.leaderboard import stats
+from lep_bench.leaderboard.stats import Part
+
+
+def by_hand(parts: list[Part]) -> float:
+    """The formula of the module's docstring with loops only."""
+    names = {group for part in parts for group in part.groups}
+    variance = 0.0
+    for name in names:
+        u = 0.0
+        for part in parts:
+            n, clusters = len(part.values), len(set(part.groups))
+            centre = sum(part.values) / n
+            for value, group in zip(part.values, part.groups):
+                if group == name:
+                    u += part.weight / n * math.sqrt(clusters / (clusters - 1)) * (value - centre)
+        variance += u * u
+    return math.sqrt(variance)
+
+
+def drawn(seed: int, n: int, groups: int) -> tuple[list[float], list[str]]:
+    rng = random.Random(seed)
+    return [rng.random() for _ in range(n)], [f"g{rng.randrange(groups)}" for _ in range(n)]
+
+
+@pytest.mark.parametrize(("n", "groups"), [(5, 2), (60, 20), (300, 7), (41, 41)])
+def test_clustered_error_equals_loops(n: int, groups: int) -> None:
+    values, names = drawn(n, n, groups)
+    assert stats.clustered_stderr(values, names) == pytest.approx(by_hand([Part(1.0, values, names)]), rel=1e-12)
+
+
+def test_without_groups_it_is_the_usual_error() -> None:
+    values, _ = drawn(1, 50, 1)
+    assert stats.clustered_stderr(values, range(50)) == pytest.approx(statistics.stdev(values) / math.sqrt(50), rel=1e-12)
+
+
+def test_repeated_items_are_no_new_evidence() -> None:
+    values, _ = drawn(2, 30, 1)
+    once = stats.clustered_stderr(values, range(30))
+    thrice = stats.clustered_stderr(values * 3, list(range(30)) * 3)
+    assert thrice == pytest.approx(once, rel=1e-12)
+
+
+def test_tasks_combine_and_share_groups() -> None:
+    a, b = drawn(3, 40, 12), drawn(4, 60, 12)
+    parts = [Part(1 / 3, *a), Part(0.5, *b)]
+    assert stats.combined_stderr(parts) == pytest.approx(by_hand(parts), rel=1e-12)
+    apart = [Part(1 / 3, a[0], [("a", g) for g in a[1]]), Part(0.5, b[0], [("b", g) for g in b[1]])]
+    each = [stats.clustered_stderr(p.values, p.groups) * p.weight for p in apart]
+    assert stats.combined_stderr(apart) == pytest.approx(math.hypot(*each), rel=1e-12)
+    # The same fact in two languages: errors that go together make the mean less certain than two independent tasks.
+    same = [Part(0.5, a[0], a[1]), Part(0.5, a[0], a[1])]
+    assert stats.combined_stderr(same) == pytest.approx(stats.clustered_stderr(*a), rel=1e-12)
+
+
+def test_paired_difference_equals_loops() -> None:
+    a, groups = drawn(5, 80, 25)
+    b = [min(1.0, value + random.Random(i).random() / 5) for i, value in enumerate(a)]
+    value, error = stats.paired(a, b, groups)
+    differences = [x - y for x, y in zip(a, b)]
+    assert value == pytest.approx(sum(differences) / 80)
+    assert error == pytest.approx(by_hand([Part(1.0, differences, groups)]), rel=1e-12)
+    assert error < math.hypot(stats.clustered_stderr(a, groups), stats.clustered_stderr(b, groups))
+
+
+def test_the_error_is_as_large_as_what_really_varies() -> None:
+    """1,000 tests of 40 groups of 3 alike items: the estimated error against the scatter of the means."""
+    rng = random.Random(6)
+    means, errors = [], []
+    for _ in range(1000):
+        levels = [rng.random() for _ in range(40)]
+        values = [float(rng.random() < level) for level in levels for _ in range(3)]
+        means.append(statistics.mean(values))
+        errors.append(stats.clustered_stderr(values, [i // 3 for i in range(120)]) ** 2)
+    assert math.sqrt(statistics.mean(errors)) == pytest.approx(statistics.stdev(means), rel=0.08)
+
+
+def test_what_cannot_be_known_is_none() -> None:
+    assert stats.clustered_stderr([1.0, 0.0], ["a", "a"]) is None
+    assert stats.combined_stderr([]) is None
+    assert stats.spread([0.5]) is None
+    assert stats.with_seeds(None, [0.1, 0.2]) is None
+
+
+def test_seeds_widen_a_difference() -> None:
+    a = [0.7, 0.8, 0.75]
+    assert stats.with_seeds(0.03, a, [0.9]) == pytest.approx(math.sqrt(0.03**2 + statistics.variance(a) / 3))
+    assert stats.with_seeds(0.03, [0.7], [0.9]) == pytest.approx(0.03)
+
+
+def test_unequal_lengths_are_a_mistake() -> None:
+    with pytest.raises(ValueError):
+        stats.clustered_stderr([1.0, 0.0], ["a"])
+    with pytest.raises(ValueError):
+        stats.paired([1.0], [1.0, 0.0], ["a", "b"])
+    with pytest.raises(ValueError):
+        stats.paired([], [], [])
+
+
+def test_centred() -> None:
+    assert stats.centred(0.25, 0.25) == 0
+    assert stats.centred(1.0, 0.25) == 1
+    assert stats.centred(0.1, 0.25) == pytest.approx(-0.2)
