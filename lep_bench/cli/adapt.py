@@ -1,0 +1,99 @@
+"""Making checkpoints: adapt, export, mini train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lep_bench.cli.app import AdapterFolders, ConfigFolders, Out, app
+from lep_bench.cli.run import SuiteName
+from lep_bench.errors import LepBenchError, RunFailed
+
+mini = typer.Typer(help="The built-in small families.", no_args_is_help=True)
+app.add_typer(mini, name="mini")
+
+
+@app.command()
+def adapt(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The base model: folder or Hub id.")],
+    instruct: Annotated[str, typer.Argument(metavar="INSTRUCT", help="The instruct model tuned from it.")],
+    donor: Annotated[str, typer.Argument(metavar="DONOR", help="The base with a new vocabulary, its embeddings trained.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; it must not exist.")],
+    method: Annotated[str, typer.Option("--method", help="A propagation method (lep-bench adapters lists them).")] = "conversion",
+    row_policy: Annotated[str, typer.Option("--row-policy", help="How new tokens are cut into old ones: bytes-exact, or paper.")] = "bytes-exact",
+    discard_donor_body: Annotated[
+        bool, typer.Option("--discard-donor-body", help="Use the embeddings of a donor whose body was trained too; what its body learned is lost.")
+    ] = False,
+    adapters: AdapterFolders = None,
+) -> None:
+    """LEP on any three checkpoints.
+
+    Learned Embedding Propagation: write INSTRUCT with DONOR's vocabulary to OUT.
+
+    OUT is a complete checkpoint for transformers and vLLM, with lep.json (lineage, rows, fit report) beside it.
+
+    \b
+    lep-bench adapt mistralai/Mistral-7B-v0.1 openchat/openchat-3.5-0106 ./my-donor ./openchat-ru
+    lep-bench adapt builtin:mini-llama/base builtin:mini-llama/instruct ./donor ./adapted --method swap
+    """
+    from lep_bench import adapt as propagate
+
+    made = propagate(base, instruct, donor, out, method=method, row_policy=row_policy, discard_donor_body=discard_donor_body, adapters=adapters or ())
+    typer.echo(f"written: {made}")
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name (lep-bench models), e.g. mini-llama/extended/conversion.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write; it must not exist.")],
+    suite: SuiteName = "mini",
+    out: Out = Path("runs"),
+    configs: ConfigFolders = None,
+    adapters: AdapterFolders = None,
+) -> None:
+    """Write a model as a Hugging Face checkpoint.
+
+    It is built first if it is not there.
+
+    \b
+    lep-bench export mini-llama/extended/conversion ./exported
+    """
+    from lep_bench.build import Workshop
+    from lep_bench.cli import display
+    from lep_bench.cli.setup import Setup
+    from lep_bench.run import Hardware, execute
+
+    if folder.exists():
+        raise LepBenchError(f"{folder} exists already: choose another folder or remove it first")
+    given = Setup.read(suite, out, configs, adapters)
+    todo = given.plan([model], tasks=())
+    if len(todo.models) != 1:
+        raise LepBenchError(f"export writes one model: {model} means {len(todo.models)}")
+    if todo.nodes:
+        hardware = Hardware.detect()
+        with given.store.lock(), display.Terminal(todo, hardware) as terminal:
+            outcome = execute(todo, given.store, given.configs, hardware, terminal, given.adapter_folders)
+        if outcome.broken:
+            raise RunFailed("; ".join(f"{name}: {why}" for name, why in outcome.broken.items()))
+    from lep_bench.surgery import export as exporting
+
+    shop = Workshop({node.id: node for node in (*todo.cached, *todo.nodes.values())}, given.configs, given.registry)
+    exporting.export(shop.artifact(todo.makers[todo.models[0].key], todo.models[0].stage), folder)
+    typer.echo(f"written: {folder}")
+
+
+@mini.command("train")
+def mini_train(
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help="mini-llama or mini-mistral.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where base/ and instruct/ are written; it must not exist.")],
+    seed: Annotated[int, typer.Option("--seed", help="The seed of everything drawn at random.")] = 0,
+) -> None:
+    """Train a built-in family from nothing: base, then instruct. Takes minutes on one core."""
+    from lep_bench.mini import train
+
+    if folder.exists():
+        raise LepBenchError(f"{folder} exists already: choose another folder or remove it first")
+    train.train_family(family, folder, seed=seed, log=typer.echo)
+    typer.echo(f"written: {folder}/base {folder}/instruct")

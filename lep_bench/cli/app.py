@@ -1,0 +1,65 @@
+"""The typer application that every command module adds its commands to, and the options that several of them share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+class Commands(TyperGroup):
+    """The group of all commands. Typer would end silently, or with "Aborted!", on Ctrl-C."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("interrupted: run the same command again to go on", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="lep-bench",
+    help="Give language models a new vocabulary, carry it into their instruct versions (LEP), and measure what came out.",
+    epilog="Start with: lep-bench run --models all --dry-run. Then: lep-bench COMMAND -h.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich help costs start-up time and breaks examples at the terminal's width
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+new = typer.Typer(help="Write a new adapter, family or task that works at once.", no_args_is_help=True)
+app.add_typer(new, name="new")
+
+AdapterFolders = Annotated[
+    list[Path] | None, typer.Option("--adapters", metavar="DIR", help="Also load the adapters in this folder (repeatable).", show_default=False)
+]
+ConfigFolders = Annotated[
+    list[Path] | None,
+    typer.Option("--configs", metavar="DIR", help="Also read families, suites and baselines from this folder (repeatable).", show_default=False),
+]
+TaskFolders = Annotated[
+    list[Path] | None, typer.Option("--tasks-dir", metavar="DIR", help="Also look for tasks in this folder (repeatable).", show_default=False)
+]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder that everything is written to.")]
+
+
+def version(value: bool) -> None:
+    """Print the version and stop."""
+    if value:
+        from lep_bench import __version__
+
+        typer.echo(f"lep-bench {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    _: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version and stop.")] = False,
+) -> None:
+    """Options that stand before the command."""

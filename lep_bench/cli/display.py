@@ -1,0 +1,126 @@
+"""What a run shows: progress bars on a terminal, plain lines elsewhere; the dry run; the list of failures."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from lep_bench.cli.show import table
+from lep_bench.errors import LepBenchError
+from lep_bench.plan import Node, Plan, makespan
+from lep_bench.run import Hardware
+from lep_bench.worker import Event
+
+KINDS = ("vocabulary", "init", "instruct-init", "donor", "propagation", "answers", "tuning", "score")
+
+
+class Terminal:
+    """Watches a run: a bar for the whole, one per worker, and one line for every finished stage."""
+
+    def __init__(self, plan: Plan, hardware: Hardware) -> None:
+        self.console = Console(stderr=False)
+        self.plan = plan
+        self.workers = hardware.workers
+        self.begin: dict[str, float] = {}
+        self.width = max([20, *(len(f"{n.model} {n.kind}") for n in plan.nodes.values())])
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self.whole: TaskID = self.progress.add_task("all stages", total=len(plan.nodes), note="")
+        self.rows: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Terminal:
+        kinds = {kind: sum(node.kind == kind for node in self.plan.nodes.values()) for kind in KINDS}
+        todo = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count) or "nothing to do"
+        self.console.print(
+            f"{self.plan.suite.name}: {len(self.plan.models)} models; to do: {todo}; {self.plan.current_cells} cells are current", highlight=False
+        )
+        self.progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.progress.stop()
+
+    def started(self, node: Node, worker: int) -> None:
+        """A worker took a node."""
+        self.begin[node.id] = time.monotonic()
+        self.rows[node.id] = self.progress.add_task(escape(f"  {node.model} {node.kind}"), total=None, note="")
+
+    def event(self, node: Node, event: Event) -> None:
+        """Progress moves a bar; an end prints one line."""
+        row = self.rows.get(node.id)
+        if event.kind == "progress" and row is not None:
+            note = event.text or ("" if math.isnan(event.loss) else f"loss {event.loss:.2f}")
+            self.progress.update(row, completed=event.done, total=event.total, note=escape(note))
+        elif event.kind in ("done", "failed"):
+            if row is not None:
+                self.progress.remove_task(row)
+            self.progress.advance(self.whole)
+            style = "" if event.kind == "done" else "[red]failed:[/red] "
+            if event.text != "cached":
+                name = escape(f"{node.model} {node.kind}".ljust(self.width))
+                self.console.print(f"{name} {event.seconds:5.1f} s  {style}{escape(event.text)}", highlight=False, soft_wrap=True)
+
+
+def dry_run(plan: Plan, workers: int, out: Path) -> None:
+    """The graph, what is cached, disk and time, and the makespan against total / workers."""
+    rows = []
+    for node in sorted(plan.nodes.values(), key=lambda n: (n.model.split("/")[0], n.group, KINDS.index(n.kind))):
+        needs = ", ".join(f"{n.partition(':')[0]}{'' if n in plan.nodes else ' (cached)'}" for n in node.needs) or "-"
+        rows.append((node.kind, node.model, f"{len(node.cells)} tasks" if node.cells else "", needs, f"{node.seconds:.0f} s"))
+    if rows:
+        table(("stage", "makes", "cells", "needs", "estimate"), rows)
+    console = Console()
+    span, bound = makespan(plan, workers)
+    console.print(
+        f"{len(plan.models)} models, {len(plan.nodes)} stages to do, {len(plan.cached)} cached, {plan.cells} cells to score, "
+        f"{plan.current_cells} current",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(
+        f"estimate: {span:.0f} s with {workers} workers (total / workers = {bound:.0f} s), {_bytes(sum(n.bytes for n in plan.nodes.values()))} "
+        f"on disk in {out}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def check_disk(plan: Plan, out: Path) -> None:
+    """Raise LepBenchError before the work when the plan's estimate does not fit on the disk."""
+    need = sum(node.bytes for node in plan.nodes.values())
+    free = shutil.disk_usage(out).free
+    if need > free:
+        raise LepBenchError(f"{out}: about {_bytes(need)} are needed and {_bytes(free)} are free: free some, or give another folder with --out")
+
+
+def failures(failed: list[tuple[str, str, str]]) -> None:
+    """One line per failed model and reason, on stderr."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for model, task, why in failed:
+        reasons.setdefault((model, why), []).append(task)
+    for (model, why), tasks in reasons.items():
+        print(f"failed: {model} ({', '.join(tasks)}): {why}", file=sys.stderr)
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

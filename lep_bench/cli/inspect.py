@@ -1,0 +1,134 @@
+"""Commands that only look: adapters, families, models, tasks, where."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lep_bench.cli.app import AdapterFolders, ConfigFolders, TaskFolders, app
+
+
+@app.command()
+def adapters(folders: AdapterFolders = None) -> None:
+    """List every adapter: kind, name, origin, what it does.
+
+    An adapter is a plugin that makes a vocabulary, propagates embeddings or tunes a model (not a LoRA adapter).
+    Installed packages that could not be loaded stand below the list with the reason.
+
+    \b
+    Examples:
+      lep-bench adapters
+      lep-bench adapters --adapters my-adapters
+    """
+    from lep_bench import registry
+    from lep_bench.cli.show import table
+    from lep_bench.plugin import KINDS
+
+    found = registry.discover(tuple(folders or ()))
+    entries = [found.get(kind, name) for kind in KINDS for name in found.names(kind)]
+    table(["KIND", "NAME", "ORIGIN", "WHAT IT DOES"], [(e.adapter.kind, e.adapter.name, e.origin, e.adapter.summary) for e in entries])
+    for package, why in found.broken.items():
+        typer.echo(f"broken: {package}: {why}")
+
+
+@app.command()
+def families(configs: ConfigFolders = None) -> None:
+    """List every family: base, instruct, vocabularies, methods.
+
+    \b
+    Example:
+      lep-bench families --configs my-configs
+    """
+    from lep_bench.cli.show import table
+    from lep_bench.config import Configs
+
+    found = Configs.of(tuple(configs or ()))
+    rows = []
+    for name in found.names("families"):
+        family = found.family(name)
+        vocabularies = (key if value.donor is None else f"{key} (donor {value.donor})" for key, value in family.vocabularies.items())
+        lists = (", ".join(part) for part in (vocabularies, family.propagation, family.tuning))
+        rows.append((name, family.base, family.instruct, *lists, family.description))
+    table(["FAMILY", "BASE", "INSTRUCT", "VOCABULARIES", "PROPAGATION", "TUNING", "DESCRIPTION"], rows)
+
+
+@app.command()
+def models(
+    pattern: Annotated[
+        str | None, typer.Argument(metavar="PATTERN", help="all, a name, or a pattern such as 'mini-llama/*/conversion'.")
+    ] = None,
+    suite: Annotated[str, typer.Option("--suite", metavar="NAME", help="The suite whose families are meant.")] = "mini",
+    folders: AdapterFolders = None,
+    configs: ConfigFolders = None,
+) -> None:
+    """List the models that follow from a suite's families.
+
+    A name is the model's way through the pipeline: FAMILY/VOCABULARY/METHOD+TUNING. The column ALL says whether
+    `run --models all` means this model. It means the methods and tunings a family lists, and every adapter that is
+    not shipped; the rest is run by name or pattern.
+
+    \b
+    Examples:
+      lep-bench models
+      lep-bench models 'mini-llama/*/conversion'
+      lep-bench models all --suite mini
+    """
+    from lep_bench import registry
+    from lep_bench.cli.show import table
+    from lep_bench.config import Configs, all_names, everything, select
+
+    found = registry.discover(tuple(folders or ()))
+    known = Configs.of(tuple(configs or ()))
+    chosen = known.suite(suite)
+    usual = all_names(chosen, known, found)
+    listed = everything(chosen, known, found) if pattern is None else select([pattern], chosen, known, found)
+    table(["MODEL", "STAGE", "ALL"], [(model.name, model.stage, "yes" if model.name in usual else "") for model in listed])
+    typer.echo(f"{len(listed)} models, {sum(model.name in usual for model in listed)} of them in `all` of suite {suite}", err=True)
+
+
+@app.command()
+def tasks(folders: TaskFolders = None, configs: ConfigFolders = None) -> None:
+    """List every task: version, the suites that use it, its file.
+
+    Tasks are plain lm-eval tasks; a folder of your own is looked at with --tasks-dir.
+
+    \b
+    Examples:
+      lep-bench tasks
+      lep-bench run --tasks my-task --tasks-dir my-tasks --models 'mini-llama/*'
+    """
+    from lep_bench import taskfiles
+    from lep_bench.cli.show import table
+    from lep_bench.config import Configs
+
+    found = taskfiles.scan(tuple(folders or ()))
+    known = Configs.of(tuple(configs or ()))
+    suites = {name: known.suite(name).tasks for name in known.names("suites")}
+    rows = []
+    for name, task in sorted(found.tasks.items()):
+        used = [suite for suite, listed in suites.items() if name in listed]
+        rows.append((name, task.version, ", ".join(used) or "-", str(task.path)))
+    table(["TASK", "VERSION", "SUITES", "FILE"], rows)
+
+
+@app.command()
+def where(name: Annotated[str | None, typer.Argument(metavar="FOLDER", help="adapters, tasks, configs or leaderboards.")] = None) -> None:
+    """Print where lep-bench's own folders are.
+
+    \b
+    Examples:
+      lep-bench where
+      lm_eval run --include_path "$(lep-bench where tasks)" --tasks mini_facts_ru ...
+    """
+    from pathlib import Path
+
+    from lep_bench import paths
+    from lep_bench.cli.show import table
+
+    if name is not None:
+        typer.echo(str(paths.folder(name)))
+        return
+    rows = [(folder, str(paths.folder(folder))) for folder in paths.FOLDERS]
+    rows += [("package", str(paths.PACKAGE)), ("checkpoints", str(paths.checkpoints())), ("runs", f"{Path('runs').absolute()} (--out elsewhere)")]
+    table(["FOLDER", "PATH"], rows)

@@ -1,0 +1,140 @@
+"""The main job and what surrounds it: run, leaderboard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lep_bench.cli.app import AdapterFolders, ConfigFolders, Out, TaskFolders, app
+from lep_bench.errors import LepBenchError, RunFailed
+
+if TYPE_CHECKING:
+    from lep_bench.config import Suite
+    from lep_bench.plan import Plan
+    from lep_bench.store import Store
+
+SuiteName = Annotated[str, typer.Option("--suite", metavar="NAME", help="The suite: families, tasks, scoring and mean (lep-bench where configs).")]
+
+
+@app.command()
+def run(
+    models: Annotated[
+        str,
+        typer.Option(
+            "--models",
+            metavar="PATTERN,...|PATH|HUB_ID|all",
+            help="Models: names, patterns like 'mini-llama/*/conversion', checkpoint folders, Hub ids, or all.",
+        ),
+    ] = "all",
+    suite: SuiteName = "mini",
+    tasks: Annotated[str | None, typer.Option("--tasks", metavar="TASK,...", help="Only these tasks of the suite.", show_default=False)] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only the first N rows of each task; such results are marked.", show_default=False)
+    ] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Train donors and tunings with this many seeds.", show_default=False)] = None,
+    out: Out = Path("runs"),
+    configs: ConfigFolders = None,
+    adapters: AdapterFolders = None,
+    tasks_dir: TaskFolders = None,
+    engine: Annotated[str, typer.Option("--engine", help="What runs the models: hf (transformers).")] = "hf",
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default one per core, at most 8.", show_default=False)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
+    publish: Annotated[bool, typer.Option("--publish", help="Also refresh leaderboards/SUITE with this run's results.")] = False,
+) -> None:
+    """Adapt, score and compare models, and print the leaderboard.
+
+    Finished artifacts and scores are kept in --out: interrupted anywhere, the same command goes on.
+
+    \b
+    lep-bench run --models all
+    lep-bench run --models 'mini-llama/extended/*' --limit 50
+    lep-bench run --models ./my-checkpoint,mini-llama/instruct --tasks mini_facts_ru
+    """
+    from lep_bench.cli import display
+    from lep_bench.cli.setup import Setup
+    from lep_bench.run import Hardware, execute
+
+    if engine != "hf":
+        raise LepBenchError(f"--engine {engine}: only hf (transformers) is there in this version; leave the option out")
+    given = Setup.read(suite, out, configs, adapters, tasks_dir, limit=limit, seeds=seeds)
+    patterns = [p.strip() for p in models.split(",") if p.strip()]
+    todo = given.plan(patterns, tasks.split(",") if tasks else None)
+    hardware = Hardware.detect(workers)
+    if dry_run:
+        display.dry_run(todo, hardware.workers, out)
+        return
+    with given.store.lock():
+        # The lock was free only now: plan again, another run may just have finished some of it.
+        todo = given.plan(patterns, tasks.split(",") if tasks else None)
+        display.check_disk(todo, out)
+        with display.Terminal(todo, hardware) as terminal:
+            outcome = execute(todo, given.store, given.configs, hardware, terminal, given.adapter_folders, given.task_folders)
+        show(given.suite, given.plan(["all", *patterns]), given.store, publish=publish)
+    if outcome.failed:
+        display.failures(outcome.failed)
+        raise RunFailed(f"{len(outcome.failed)} cells failed; what they need mended is above; the same command tries them again")
+
+
+def show(suite: Suite, everything: Plan, store: Store, *, publish: bool = False) -> None:
+    """Render the current cells: to the terminal, to OUT/SUITE/leaderboard, and to leaderboards/SUITE when published."""
+    from rich.console import Console
+
+    from lep_bench import paths
+    from lep_bench.leaderboard import publish as publishing
+    from lep_bench.leaderboard import render
+
+    results = []
+    for record, task, key in everything.expected:
+        result = store.read(suite.name, record.name, task, key)
+        if result is not None and (result.status == "failed" or result.model.fingerprint == record.fingerprint):
+            results.append(result)
+    order = list(dict.fromkeys(record.name for record, _, _ in everything.expected))
+    folder = store.leaderboard(suite.name)
+    made = publishing.write(folder, suite, results, store.read_samples, order)
+    render.terminal(made, Console())
+    typer.echo(f"leaderboard: {folder}/README.md")
+    if publish:
+        public = paths.folder("leaderboards") / suite.name
+        publishing.write(public, suite, [r for r in results if r.scoring.limit is None], store.read_samples, order)
+        typer.echo(f"published:   {public}/README.md")
+
+
+@app.command()
+def leaderboard(
+    suite: SuiteName = "mini",
+    out: Out = Path("runs"),
+    configs: ConfigFolders = None,
+    adapters: AdapterFolders = None,
+    tasks_dir: TaskFolders = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check that every published page in leaderboards/ is what its committed results render to.")
+    ] = False,
+    publish: Annotated[bool, typer.Option("--publish", help="Also refresh leaderboards/SUITE.")] = False,
+) -> None:
+    """Print the leaderboard without running anything.
+
+    \b
+    lep-bench leaderboard --suite mini
+    lep-bench leaderboard --check
+    """
+    from lep_bench import paths
+    from lep_bench.cli.setup import Setup
+    from lep_bench.leaderboard import publish as publishing
+
+    if check:
+        wrong = [line for folder in sorted(paths.folder("leaderboards").iterdir()) if folder.is_dir() for line in publishing.check(folder)]
+        for line in wrong:
+            typer.echo(line)
+        if wrong:
+            raise RunFailed("published pages differ from their results: lep-bench leaderboard --publish writes them again")
+        typer.echo("every published page equals what its results render to")
+        return
+    scored = Setup.read(suite, out, configs, adapters, tasks_dir).scored()
+    if not scored:
+        raise LepBenchError(f"no results of suite {suite} in {out}: run lep-bench run --suite {suite} first, or name its --out folder")
+    # Results under a row limit are shown only where there are none without.
+    limit = None if any(result.scoring.limit is None for result in scored) else max(result.scoring.limit or 0 for result in scored)
+    given = Setup.read(suite, out, configs, adapters, tasks_dir, limit=limit, seeds=1 + max(result.model.seed for result in scored))
+    show(given.suite, given.plan(["all", *given.names_of(scored)]), given.store, publish=publish)

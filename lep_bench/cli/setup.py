@@ -1,0 +1,60 @@
+"""What run, leaderboard and export have in common: the suite, what is known, where it goes, and plans from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lep_bench import config, planner, registry, taskfiles
+from lep_bench.plan import Plan, Settings
+from lep_bench.results import TaskResult
+from lep_bench.store import Store
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The parsed command line of everything that plans."""
+
+    suite: config.Suite
+    configs: config.Configs
+    registry: registry.Registry
+    store: Store
+    settings: Settings
+    seeds: int
+    adapter_folders: tuple[Path, ...]
+    task_folders: tuple[Path, ...]
+
+    @classmethod
+    def read(
+        cls,
+        suite: str,
+        out: Path,
+        configs: Sequence[Path] | None,
+        adapters: Sequence[Path] | None = None,
+        tasks: Sequence[Path] | None = None,
+        *,
+        limit: int | None = None,
+        seeds: int | None = None,
+    ) -> Setup:
+        """Read the suite and discover the adapters. Raises LepBenchError for unknown names and broken files."""
+        known = config.Configs.of(configs or ())
+        chosen = known.suite(suite)
+        methods = registry.discover(adapters or ())
+        return cls(chosen, known, methods, Store(out), Settings(limit=limit), seeds or chosen.seeds, tuple(adapters or ()), tuple(tasks or ()))
+
+    def plan(self, patterns: Sequence[str], tasks: Sequence[str] | None = None) -> Plan:
+        """The plan for models and tasks (default: the suite's; none: only build). Raises LepBenchError."""
+        specs = config.select(patterns, self.suite, self.configs, self.registry, self.seeds)
+        files = taskfiles.select([task.strip() for task in (self.suite.tasks if tasks is None else tasks)], self.task_folders)
+        return planner.make(self.suite, specs, files, self.configs, self.registry, self.store, self.settings)
+
+    def scored(self) -> list[TaskResult]:
+        """Every stored result of the suite."""
+        return self.store.read_all(self.suite.name)
+
+    def names_of(self, results: Iterable[TaskResult]) -> list[str]:
+        """Names of scored models that a plan can be made for today: the user's own checkpoints by their location."""
+        known = {model.name for model in config.everything(self.suite, self.configs, self.registry)}
+        names = {r.model.lineage[0] if r.model.stage == "local" else r.model.name for r in results}
+        return sorted(name for name in names if name in known or Path(name).is_dir())
