@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -297,10 +298,12 @@ def _matching(pattern: str, known: list[ModelSpec], usual: set[str]) -> list[Mod
         if not local.is_dir():
             raise LepBenchError(f"--models {pattern}: no such folder; a model is a checkpoint folder, a Hub id or a name from lep-bench models")
         return [ModelSpec(f"local/{_local_name(local.resolve().name)}", "local", location=str(local.resolve()))]
-    known_family = pattern.split("/")[0] in {m.name.split("/")[0] for m in known}
-    if pattern.count("/") == 1 and not known_family:
+    names = [m.name for m in known]
+    # ORGANISATION/NAME may be a Hub id, but not when it looks like one of our names with a slip in it.
+    ours = pattern.split("/")[0] in {name.split("/")[0] for name in names} or difflib.get_close_matches(pattern, names, cutoff=0.8)
+    if pattern.count("/") == 1 and not ours:
         return [ModelSpec(f"local/{_local_name(pattern.replace('/', '--'))}", "local", location=pattern)]
-    raise unknown("model", pattern, [m.name for m in known], "(lep-bench models lists them all)")
+    raise unknown("model", pattern, names, "(lep-bench models lists them all)")
 
 
 def _local_name(text: str) -> str:

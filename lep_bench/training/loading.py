@@ -1,0 +1,123 @@
+"""An artifact as a trainable model in float32, and a trained model as a patch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, linear
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from lep_bench import artifact
+from lep_bench.artifact import Artifact, Lep
+from lep_bench.errors import CheckpointError
+from lep_bench.surgery.patch import load_tensors, tensor_digest, write_patch
+
+IGNORED = -100  # the label that has no loss
+
+
+@dataclass
+class Trainable:
+    """A model in float32. `stored` has per tensor the dtype and hash it has in the body, `real` counts the rows that
+    tokens use: rows behind them (padding) never enter a softmax and are not trained."""
+
+    start: Artifact
+    model: PreTrainedModel
+    stored: dict[str, tuple[torch.dtype, str]]
+    real: int
+
+    @property
+    def embedding(self) -> nn.Parameter:
+        return self.model.get_input_embeddings().weight
+
+    @property
+    def head(self) -> nn.Parameter:
+        """The output matrix: the very embedding where the model ties them."""
+        return self.model.get_output_embeddings().weight
+
+    def loss(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Summed cross-entropy in nats. ids, labels [B, T]: label t belongs to what follows token t; `IGNORED` has none.
+
+        The head sees only the positions that have a label. Padding must stand on the right: no mask is used.
+        """
+        hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        wanted = labels != IGNORED
+        return cross_entropy(linear(hidden[wanted], self.head[: self.real]), labels[wanted], reduction="sum")
+
+    def freeze_all_but_vocabulary(self) -> None:
+        """Only the embedding and the head get gradients; no gradient of a body's weight is ever computed."""
+        self.model.requires_grad_(False)
+        self.embedding.requires_grad_(True)
+        self.head.requires_grad_(True)
+
+
+def load(start: Artifact, device: str = "cpu") -> Trainable:
+    """Load body and patch. Raises CheckpointError when one of them is damaged or the patch does not fit."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(start.body, dtype="auto", local_files_only=True)
+    except Exception as error:  # transformers and safetensors raise anything from OSError to KeyError on damaged folders
+        raise CheckpointError(f"{start.body} cannot be loaded: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+    stored = {name: (p.dtype, tensor_digest(p)) for name, p in model.named_parameters()}
+    model = model.float()
+    for name, tensor in load_tensors(start).items():
+        _replace(model, name, tensor.float(), start)
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    rows = embedding.weight.shape[0]
+    if head.weight.shape[0] != rows:
+        raise CheckpointError(f"{start.folder}: the embedding has {rows} rows, the head {head.weight.shape[0]}")
+    embedding.num_embeddings = head.out_features = model.config.vocab_size = rows
+    real = start.lep.vocabulary_size or artifact.entries(start.folder)
+    if real > rows:
+        raise CheckpointError(f"{start.folder}: {real} tokens, but only {rows} rows")
+    return Trainable(start, model.to(device), stored, real)
+
+
+def _replace(model: PreTrainedModel, name: str, tensor: torch.Tensor, start: Artifact) -> None:
+    module_name, _, leaf = name.rpartition(".")
+    try:
+        module = model.get_submodule(module_name)
+        old = getattr(module, leaf)
+    except AttributeError:
+        raise CheckpointError(f"{start.folder}: its patch has a tensor {name}, the body {start.body} has none") from None
+    vocabulary = (model.get_input_embeddings(), model.get_output_embeddings())
+    if old.shape[1:] != tensor.shape[1:] or (old.shape != tensor.shape and module not in vocabulary):
+        raise CheckpointError(f"{start.folder}: tensor {name} has shape {list(tensor.shape)}, the body's has {list(old.shape)}")
+    setattr(module, leaf, nn.Parameter(tensor))
+    if model.config.tie_word_embeddings and module in vocabulary:
+        for part in vocabulary:
+            part.weight = getattr(module, leaf)
+
+
+@torch.no_grad()
+def save(trained: Trainable, out: Path, lep: Lep) -> Artifact:
+    """Write every tensor that differs from the body's, in the body's dtype, with the start's tokenizer and configs.
+
+    Raises CheckpointError when a tensor is not finite: a diverged training must not look like a model.
+    """
+    start = trained.start
+    if start.lep.kind == "patch":  # padding of ours is the mean row; a foreign checkpoint's stays as it came
+        for matrix in (trained.embedding, trained.head):
+            matrix[trained.real :] = matrix[: trained.real].double().mean(0).to(matrix.dtype)
+    changed = {}
+    for name, parameter in trained.model.named_parameters():
+        dtype, digest = trained.stored[name]
+        tensor = parameter.detach().to("cpu", dtype)
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{lep.model}: tensor {name} is not finite after training: lower the learning rate")
+        if tensor_digest(tensor) != digest:
+            changed[name] = tensor
+    lep = lep.model_copy(update={"vocabulary_size": trained.real, "rows": lep.rows or start.lep.rows})
+    return write_patch(out, changed, lep=lep, tokenizer_from=start.folder, config_from=start.folder)
+
+
+def end_ids(folder: Path) -> set[int]:
+    """The ids that end a text: generation_config.json's, else config.json's `eos_token_id` (one or several)."""
+    for name in ("generation_config.json", "config.json"):
+        file = folder / name
+        found = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
+        if found is not None:
+            return set(found) if isinstance(found, list) else {found}
+    return set()

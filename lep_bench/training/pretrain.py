@@ -1,0 +1,84 @@
+"""Continued pre-training of embedding and head on the frozen body (arXiv 2412.21140)."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lep_bench.artifact import Artifact, Lep
+from lep_bench.config import Pretraining
+from lep_bench.errors import LepBenchError
+from lep_bench.training import schedule, texts
+from lep_bench.training.loading import IGNORED, Trainable, load, save
+
+Progress = Callable[[int, int, float], None]  # steps done, steps in all, loss of the last one
+
+
+def pretrain(
+    start: Artifact,
+    out: Path,
+    corpus: Iterator[str],
+    settings: Pretraining,
+    *,
+    lep: Lep,
+    seed: int = 0,
+    progress: Progress = lambda done, steps, loss: None,
+    device: str = "cpu",
+) -> Artifact:
+    """Train embedding and head of `start` on the first `settings.characters` of `corpus`, one pass; write the donor.
+
+    The body gets no gradient. Seed 0 takes the blocks as the text has them, any other shuffles them: still one pass over
+    the same characters. Training is in float32 whatever the stored dtype; the patch has the body's dtype. `lep` must name
+    the parent "body"; its `training` is filled in: characters, documents, tokens, steps, flops, loss curve (nats per token),
+    last_bits_per_character (comparable between vocabularies), seconds.
+    Raises LepBenchError when the corpus is too short, CheckpointError when the training diverges.
+    """
+    began = time.monotonic()
+    blocks = texts.pack(start.folder, corpus, settings.characters, settings.block)
+    order = list(range(len(blocks.ids)))
+    if seed:
+        random.Random(f"blocks {seed}").shuffle(order)
+    model = load(start, device)
+    model.freeze_all_but_vocabulary()
+    model.model.train()
+    optimizer = schedule.optimizer(model.model.parameters(), settings.weight_decay)
+    steps = math.ceil(len(order) / settings.batch)
+    losses: list[float] = []
+    for step in range(steps):
+        ids, labels = _batch(blocks, order[step * settings.batch : (step + 1) * settings.batch])
+        rate = schedule.rate(step, steps, settings.learning_rate, settings.warmup, settings.schedule)
+        losses.append(schedule.take_step(model, optimizer, ids, labels, rate))
+        if not math.isfinite(losses[-1]):
+            raise LepBenchError(f"{lep.model}: the loss is not finite at step {step + 1} of {steps}: lower pretraining.learning_rate")
+        progress(step + 1, steps, losses[-1])
+    record = schedule.record(losses)
+    training: dict[str, Any] = {
+        "characters": blocks.characters,
+        "documents": blocks.documents,
+        "tokens": blocks.tokens,
+        "flops": flops(model, blocks.tokens),
+        **record,
+        "last_bits_per_character": round(record["last_loss"] * blocks.tokens / blocks.characters / math.log(2), 4),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    return save(model, out, lep.model_copy(update={"training": {**lep.training, **training}}))
+
+
+def flops(model: Trainable, tokens: int) -> int:
+    """Estimate: per token 4 per frozen weight (forward, and backward to the embeddings), 6 per weight of the head."""
+    vocabulary = {id(model.embedding), id(model.head)}
+    body = sum(p.numel() for p in model.model.parameters() if id(p) not in vocabulary)
+    return tokens * (4 * body + 6 * model.real * model.head.shape[1])
+
+
+def _batch(blocks: texts.Blocks, numbers: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and labels [B, block - 1], int64: label t is the token after input t."""
+    rows = torch.from_numpy(blocks.ids[numbers].astype("int64"))
+    ids, labels = rows[:, :-1], rows[:, 1:]
+    return ids.clamp(min=0), labels.masked_fill(labels == texts.NOTHING, IGNORED)
