@@ -38,6 +38,7 @@ class HfEngine:
         self._model = _load(self.body, DTYPES[dtype]).to(self.device)
         self._embedding: nn.Embedding = self._model.get_input_embeddings()
         self._output: nn.Linear = self._model.get_output_embeddings()
+        self._embedding.padding_idx = None  # only training needs it, and a smaller vocabulary may not have that id
         self._tied = self._output.weight is self._embedding.weight
         self._originals: dict[str, nn.Parameter] = {}  # what the patch in place has changed, as it was
         self._config = (self._model.config.vocab_size, self._model.config.eos_token_id)

@@ -69,6 +69,8 @@ def load(start: Artifact, device: str = "cpu") -> Trainable:
     if head.weight.shape[0] != rows:
         raise CheckpointError(f"{start.folder}: the embedding has {rows} rows, the head {head.weight.shape[0]}")
     embedding.num_embeddings = head.out_features = model.config.vocab_size = rows
+    # The body's pad id is another token in the new vocabulary: left in place, torch would never train that token's row.
+    embedding.padding_idx = None
     real = start.lep.vocabulary_size or artifact.entries(start.folder)
     if real > rows:
         raise CheckpointError(f"{start.folder}: {real} tokens, but only {rows} rows")

@@ -150,3 +150,17 @@ def test_record_is_short_json() -> None:
     record = schedule.record([math.exp(-step / 200) for step in range(1001)])
     assert len(record["loss"]) <= schedule.POINTS and record["loss"][-1][0] == 1001 == record["steps"]
     assert json.loads(json.dumps(record)) == record
+
+
+def test_the_bodys_pad_id_is_a_token_like_any_other(start: Artifact) -> None:
+    """transformers gives the embedding a padding_idx from the body's config; that row would silently never be trained."""
+    config = start.body / "config.json"
+    before = config.read_text()
+    try:
+        config.write_text(json.dumps({**json.loads(before), "pad_token_id": 300}))
+        model = loading.load(start)
+    finally:
+        config.write_text(before)
+    ids = torch.tensor([[299, 300, 301, 300]])
+    model.loss(ids[:, :-1], ids[:, 1:]).backward()
+    assert model.embedding.grad is not None and model.embedding.grad[300].abs().sum() > 0
