@@ -81,7 +81,7 @@ class Settings:
 
     engine: str = "hf"
     limit: int | None = None
-    flops: float = 2.0e10  # per worker, for estimates
+    flops: float = 6.0e10  # per second and worker, for estimates only
 
 
 def makespan(plan: Plan, workers: int) -> tuple[float, float]:

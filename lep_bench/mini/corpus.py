@@ -166,10 +166,11 @@ def lexicon_lines(language_share: float, rng: random.Random) -> Iterator[str]:
         yield ", ".join(words[start : start + 6])
 
 
-def tokenizer_texts(seed: int, russian: float, count: int) -> Iterator[str]:
-    """`count` documents on which a tokenizer is trained, `russian` of them Russian; no copies, they would count twice."""
+def tokenizer_texts(seed: int, russian: float, count: int, copies: int = 0) -> Iterator[str]:
+    """`count` documents on which a tokenizer is trained, `russian` of them Russian; `copies` is the share of exercises in
+    copying against 100 of everything else (what they repeat counts twice)."""
     rng = random.Random(f"tokenizer {seed}")
-    shares = {"story": 40, "statements": 35, "question": 15, "dialogue": 10}
+    shares = {"story": 40, "statements": 35, "question": 15, "dialogue": 10} | ({"copy": copies} if copies else {})
     source = documents(rng, russian, shares)
     for _ in range(count):
         yield next(source)
@@ -178,10 +179,11 @@ def tokenizer_texts(seed: int, russian: float, count: int) -> Iterator[str]:
 def vocabulary_texts(seed: int = 0) -> Iterator[str]:
     """6,000 documents and the lexicon, half Russian: text on which new vocabularies are trained.
 
-    Half, not more: a vocabulary trained on 80% Russian loses its English.
+    Half, not more: a vocabulary trained on 80% Russian loses its English. With some exercises in copying: without them
+    the word that asks for one fell into single letters.
     """
     rng = random.Random(f"vocabulary {seed}")
-    yield from tokenizer_texts(seed, 0.5, 6000)
+    yield from tokenizer_texts(seed, 0.5, 6000, copies=8)
     for _ in range(3):
         yield from lexicon_lines(1.0, rng)
 

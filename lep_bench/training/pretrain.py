@@ -42,6 +42,8 @@ def pretrain(
     began = time.monotonic()
     blocks = texts.pack(start.folder, corpus, settings.characters, settings.block)
     order = list(range(len(blocks.ids)))
+    if blocks.ids[-1, 1] == texts.NOTHING:  # one token left over: nothing follows it, and the mean of no losses is NaN
+        order.pop()
     if seed:
         random.Random(f"blocks {seed}").shuffle(order)
     model = load(start, device)

@@ -7,6 +7,7 @@ import math
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,7 +19,7 @@ from lep_bench.errors import LepBenchError
 from lep_bench.mini import corpus
 from lep_bench.surgery import propagate, vocabulary
 from lep_bench.surgery.patch import load_tensors
-from lep_bench.training import loading, schedule
+from lep_bench.training import loading, schedule, texts
 from lep_bench.training.pretrain import pretrain
 
 SETTINGS = Pretraining(characters=12_000, block=32, batch=16, learning_rate=1e-2, warmup=2, weight_decay=0.1)
@@ -164,3 +165,12 @@ def test_the_bodys_pad_id_is_a_token_like_any_other(start: Artifact) -> None:
     ids = torch.tensor([[299, 300, 301, 300]])
     model.loss(ids[:, :-1], ids[:, 1:]).backward()
     assert model.embedding.grad is not None and model.embedding.grad[300].abs().sum() > 0
+
+
+def test_one_token_left_over_is_no_batch(start: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = texts.pack(start.folder, corpus.pretraining_texts(), 2_000, 32)
+    ids = np.concatenate([blocks.ids[:16], np.full((1, 32), texts.NOTHING, dtype=np.int32)])
+    ids[16, 0] = 5
+    monkeypatch.setattr(texts, "pack", lambda *_: texts.Blocks(ids, 2_000, 1, 16 * 32 + 1))
+    made = train(start, tmp_path / "a")
+    assert made.lep.training["steps"] == 1 and math.isfinite(made.lep.training["last_loss"])
