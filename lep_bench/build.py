@@ -11,7 +11,7 @@ from typing import Any
 from lep_bench import artifact, atomic, sources
 from lep_bench.artifact import Artifact, Lep, Parent
 from lep_bench.config import Configs, Family
-from lep_bench.errors import AdapterError, LepBenchError
+from lep_bench.errors import AdapterError, CheckpointError, LepBenchError
 from lep_bench.plan import Node
 from lep_bench.plugin import Adapter, Params
 from lep_bench.registry import Registry
@@ -46,7 +46,10 @@ class Workshop:
     def artifact(self, parent: str, stage: str = "checkpoint") -> Artifact:
         """The finished artifact of a node, or a whole checkpoint. Raises CheckpointError when it is not there."""
         if parent in self.nodes:
-            return artifact.read(self.nodes[parent].folder)
+            try:
+                return artifact.read(self.nodes[parent].folder)
+            except CheckpointError as error:
+                raise CheckpointError(f"{error}; remove {self.nodes[parent].folder} and run the same command again") from error
         location, _, revision = parent.removeprefix("checkpoint:").partition("@")
         return artifact.whole(location, location, stage, sources.checkpoint_digest(location, revision or None), revision or None)
 
@@ -59,6 +62,8 @@ def ensure(node: Node, shop: Workshop, progress: Progress) -> str:
     done = {"vocabulary": "tokenizer.json", "answers": "answers.jsonl"}.get(node.kind, artifact.LEP)
     if (node.folder / done).is_file():
         return "cached"
+    if node.folder.exists():  # ours come whole or not at all: somebody removed a part
+        raise CheckpointError(f"{node.folder} is damaged (it has no {done}): remove it and run the same command again")
     return STAGES[node.kind](node, shop, progress)
 
 

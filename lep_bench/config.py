@@ -249,7 +249,9 @@ def select(patterns: Sequence[str], suite: Suite, configs: Configs, registry: Re
     chosen: dict[str, ModelSpec] = {}
     for pattern in patterns:
         for model in _matching(pattern, known, usual):
-            chosen[model.name] = model
+            other = chosen.setdefault(model.name, model)
+            if other.location != model.location:
+                raise LepBenchError(f"{other.location} and {model.location} would both be called {model.name}: rename one of them")
     order = {m.name: i for i, m in enumerate(known)}
     return with_seeds(sorted(chosen.values(), key=lambda m: order.get(m.name, len(order))), seeds)
 

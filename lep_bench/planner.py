@@ -61,6 +61,7 @@ class _Planner:
         self.suite, self.configs, self.registry, self.store, self.settings = suite, configs, registry, store, settings
         self.nodes: dict[str, Node] = {}
         self.families: dict[str, Family] = {}
+        self.sources: dict[str, str] = {}
         self.expected: list[tuple[ModelRecord, str, str]] = []
 
     def family(self, name: str) -> Family:
@@ -121,8 +122,10 @@ class _Planner:
         return node
 
     def source(self, parent: str) -> str:
-        location, _, revision = parent.removeprefix("checkpoint:").partition("@")
-        return sources.checkpoint_digest(location, revision or None)
+        if parent not in self.sources:
+            location, _, revision = parent.removeprefix("checkpoint:").partition("@")
+            self.sources[parent] = sources.checkpoint_digest(location, revision or None)
+        return self.sources[parent]
 
     def base(self, family: Family) -> str:
         return _checkpoint(family.base, family.base_revision)

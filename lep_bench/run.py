@@ -109,9 +109,11 @@ def _workers(count: int, order: Order) -> Iterator[list[_Worker]]:
     finally:
         for member in crew:
             member.connection.close()
-            member.lifeline.close()
             if member.process.is_alive():
                 member.process.terminate()
+        for member in crew:
+            member.process.join(timeout=5)
+            member.lifeline.close()  # whoever is still there dies now
             member.process.join()
 
 

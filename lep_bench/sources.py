@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lep_bench import paths
 from lep_bench.errors import CheckpointError, LepBenchError, unknown
 from lep_bench.fingerprint import digest, file_digest, files_digest
 
 BUILTIN = "builtin:"
+INDEX = "model.safetensors.index.json"
+HEADER_LIMIT = 100_000_000  # bytes; the safetensors library refuses longer headers too
+PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "consolidated*.pth")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
 MINI_MODULES = ("corpus", "world", "stories", "relations", "tables")  # what the built-in texts follow from
 
 
@@ -26,10 +31,12 @@ def local(location: str) -> Path | None:
             raise unknown("built-in checkpoint", location, known, "(lep-bench mini train makes them)")
         return folder
     path = Path(location).expanduser()
-    if path.is_dir():
+    if location and path.is_dir():
         return path.resolve()
     if location.startswith(("/", "./", "../", "~")) or location.count("/") != 1:
-        raise CheckpointError(f"{location}: no such folder; give a checkpoint folder, a Hub id (ORGANISATION/NAME) or builtin:FAMILY/base")
+        raise CheckpointError(
+            f"{location or '(empty)'}: no such folder; give a checkpoint folder, a Hub id (ORGANISATION/NAME) or builtin:FAMILY/base"
+        )
     return None
 
 
@@ -61,7 +68,7 @@ def _download(repo: str, revision: str | None) -> Path:
         raise CheckpointError(f"{repo} is neither a local folder nor a repository on the Hub: check its name") from error
     except (OSError, ValueError, RuntimeError) as error:  # no network: the exact class depends on the HTTP library
         raise CheckpointError(
-            f"cannot reach the Hugging Face Hub for {repo} and it is not in the local cache: connect, or give a local folder"
+            f"{repo}: no such folder here, not in the local cache, and cannot reach the Hugging Face Hub for it: connect, or give a local folder"
         ) from error
 
 
@@ -70,10 +77,87 @@ def checkpoint_digest(location: str, revision: str | None = None) -> str:
     folder = local(location)
     if folder is None:
         return digest({"hub": location, "revision": revision})
+    check(folder)
     files = [p for p in folder.iterdir() if p.suffix in (".safetensors", ".json", ".jinja", ".model") and p.name != "lep.json"]
-    if not any(p.name == "config.json" for p in files):
-        raise CheckpointError(f"{folder} is no checkpoint: it has no config.json")
     return files_digest(files, folder)
+
+
+def check(folder: Path) -> None:
+    """Raise CheckpointError in one line unless config, weights and a tokenizer are there and whole; only headers are read."""
+    config(folder)
+    patch = folder / "patch.safetensors"  # an artifact of ours: what it patches is looked at when it is read
+    for file in [patch] if patch.is_file() else weight_files(folder):
+        header(file)
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        raise CheckpointError(f"{folder} has no tokenizer ({TOKENIZERS[0]}): copy the one it was trained with into it")
+
+
+def config(folder: Path) -> dict[str, Any]:
+    """A checkpoint's config.json. Raises CheckpointError when it is not there or no JSON object."""
+    file = folder / "config.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} is no checkpoint: it has no config.json") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{file}: a JSON object is expected")
+    return found
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint. Raises CheckpointError when there are none, one is missing, or they are pickles."""
+    index = folder / INDEX
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise CheckpointError(f"{index} cannot be read: {error!r}; fetch it again") from error
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            what = f"{len(missing)} of {len(names)} shards are missing ({missing[0]}, ...)"
+            raise CheckpointError(f"{folder}: {what}: the download is not complete, fetch it again")
+        return [folder / name for name in names]
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    pickled = sorted(file.name for pattern in PICKLED for file in folder.glob(pattern))
+    if pickled:
+        raise CheckpointError(
+            f"{folder} holds pickled weights ({pickled[0]}), which can run code when they are read: convert them once in an isolated "
+            "environment with transformers' from_pretrained(...).save_pretrained(DIR, safe_serialization=True) and give DIR"
+        )
+    raise CheckpointError(f"{folder} is no checkpoint: no model.safetensors and no {INDEX}")
+
+
+def header(file: Path) -> tuple[int, dict[str, Any]]:
+    """Of a safetensors file, where its tensors' bytes begin and the entries of its header (dtype, shape, data_offsets) by name.
+
+    Raises CheckpointError when it is missing, damaged or cut short.
+    """
+    try:
+        size = file.stat().st_size
+        with open(file, "rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if size >= 8 and length > HEADER_LIMIT:
+                raise ValueError(f"a header of {length:,} bytes")
+            if size < 8 or length > size - 8:
+                raise CheckpointError(cut_short(file, 8 + (length if size >= 8 else 0), size))
+            entries = json.loads(stream.read(length))
+        entries.pop("__metadata__", None)
+        end = max((8 + length + entry["data_offsets"][1] for entry in entries.values()), default=8 + length)
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} is missing: the download is not complete, fetch it again") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise CheckpointError(f"{file} is no safetensors file ({error}): fetch it again") from error
+    if size < end:
+        raise CheckpointError(cut_short(file, end, size))
+    return 8 + length, entries
+
+
+def cut_short(file: Path, wanted: int, found: int) -> str:
+    """What to say about a file that ends too early."""
+    return f"{file} is cut short: {found:,} bytes of {wanted:,}; the download or copy broke off, fetch it again"
 
 
 def has_chat_template(folder: Path) -> bool:

@@ -6,6 +6,7 @@ import os
 import platform
 import signal
 import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -78,6 +79,7 @@ def main(order: Order, connection: Connection, lifeline: Connection) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; it ends us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # in order: half-written folders and semaphores are removed
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
     state = State(order, build.Workshop(order.nodes, order.configs, registry.discover(order.adapters)))
     while True:

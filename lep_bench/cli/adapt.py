@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from lep_bench.cli.app import AdapterFolders, ConfigFolders, Out, app
+from lep_bench.cli.app import AdapterFolders, ConfigFolders, Out, app, check_folder
 from lep_bench.cli.run import SuiteName
-from lep_bench.errors import LepBenchError, RunFailed
+from lep_bench.errors import LepBenchError, RunFailed, unknown
 
 mini = typer.Typer(help="The built-in small families.", no_args_is_help=True)
 app.add_typer(mini, name="mini")
@@ -40,6 +40,7 @@ def adapt(
     """
     from lep_bench import adapt as propagate
 
+    check_folder(out.parent, "OUT")
     made = propagate(base, instruct, donor, out, method=method, row_policy=row_policy, discard_donor_body=discard_donor_body, adapters=adapters or ())
     typer.echo(f"written: {made}")
 
@@ -67,6 +68,7 @@ def export(
 
     if folder.exists():
         raise LepBenchError(f"{folder} exists already: choose another folder or remove it first")
+    check_folder(folder.parent, "DIR")
     given = Setup.read(suite, out, configs, adapters)
     todo = given.plan([model], tasks=())
     if len(todo.models) != 1:
@@ -88,11 +90,16 @@ def export(
 def mini_train(
     family: Annotated[str, typer.Argument(metavar="FAMILY", help="mini-llama or mini-mistral.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where base/ and instruct/ are written; it must not exist.")],
-    seed: Annotated[int, typer.Option("--seed", help="The seed of everything drawn at random.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="The seed of everything drawn at random; default: the shipped family's.", show_default=False)
+    ] = None,
 ) -> None:
     """Train a built-in family from nothing: base, then instruct. Takes minutes on one core."""
-    from lep_bench.mini import train
+    from lep_bench.mini import families, train
 
+    if family not in families.FAMILIES:
+        raise unknown("built-in family", family, families.FAMILIES)
+    check_folder(folder.parent, "DIR")
     if folder.exists():
         raise LepBenchError(f"{folder} exists already: choose another folder or remove it first")
     train.train_family(family, folder, seed=seed, log=typer.echo)

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from lep_bench.errors import LepBenchError
+
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -47,6 +49,22 @@ TaskFolders = Annotated[
     list[Path] | None, typer.Option("--tasks-dir", metavar="DIR", help="Also look for tasks in this folder (repeatable).", show_default=False)
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder that everything is written to.")]
+
+
+def names(text: str, option: str) -> list[str]:
+    """A comma-separated list without empty parts. Raises LepBenchError when nothing is left."""
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    if not found:
+        raise LepBenchError(f"{option} names nothing: give names with commas between them, or leave the option out")
+    return found
+
+
+def check_folder(path: Path, what: str = "") -> Path:
+    """`path` itself when it is a folder or can become one, else LepBenchError: a file stands in its way."""
+    there = next((p for p in (path, *path.parents) if p.exists()), path)
+    if there.is_file():
+        raise LepBenchError(f"{what}{' ' if what else ''}{path}: {there} is a file, a folder is needed: choose another name")
+    return path
 
 
 def version(value: bool) -> None:

@@ -116,6 +116,9 @@ def machine(out: Path) -> Iterator[Finding]:
         yield Finding("warning" if low else "ok", "memory", text, "the mini suite takes up to 3 GiB: close something" if low else "")
     folder = out.absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if existing.is_file():
+        yield Finding("error", "disk", f"{existing} is a file, a folder is needed", "give another name with --out")
+        return
     if not os.access(existing, os.W_OK):
         yield Finding("error", "disk", f"{existing} cannot be written", "mend its permissions or give another folder with --out")
         return

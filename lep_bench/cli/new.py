@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lep_bench.cli.app import AdapterFolders, ConfigFolders
+from lep_bench.cli.app import AdapterFolders, ConfigFolders, check_folder
 from lep_bench.cli.app import new as app
 from lep_bench.errors import CheckpointError, ConfigError, LepBenchError
 
@@ -160,6 +160,7 @@ def identifier(name: str) -> str:
 def refuse_existing(*files: Path) -> None:
     """Raise LepBenchError when one of the files is there: nothing of the user's is overwritten."""
     for file in files:
+        check_folder(file.parent, "--to")
         if file.exists():
             raise LepBenchError(f"{file} exists already: choose another name or another folder with --to")
 

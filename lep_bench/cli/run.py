@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lep_bench.cli.app import AdapterFolders, ConfigFolders, Out, TaskFolders, app
+from lep_bench.cli.app import AdapterFolders, ConfigFolders, Out, TaskFolders, app, names
 from lep_bench.errors import LepBenchError, RunFailed
 
 if TYPE_CHECKING:
@@ -59,15 +59,15 @@ def run(
     if engine != "hf":
         raise LepBenchError(f"--engine {engine}: only hf (transformers) is there in this version; leave the option out")
     given = Setup.read(suite, out, configs, adapters, tasks_dir, limit=limit, seeds=seeds)
-    patterns = [p.strip() for p in models.split(",") if p.strip()]
-    todo = given.plan(patterns, tasks.split(",") if tasks else None)
+    patterns, chosen = names(models, "--models"), None if tasks is None else names(tasks, "--tasks")
+    todo = given.plan(patterns, chosen)
     hardware = Hardware.detect(workers)
     if dry_run:
         display.dry_run(todo, hardware.workers, out)
         return
     with given.store.lock():
         # The lock was free only now: plan again, another run may just have finished some of it.
-        todo = given.plan(patterns, tasks.split(",") if tasks else None)
+        todo = given.plan(patterns, chosen)
         display.check_disk(todo, out)
         with display.Terminal(todo, hardware) as terminal:
             outcome = execute(todo, given.store, given.configs, hardware, terminal, given.adapter_folders, given.task_folders)
@@ -98,6 +98,8 @@ def show(suite: Suite, everything: Plan, store: Store, *, publish: bool = False)
     if publish:
         public = paths.folder("leaderboards") / suite.name
         publishing.write(public, suite, [r for r in results if r.scoring.limit is None], store.read_samples, order)
+        if suite.name == "mini":
+            publishing.refresh_excerpt(public.parent.parent / "README.md", public)
         typer.echo(f"published:   {public}/README.md")
 
 
@@ -125,6 +127,8 @@ def leaderboard(
 
     if check:
         wrong = [line for folder in sorted(paths.folder("leaderboards").iterdir()) if folder.is_dir() for line in publishing.check(folder)]
+        # The README of a checkout shows the first rows; a wheel has none beside its leaderboards.
+        wrong += publishing.check_excerpt(paths.folder("leaderboards").parent / "README.md", paths.folder("leaderboards") / "mini")
         for line in wrong:
             typer.echo(line)
         if wrong:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lep_bench import config, planner, registry, taskfiles
+from lep_bench.cli.app import check_folder
 from lep_bench.plan import Plan, Settings
 from lep_bench.results import TaskResult
 from lep_bench.store import Store
@@ -38,6 +39,7 @@ class Setup:
         seeds: int | None = None,
     ) -> Setup:
         """Read the suite and discover the adapters. Raises LepBenchError for unknown names and broken files."""
+        check_folder(out, "--out")
         known = config.Configs.of(configs or ())
         chosen = known.suite(suite)
         methods = registry.discover(adapters or ())

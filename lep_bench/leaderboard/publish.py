@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lep_bench import atomic
@@ -64,6 +65,40 @@ def check(folder: Path) -> list[str]:
     if existing is not None and place(existing, "") is None:
         return [f"{target}: the markers {START} and {END} are gone: delete the file and publish again"]
     return _compare(target, _placed(table, existing)) + _compare(folder / TABLE, render.csv(table))
+
+
+def refresh_excerpt(readme: Path, folder: Path) -> bool:
+    """Put an excerpt of a leaderboard folder between the markers of another page; False where that page has none."""
+    text = _with_excerpt(readme, folder)
+    if text is not None:
+        atomic.write_text(readme, text)
+    return text is not None
+
+
+def check_excerpt(readme: Path, folder: Path) -> list[str]:
+    """As `check`, for a page that `refresh_excerpt` wrote; a page without markers is fine."""
+    try:
+        text = _with_excerpt(readme, folder)
+    except LepBenchError as error:
+        return [str(error)]
+    return [] if text is None else _compare(readme, text)
+
+
+def _with_excerpt(readme: Path, folder: Path) -> str | None:
+    if not readme.is_file() or not (folder / RESULTS).is_file():
+        return None
+    return place(readme.read_text(encoding="utf-8"), excerpt(read(folder)))
+
+
+def excerpt(table: Table, vocabulary: str = "extended") -> str:
+    """Markdown of the block asked as the instruct models are: the first family's references and one vocabulary."""
+    block = next((b for b in table.blocks if any(row.stage == "instruct" for s in b.sections for row in s.rows)), None)
+    if block is None:
+        return "Nothing published yet.\n"
+    section = block.sections[0]
+    rows = tuple(row for row in section.rows if row.stage == "instruct" or row.label.startswith(f"{vocabulary}/"))
+    sections = (replace(section, rows=rows),)
+    return render.markdown(replace(table, blocks=(replace(block, sections=sections),), failures=()))
 
 
 def _placed(table: Table, existing: str | None) -> str:

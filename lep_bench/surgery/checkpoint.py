@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -18,11 +17,9 @@ from lep_bench.errors import CheckpointError
 from lep_bench.surgery import shards
 from lep_bench.surgery.patch import dtype_name, new_digest
 
-INDEX = "model.safetensors.index.json"
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "tok_embeddings.weight")
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 MATRICES = ("embedding", "head")
-_PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "consolidated*.pth")
 
 
 @dataclass(frozen=True)
@@ -45,12 +42,13 @@ class Checkpoint:
         if found is not None and found.patch is not None:
             body = cls.open(found.body)
             places = {**body.places, **shards.header(found.patch)}
-            return cls(found.folder, body.body, _config(found.folder), places)
+            return cls(found.folder, body.body, sources.config(found.folder), places)
         root = found.folder if found is not None else Path(folder)
         if not root.is_dir():
             raise CheckpointError(f"{root}: there is no such folder")
-        config = _config(root)
-        return cls(root, root, config, _places(root))
+        config = sources.config(root)
+        places = {name: place for file in sources.weight_files(root) for name, place in shards.header(file).items()}
+        return cls(root, root, config, places)
 
     @property
     def name(self) -> str:
@@ -162,41 +160,3 @@ def _digest(place: shards.Place, size: int, mtime_ns: int) -> str:
 def _as_artifact(folder: Path) -> Artifact | None:
     # lep.json beside a whole checkpoint of ours is no reason to look for a patch.
     return artifact.read(folder) if (folder / LEP).is_file() else None
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    file = folder / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} is no checkpoint: it has no config.json") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{file}: a JSON object is expected")
-    return config
-
-
-def _places(folder: Path) -> dict[str, shards.Place]:
-    index = folder / INDEX
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CheckpointError(f"{index} cannot be read: {error!r}; fetch it again") from error
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            what = f"{len(missing)} of {len(names)} shards are missing ({missing[0]}, ...)"
-            raise CheckpointError(f"{folder}: {what}: the download is not complete, fetch it again")
-        files = [folder / name for name in names]
-    elif (folder / "model.safetensors").is_file():
-        files = [folder / "model.safetensors"]
-    else:
-        pickled = sorted(file.name for pattern in _PICKLED for file in folder.glob(pattern))
-        if pickled:
-            raise CheckpointError(
-                f"{folder} holds pickled weights ({pickled[0]}), which can run code when they are read: convert them once in an isolated "
-                "environment with transformers' from_pretrained(...).save_pretrained(DIR, safe_serialization=True) and give DIR"
-            )
-        raise CheckpointError(f"{folder} is no checkpoint: no model.safetensors and no {INDEX}")
-    return {name: place for file in files for name, place in shards.header(file).items()}

@@ -11,8 +11,9 @@ from pathlib import Path
 from lep_bench import atomic
 from lep_bench.artifact import LEP, Artifact
 from lep_bench.errors import CheckpointError
+from lep_bench.sources import INDEX
 from lep_bench.surgery import shards
-from lep_bench.surgery.checkpoint import HEADS, INDEX, Checkpoint
+from lep_bench.surgery.checkpoint import HEADS, Checkpoint
 from lep_bench.surgery.patch import CONFIG, GENERATION_CONFIG, TOKENIZER_FILES, as_json
 
 _OWN_CODE = ("*.py", "LICENSE*", "NOTICE*")  # remote code and licences travel with the weights they belong to

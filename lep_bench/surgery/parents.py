@@ -22,7 +22,7 @@ def check_rows(role: str, model: Checkpoint, tokens: Tokens) -> None:
 
 
 def check_together(base: Checkpoint, instruct: Checkpoint, donor: Checkpoint) -> None:
-    """Hidden sizes, and whether the head is tied, must agree."""
+    """Hidden sizes, whether the head is tied, and names and shapes of the instruct model's and the base's body tensors must agree."""
     for role, model in (("instruct", instruct), ("donor", donor)):
         if model.width != base.width:
             raise CheckpointError(
@@ -34,6 +34,13 @@ def check_together(base: Checkpoint, instruct: Checkpoint, donor: Checkpoint) ->
                 f"base {base.folder} has {'tied' if base.tied else 'untied'} embeddings, {role} {model.folder} "
                 f"{'tied' if model.tied else 'untied'} ones: they do not descend from one model"
             )
+    ours, theirs = ({name: model.shape(name) for name in model.body_names() if not name.endswith("inv_freq")} for model in (base, instruct))
+    other = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    if other:
+        raise CheckpointError(
+            f"instruct {instruct.folder} is not tuned from the base {base.folder}: {len(other)} body tensors are in one of them only or of another "
+            f"shape ({other[0]}, ...)"
+        )
 
 
 def check_tokenizers(base: Tokens, instruct: Tokens) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from lep_bench.errors import CheckpointError
 from lep_bench.surgery import leastsquares
 from lep_bench.surgery.checkpoint import Checkpoint
 from lep_bench.surgery.decomposition import KEPT, NEW, Decomposition
@@ -143,7 +144,12 @@ class Problem:
         return {"base": self.base, "instruct": self.instruct}[which]
 
     def _at(self, model: Checkpoint, ids: np.ndarray) -> torch.Tensor:
-        return model.gather(model.matrix_names()[self.matrix], np.asarray(ids)).to(torch.float64)
+        rows = model.gather(model.matrix_names()[self.matrix], np.asarray(ids)).to(torch.float64)
+        bad = (~torch.isfinite(rows).all(1)).nonzero().flatten().tolist()
+        if bad:
+            where = f"{model.folder}: {len(bad)} rows of {model.matrix_names()[self.matrix]}"
+            raise CheckpointError(f"{where} hold NaN or infinity, the first at id {np.asarray(ids)[bad[0]]}: the checkpoint is damaged")
+        return rows
 
 
 def mixed_rows(T: sparse.csr_matrix, read: Callable[[np.ndarray], torch.Tensor], ids: np.ndarray) -> torch.Tensor:

@@ -5,9 +5,10 @@ What stays in memory: one new matrix in the instruct model's dtype, and blocks.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -125,9 +126,7 @@ def adapt(
     body = found[1].model_copy(update={"role": "body"})
     parameters = settings.model_dump(mode="json")
     lep = Lep(model=target.name, fingerprint="", kind="patch", stage="propagation", parents=(body, *found), params=parameters)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, so that shards of the same file system can be linked; swept if this is killed.
-    with tempfile.TemporaryDirectory(prefix=atomic.PREFIX, dir=target.parent) as work:
+    with atomic.clear_disk_errors(target), _beside(target) as work:
         made = propagate(
             folders["base"], folders["instruct"], folders["donor"], Path(work) / "patch", adapter, settings,
             lep=lep, policy=policy, discard_donor_body=discard_donor_body,
@@ -141,6 +140,14 @@ def adapt(
         }
         lep = made.lep.model_copy(update={"resolved": resolved, "fingerprint": fingerprint.digest(resolved)})
         return export(Artifact(made.folder, folders["instruct"], lep), target)
+
+
+@contextlib.contextmanager
+def _beside(target: Path) -> Iterator[str]:
+    """A temporary folder beside the target, so that shards of the same file system can be linked; swept if this is killed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=atomic.PREFIX, dir=target.parent) as work:
+        yield work
 
 
 def _parent(role: str, given: str, folder: Path, revision: str | None) -> Parent:
@@ -177,6 +184,8 @@ def _adapted_rows(problem: Problem, adapter: Adapter, params: Params) -> Rows:
 def _guarded(where: str, call: Callable[[], Any]) -> Any:
     try:
         return call()
+    except CheckpointError:  # a parent is damaged: no adapter's fault
+        raise
     except LepBenchError as error:
         raise AdapterError(f"{where}: {error}") from error
     except Exception as error:  # running an adapter: whatever it raises is its failure, not ours

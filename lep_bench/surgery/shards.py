@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lep_bench import sources
 from lep_bench.errors import CheckpointError
 
 CHUNK = 1 << 24  # bytes per read when a whole tensor streams by
@@ -97,26 +98,14 @@ class Entry:
 
 def header(file: Path) -> dict[str, Place]:
     """The tensors of a safetensors file. Raises CheckpointError when it is missing, damaged or cut short."""
+    begin, entries = sources.header(file)
     try:
-        size = file.stat().st_size
-        with open(file, "rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if size < 8 or length > size - 8:
-                raise CheckpointError(_cut(file, 8 + (length if size >= 8 else 0), size))
-            entries = json.loads(stream.read(length))
-        places = {
-            name: Place(file, 8 + length + e["data_offsets"][0], e["data_offsets"][1] - e["data_offsets"][0], e["dtype"], tuple(e["shape"]))
+        return {
+            name: Place(file, begin + e["data_offsets"][0], e["data_offsets"][1] - e["data_offsets"][0], e["dtype"], tuple(e["shape"]))
             for name, e in entries.items()
-            if name != "__metadata__"
         }
-    except FileNotFoundError:
-        raise CheckpointError(f"{file} is missing: the download is not complete, fetch it again") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise CheckpointError(f"{file} is no safetensors file ({error}): fetch it again") from error
-    end = max((place.start + place.nbytes for place in places.values()), default=8 + length)
-    if size < end:
-        raise CheckpointError(_cut(file, end, size))
-    return places
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} is no safetensors file ({error!r}): fetch it again") from error
 
 
 def write(file: Path, entries: list[Entry]) -> None:
@@ -141,9 +130,5 @@ def _fill(descriptor: int, view: memoryview, offset: int, file: Path) -> None:
     while done < len(view):
         count = os.preadv(descriptor, [view[done:]], offset + done)
         if count == 0:
-            raise CheckpointError(_cut(file, offset + len(view), offset + done))
+            raise CheckpointError(sources.cut_short(file, offset + len(view), offset + done))
         done += count
-
-
-def _cut(file: Path, wanted: int, found: int) -> str:
-    return f"{file} is cut short: {found:,} bytes of {wanted:,}; the download or copy broke off, fetch it again"
