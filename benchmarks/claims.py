@@ -71,7 +71,7 @@ def calibration(scores: Scores) -> list[dict]:
         families = sorted({family for family, _ in scores.vocabularies})
         control = [scores.over_seeds(f"{f}/instruct+self-calibration", task) - 100 * scores.get(f"{f}/instruct", task) for f in families]
         changed = [p for p in pairs if p and not np.isnan(p)]
-        wins = sum(p > 0 for p in changed)
+        wins = int(sum(p > 0 for p in changed))
         p_value = binomtest(wins, len(changed)).pvalue if changed else float("nan")
         mean, controls = float(np.nanmean(pairs)), float(np.nanmean(control))
         row = {"task": task, "pairs": len(pairs), "mean": mean, "better": wins, "worse": len(changed) - wins}
@@ -116,9 +116,8 @@ def main() -> None:
         )
     print("\nmethods against each other, over vocabularies and seeds")
     for row in record["methods"]:
-        print(
-            f"{row['task'].removeprefix('mini_'):14} {row['pair']:22} mean {row['mean']:+6.1f} sd {row['sd']:5.1f} better {row['better']} of {row['n']}"
-        )
+        name, line = row["task"].removeprefix("mini_"), f"mean {row['mean']:+6.1f} sd {row['sd']:5.1f}"
+        print(f"{name:14} {row['pair']:22} {line} better {row['better']} of {row['n']}")
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)
     (results / "claims.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
