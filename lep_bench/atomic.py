@@ -29,6 +29,8 @@ def clear_disk_errors(target: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise LepBenchError(f"cannot write {target}: {error.strerror}; choose another folder or mend its permissions") from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise LepBenchError(f"cannot write {target}: {error.filename} is a file, a folder is needed: choose another name") from error
         raise
 
 

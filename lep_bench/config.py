@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from pydantic import Field
 
 from lep_bench import paths, yamlfile
-from lep_bench.errors import ConfigError, LepBenchError, unknown
+from lep_bench.errors import ConfigError, LepBenchError, UnknownName, unknown
 from lep_bench.plugin import Kind
 from lep_bench.registry import Registry
 from lep_bench.results import Stage
@@ -167,6 +168,17 @@ class Configs:
                 return file
         raise unknown({"families": "family"}.get(kind, kind.rstrip("s")), name, self.names(kind))
 
+    def place(self, kind: str, name: str, *where: str) -> str:
+        """``file:line: field`` of a field, or of the nearest one above it that is written; for errors about its value."""
+        file, line = self.file(kind, name), 1
+        node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        for part in where:
+            found = [pair for pair in node.value if pair[0].value == part] if isinstance(node, yaml.MappingNode) else []
+            if not found:
+                break
+            line, node = found[0][0].start_mark.line + 1, found[0][1]
+        return f"{file}:{line}: {'.'.join(where)}"
+
     def family(self, name: str) -> Family:
         """Read and check a family."""
         file = self.file("families", name)
@@ -258,11 +270,28 @@ def select(patterns: Sequence[str], suite: Suite, configs: Configs, registry: Re
 
 def everything(suite: Suite, configs: Configs, registry: Registry) -> list[ModelSpec]:
     """Every model that the suite's families and baselines give, in table order."""
-    models = [model for name in suite.families for model in derive(configs.family(name), registry)]
+    models = []
+    for name in suite.families:
+        if name not in configs.names("families"):
+            raise UnknownName(f"{configs.place('suites', suite.name, 'families')}: {unknown('family', name, configs.names('families'))}")
+        models += _derived(name, configs, registry)
     for name in suite.baselines:
         given = configs.baseline(name)
         models.append(ModelSpec(f"baselines/{name}", "baseline", location=given.model, revision=given.revision, format=given.format))
     return models
+
+
+def _derived(name: str, configs: Configs, registry: Registry) -> list[ModelSpec]:
+    """`derive`, with the place in the family's file for a method that does not exist."""
+    family = configs.family(name)
+    kinds: tuple[Kind, Kind] = ("propagation", "tuning")
+    for kind in kinds:
+        for method in getattr(family, kind):
+            try:
+                registry.get(kind, method)
+            except UnknownName as error:
+                raise UnknownName(f"{configs.place('families', name, kind, method)}: {error}") from error
+    return derive(family, registry)
 
 
 def all_names(suite: Suite, configs: Configs, registry: Registry) -> set[str]:

@@ -133,18 +133,18 @@ class _Planner:
     def instruct(self, family: Family) -> str:
         return _checkpoint(family.instruct, family.instruct_revision)
 
-    def params(self, kind: Kind, name: str, given: dict[str, Any], where: str) -> dict[str, Any]:
-        """Every value of the adapter's parameters, defaults included; errors name the config's field."""
+    def params(self, kind: Kind, name: str, given: dict[str, Any], family: Family, *where: str) -> dict[str, Any]:
+        """Every value of the adapter's parameters, defaults included; errors name the config's file, line and field."""
         try:
             cls: type[Params] = self.registry.get(kind, name).adapter.params
             return cls.model_validate(given).model_dump(mode="json")
         except ValidationError as error:
             first = error.errors()[0]
-            field_ = ".".join(map(str, first["loc"]))
-            known = ", ".join(cls.model_fields) or "none"
-            raise ConfigError(f"{where}.{field_}: {first['msg'].lower()}; parameters of {name}: {known}") from error
+            place = self.configs.place("families", family.name, *where, *map(str, first["loc"]))
+            wrong = "unknown parameter" if first["type"] == "extra_forbidden" else first["msg"].lower()
+            raise ConfigError(f"{place}: {wrong}; parameters of {name}: {', '.join(cls.model_fields) or 'none'}") from error
         except UnknownName as error:
-            raise UnknownName(f"{where}: {error}") from error
+            raise UnknownName(f"{self.configs.place('families', family.name, *where)}: {error}") from error
 
     def size(self, family: Family) -> int:
         """Bytes of an embedding patch, roughly: a quarter of a small model, 2 GB of an 8B one."""
@@ -152,8 +152,8 @@ class _Planner:
 
     def vocabulary(self, family: Family, name: str) -> Node:
         given = family.vocabularies[name]
-        method, where = given.method or name, f"{self.configs.file('families', family.name)}: vocabularies.{name}"
-        params = self.params("vocabulary", method, given.params, where)
+        method = given.method or name
+        params = self.params("vocabulary", method, given.params, family, "vocabularies", name, "params")
         return self.add(
             "vocabulary",
             f"{family.name}/{name}",
@@ -179,8 +179,8 @@ class _Planner:
         if given.donor is not None:
             return _checkpoint(given.donor, given.donor_revision)
         if family.pretraining is None:
-            file = self.configs.file("families", family.name)
-            raise ConfigError(f"{file}: vocabularies.{name}: neither a `donor` nor `pretraining` settings to train one")
+            place = self.configs.place("families", family.name, "vocabularies", name)
+            raise ConfigError(f"{place}: neither a `donor` nor `pretraining` settings to train one")
         parents = {"base": self.base(family)} if name == ORIGINAL else {"base": self.base(family), "start": self.init(family, name).id}
         tokens = family.pretraining.characters / 2.8
         return self.add(
@@ -214,8 +214,8 @@ class _Planner:
         return made_by, tuple(dict.fromkeys(p.partition(":")[2] for p in parents))
 
     def propagation(self, spec: ModelSpec, family: Family) -> Node:
-        method, where = spec.propagation or "", f"{self.configs.file('families', family.name)}: propagation.{spec.propagation}"
-        params = self.params("propagation", method, family.propagation.get(method, {}), where)
+        method = spec.propagation or ""
+        params = self.params("propagation", method, family.propagation.get(method, {}), family, "propagation", method)
         donor = self.donor(family, spec.vocabulary or "", spec.seed)
         parents = {"base": self.base(family), "instruct": self.instruct(family), "donor": donor}
         return self.add(
@@ -233,7 +233,7 @@ class _Planner:
     def tuning(self, spec: ModelSpec, family: Family, start: str) -> Node:
         name = spec.tuning or ""
         given = family.tuning[name].params if name in family.tuning else {}
-        params = self.params("tuning", name, given, f"{self.configs.file('families', family.name)}: tuning.{name}.params")
+        params = self.params("tuning", name, given, family, "tuning", name, "params")
         parents = {"start": start, "instruct": self.instruct(family)}
         resolved: dict[str, Any] = {"corpus": sources.corpus_digest(family.corpus)}
         count, tokens = int(params.get("answers", 0)), int(params.get("answer_tokens", 64))

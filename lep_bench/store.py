@@ -62,8 +62,9 @@ class Store:
             return []
         try:
             return [Sample.model_validate_json(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        except (OSError, ValidationError) as error:
-            raise LepBenchError(f"{file}: samples cannot be read ({str(error).splitlines()[0]}); delete the cell's result and run again") from error
+        except (OSError, ValueError) as error:  # ValidationError and UnicodeDecodeError are ValueErrors
+            cell = self.result(result.suite, result.model.name, result.task, result.key)
+            raise LepBenchError(f"{file}: samples cannot be read ({str(error).splitlines()[0]}); delete {cell} and run again") from error
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -90,8 +91,10 @@ def read_result(file: Path) -> TaskResult | None:
         data = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise LepBenchError(f"{file}: not a result: {error}; delete it and run again") from error
+    if not isinstance(data, dict):
+        raise LepBenchError(f"{file}: not a result: a JSON object is expected; delete it and run again")
     if data.get("schema_version") != SCHEMA_VERSION:
         return None
     try:

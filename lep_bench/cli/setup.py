@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lep_bench import config, planner, registry, taskfiles
 from lep_bench.cli.app import check_folder
+from lep_bench.errors import UnknownName
 from lep_bench.plan import Plan, Settings
 from lep_bench.results import TaskResult
 from lep_bench.store import Store
@@ -48,7 +49,10 @@ class Setup:
     def plan(self, patterns: Sequence[str], tasks: Sequence[str] | None = None) -> Plan:
         """The plan for models and tasks (default: the suite's; none: only build). Raises LepBenchError."""
         specs = config.select(patterns, self.suite, self.configs, self.registry, self.seeds)
-        files = taskfiles.select([task.strip() for task in (self.suite.tasks if tasks is None else tasks)], self.task_folders)
+        try:
+            files = taskfiles.select(self.suite.tasks if tasks is None else tasks, self.task_folders)
+        except UnknownName as error:
+            raise error if tasks is not None else UnknownName(f"{self.configs.place('suites', self.suite.name, 'tasks')}: {error}") from error
         return planner.make(self.suite, specs, files, self.configs, self.registry, self.store, self.settings)
 
     def scored(self) -> list[TaskResult]:

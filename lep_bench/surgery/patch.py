@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -53,12 +55,22 @@ def write_files(out: Path, tensors: Mapping[str, torch.Tensor], files: Mapping[s
         update={"kind": "patch", "changed": tuple(whole), "tensors": {name: tensor_digest(t) for name, t in whole.items()}}
     )
     with atomic.new_folder(out) as folder:
-        # A clone parts tensors that share memory (tied ones): safetensors refuses them otherwise.
-        save_file(_unshared(whole), str(folder / PATCH), metadata={"format": "pt"})
+        _save(whole, folder / PATCH)
         for name, content in files.items():
             (folder / name).write_bytes(content)
         (folder / LEP).write_bytes(as_json(lep.model_dump(mode="json")))
     return Artifact(out, sources.locate(body), lep)
+
+
+def _save(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
+    try:
+        # A clone parts tensors that share memory (tied ones): safetensors refuses them otherwise.
+        save_file(_unshared(tensors), str(file), metadata={"format": "pt"})
+    except SafetensorError as error:  # a full disk is only in its text, as "(os error 28)"
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
 
 
 def load_tensors(artifact: Artifact) -> dict[str, torch.Tensor]:

@@ -193,7 +193,7 @@ def build(base_folder: Path, out: Path, adapter: Adapter, params: Params, texts:
     made = Tokenizer.from_str(json.dumps(spec, ensure_ascii=False))
     names, config = _config(base_folder)
     with atomic.new_folder(out) as folder:
-        made.save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer.json").write_text(made.to_str(pretty=True), encoding="utf-8")  # save() hides a full disk
         (folder / "tokenizer_config.json").write_bytes(_json(config))
         (folder / "special_tokens_map.json").write_bytes(_json(names))
         verify(folder, base, where)
