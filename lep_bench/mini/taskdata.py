@@ -46,7 +46,7 @@ def copy_rows(language: str) -> list[dict[str, object]]:
         if len(text.split()) == 4:
             texts[text] = None
     return [
-        {"id": f"copy-{number}", "group": f"copy-{number}", "query": corpus.copy_prompt(text, language), "answer": text}
+        {"id": f"copy-{number}", "group": f"copy-{language}-{number}", "query": corpus.copy_prompt(text, language), "answer": text}
         for number, text in enumerate(texts)
     ]
 
