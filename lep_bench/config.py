@@ -234,10 +234,10 @@ def methods(family: Family, registry: Registry) -> list[str]:
 
 
 def tunings(family: Family, registry: Registry) -> list[str]:
-    """Tuning methods: the family's own first, then every other one that was discovered."""
+    """Tuning methods: the family's own first, then, where it names a corpus to tune on, every other one that was discovered."""
     for tuning in family.tuning:
         registry.get("tuning", tuning)
-    return [*family.tuning, *(t for t in registry.names("tuning") if t not in family.tuning)]
+    return [*family.tuning, *(t for t in registry.names("tuning") if t not in family.tuning and family.corpus)]
 
 
 def in_all(model: ModelSpec, family: Family, registry: Registry) -> bool:

@@ -93,3 +93,8 @@ def test_the_users_config_takes_the_shipped_ones_place(tmp_path):
     assert config.Configs.of([tmp_path]).family("mini-llama").description.startswith("mine, ")
     with pytest.raises(LepBenchError, match="no such folder"):
         config.Configs.of([tmp_path / "nothing"])
+
+
+def test_a_family_without_a_corpus_has_only_the_tunings_it_lists(known, methods):
+    family = known.family("mini-llama").model_copy(update={"corpus": None, "tuning": {}})
+    assert not [m for m in config.derive(family, methods) if m.tuning]

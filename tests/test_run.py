@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lep_bench import paths
@@ -106,14 +107,11 @@ def test_killed_and_resumed_equals_undisturbed(configs, undisturbed, tmp_path):
     # kill -9 twice: once while something trains, once while something is scored
     while not list(tmp_path.glob("artifacts/tiny/bpe/init@*")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    children = [int(c) for c in subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False).stdout.split()]
+    workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(1.0)
-    assert children
-    assert not [c for c in children if Path(f"/proc/{c}").exists() and "Z" not in Path(f"/proc/{c}/stat").read_text().split(")")[1][:3]], (
-        "workers outlive their parent"
-    )
+    assert workers
+    assert not psutil.wait_procs(workers, timeout=20)[1], "workers outlive their parent"
     process = subprocess.Popen(command(configs, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while len(list(tmp_path.glob("tiny/results/**/*.json"))) < 4 and time.monotonic() < deadline:
         time.sleep(0.02)
