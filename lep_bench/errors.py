@@ -26,6 +26,10 @@ class AdapterError(LepBenchError):
     """An adapter that cannot be loaded, raised, or gave back something unusable."""
 
 
+class TrainingDiverged(LepBenchError):
+    """A training whose loss or weights are not finite: that model and what needs it fail, a run goes on."""
+
+
 class TaskError(LepBenchError):
     """A task folder that cannot be read or a task that breaks its contract."""
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from lep_bench import build, paths, registry
 from lep_bench.config import Configs
-from lep_bench.errors import AdapterError, LepBenchError
+from lep_bench.errors import AdapterError, LepBenchError, TrainingDiverged
 from lep_bench.plan import Cell, Node
 from lep_bench.results import Provenance, TaskResult
 from lep_bench.store import Store
@@ -112,7 +112,7 @@ def serve(node: Node, state: State, tell: Callable[[Event], None]) -> Event:
             text = score(node, state, tell)
         else:
             text = build.ensure(node, state.shop, progress)
-    except AdapterError as error:
+    except (AdapterError, TrainingDiverged) as error:
         return Event("failed", node.id, str(error), seconds=time.monotonic() - start)
     except LepBenchError as error:
         return Event("error", node.id, str(error), seconds=time.monotonic() - start)

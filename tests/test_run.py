@@ -170,6 +170,16 @@ def test_a_failing_adapter_is_a_failed_row_and_the_run_goes_on(configs, undistur
     assert "failed" in (out / "tiny" / "leaderboard" / "README.md").read_text()
 
 
+def test_a_training_that_diverges_is_a_failed_row(tmp_path):
+    for kind, text in (("families", FAMILY), ("suites", SUITE)):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "tiny.yaml").write_text(text.replace("learning_rate: 5.0e-3", "learning_rate: 1.0e+30"))
+    done = run(tmp_path, tmp_path / "out", "--models", "tiny/base,tiny/original/donor", "--tasks", "mini_facts_ru")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "not finite" in done.stderr and "Traceback" not in done.stderr
+    assert cells_or_failed(tmp_path / "out") == {("tiny/base", "mini_facts_ru"): "ok", ("tiny/original/donor", "mini_facts_ru"): "failed"}
+
+
 def cells_or_failed(out: Path) -> dict:
     results = (json.loads(file.read_text()) for file in (out / "tiny" / "results").rglob("*.json"))
     return {(result["model"]["name"], result["task"]): result["status"] for result in results}

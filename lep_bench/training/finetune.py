@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lep_bench.artifact import Artifact, Lep
-from lep_bench.errors import CheckpointError, LepBenchError
+from lep_bench.errors import CheckpointError, LepBenchError, TrainingDiverged
 from lep_bench.training import schedule
 from lep_bench.training.loading import IGNORED, Trainable, end_ids, load, save
 from lep_bench.yamlfile import Frozen
@@ -97,7 +97,7 @@ def finetune(
         rate = schedule.rate(step, steps, recipe.learning_rate, recipe.warmup, recipe.schedule)
         losses.append(schedule.take_step(model, optimizer, ids, labels, rate))
         if not math.isfinite(losses[-1]):
-            raise LepBenchError(f"{lep.model}: the loss is not finite at step {step + 1} of {steps}: lower the learning rate")
+            raise TrainingDiverged(f"{lep.model}: the loss is not finite at step {step + 1} of {steps}: lower the learning rate")
         progress(step + 1, steps, losses[-1])
     if wrapped is not None:
         model.model = wrapped.merge_and_unload()

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lep_bench import artifact
 from lep_bench.artifact import Artifact, Lep
-from lep_bench.errors import CheckpointError
+from lep_bench.errors import CheckpointError, TrainingDiverged
 from lep_bench.surgery.patch import load_tensors, tensor_digest, write_patch
 
 IGNORED = -100  # the label that has no loss
@@ -97,7 +97,7 @@ def _replace(model: PreTrainedModel, name: str, tensor: torch.Tensor, start: Art
 def save(trained: Trainable, out: Path, lep: Lep) -> Artifact:
     """Write every tensor that differs from the body's, in the body's dtype, with the start's tokenizer and configs.
 
-    Raises CheckpointError when a tensor is not finite: a diverged training must not look like a model.
+    Raises TrainingDiverged when a tensor is not finite: a diverged training must not look like a model.
     """
     start = trained.start
     if start.lep.kind == "patch":  # padding of ours is the mean row; a foreign checkpoint's stays as it came
@@ -108,7 +108,7 @@ def save(trained: Trainable, out: Path, lep: Lep) -> Artifact:
         dtype, digest = trained.stored[name]
         tensor = parameter.detach().to("cpu", dtype)
         if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{lep.model}: tensor {name} is not finite after training: lower the learning rate")
+            raise TrainingDiverged(f"{lep.model}: tensor {name} is not finite after training: lower the learning rate")
         if tensor_digest(tensor) != digest:
             changed[name] = tensor
     lep = lep.model_copy(update={"vocabulary_size": trained.real, "rows": lep.rows or start.lep.rows})

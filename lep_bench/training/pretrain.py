@@ -13,7 +13,7 @@ import torch
 
 from lep_bench.artifact import Artifact, Lep
 from lep_bench.config import Pretraining
-from lep_bench.errors import LepBenchError
+from lep_bench.errors import TrainingDiverged
 from lep_bench.training import schedule, texts
 from lep_bench.training.loading import IGNORED, Trainable, load, save
 
@@ -37,7 +37,7 @@ def pretrain(
     the same characters. Training is in float32 whatever the stored dtype; the patch has the body's dtype. `lep` must name
     the parent "body"; its `training` is filled in: characters, documents, tokens, steps, flops, loss curve (nats per token),
     last_bits_per_character (comparable between vocabularies), seconds.
-    Raises LepBenchError when the corpus is too short, CheckpointError when the training diverges.
+    Raises LepBenchError when the corpus is too short, TrainingDiverged when the loss or a tensor is not finite.
     """
     began = time.monotonic()
     blocks = texts.pack(start.folder, corpus, settings.characters, settings.block)
@@ -57,7 +57,7 @@ def pretrain(
         rate = schedule.rate(step, steps, settings.learning_rate, settings.warmup, settings.schedule)
         losses.append(schedule.take_step(model, optimizer, ids, labels, rate))
         if not math.isfinite(losses[-1]):
-            raise LepBenchError(f"{lep.model}: the loss is not finite at step {step + 1} of {steps}: lower pretraining.learning_rate")
+            raise TrainingDiverged(f"{lep.model}: the loss is not finite at step {step + 1} of {steps}: lower pretraining.learning_rate")
         progress(step + 1, steps, losses[-1])
     record = schedule.record(losses)
     training: dict[str, Any] = {
