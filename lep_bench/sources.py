@@ -16,7 +16,7 @@ INDEX = "model.safetensors.index.json"
 HEADER_LIMIT = 100_000_000  # bytes; the safetensors library refuses longer headers too
 PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "consolidated*.pth")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
-MINI_MODULES = ("corpus", "world", "stories", "relations", "tables")  # what the built-in texts follow from
+MINI_MODULES = ("corpus", "world", "stories", "relations", "tables", "questions")  # what the built-in texts follow from
 
 
 def local(location: str) -> Path | None:
