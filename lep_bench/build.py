@@ -102,8 +102,7 @@ def _vocabulary(node: Node, shop: Workshop, progress: Progress) -> str:
     from lep_bench.training import texts
 
     adapter, params = shop.adapter(node)
-    with _boundary(adapter):
-        vocabulary.build(shop.folder(node.parents["base"]), node.folder, adapter, params, texts.vocabulary_texts(shop.family(node).corpus))
+    vocabulary.build(shop.folder(node.parents["base"]), node.folder, adapter, params, texts.vocabulary_texts(shop.family(node).corpus))
     return f"{artifact.entries(node.folder):,} entries"
 
 
