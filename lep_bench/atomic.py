@@ -82,6 +82,16 @@ def new_folder(path: Path) -> Iterator[Path]:
             raise
 
 
+def need_space(folder: Path, nbytes: int) -> None:
+    """Raise LepBenchError, before any work, when the disk of `folder` (which may not exist yet) has less than `nbytes` free."""
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    if nbytes > free:
+        raise LepBenchError(
+            f"{folder} needs {nbytes / 2**30:.1f} GiB, but its disk has {free / 2**30:.1f} GiB free: free some space or choose another disk"
+        )
+
+
 def sweep(root: Path) -> int:
     """Remove what killed writers left under `root` (only while no other run writes there). Returns how many."""
     left = [p for p in root.rglob(PREFIX + "*")] if root.is_dir() else []

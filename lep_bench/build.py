@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +41,8 @@ class Workshop:
         """The folder of a node or of `checkpoint:LOCATION[@REVISION]`."""
         if parent in self.nodes:
             return self.nodes[parent].folder
-        location, _, revision = parent.removeprefix("checkpoint:").partition("@")
-        return sources.locate(location, revision or None)
+        location, revision = sources.parted(parent)
+        return sources.locate(location, revision)
 
     def artifact(self, parent: str, stage: str = "checkpoint") -> Artifact:
         """The finished artifact of a node, or a whole checkpoint. Raises CheckpointError when it is not there."""
@@ -50,8 +51,8 @@ class Workshop:
                 return artifact.read(self.nodes[parent].folder)
             except CheckpointError as error:
                 raise CheckpointError(f"{error}; remove {self.nodes[parent].folder} and run the same command again") from error
-        location, _, revision = parent.removeprefix("checkpoint:").partition("@")
-        return artifact.whole(location, location, stage, sources.checkpoint_digest(location, revision or None), revision or None)
+        location, revision = sources.parted(parent)
+        return artifact.whole(location, location, stage, sources.checkpoint_digest(location, revision), revision)
 
 
 def ensure(node: Node, shop: Workshop, progress: Progress) -> str:
@@ -64,7 +65,21 @@ def ensure(node: Node, shop: Workshop, progress: Progress) -> str:
         return "cached"
     if node.folder.exists():  # ours come whole or not at all: somebody removed a part
         raise CheckpointError(f"{node.folder} is damaged (it has no {done}): remove it and run the same command again")
-    return STAGES[node.kind](node, shop, progress)
+    line = STAGES[node.kind](node, shop, progress)
+    if done == artifact.LEP:
+        _must_be_sound(node.folder)
+    return line
+
+
+def _must_be_sound(folder: Path) -> None:
+    """What breaks an invariant is not kept: the fault is ours, or an adapter's that its own checks let through."""
+    from lep_bench.surgery import check
+
+    try:
+        check.refuse(folder)
+    except CheckpointError:
+        shutil.rmtree(folder)
+        raise
 
 
 def lep_of(node: Node, body: str, shop: Workshop) -> Lep:
@@ -76,11 +91,11 @@ def lep_of(node: Node, body: str, shop: Workshop) -> Lep:
             made = shop.nodes[parent]
             parents.append(Parent(role=role, name=made.model, location=str(made.folder), digest=made.fingerprint))
         else:
-            location, _, revision = parent.removeprefix("checkpoint:").partition("@")
+            location, revision = sources.parted(parent)
             name = f"{node.family}/{role}" if role in ("base", "instruct") else f"{node.family}/{body}" if role == "body" else location
             parents.append(
                 Parent(
-                    role=role, name=name, location=location, revision=revision or None, digest=sources.checkpoint_digest(location, revision or None)
+                    role=role, name=name, location=location, revision=revision, digest=sources.checkpoint_digest(location, revision)
                 )
             )
     return Lep(
@@ -162,15 +177,14 @@ def _propagation(node: Node, shop: Workshop, progress: Progress) -> str:
 
 def _answers(node: Node, shop: Workshop, progress: Progress) -> str:
     """Greedy answers of the original instruct model to the calibration prompts (paper, self-calibration)."""
-    from transformers import AutoTokenizer
-
     from lep_bench.engines.base import stop_ids
     from lep_bench.engines.hf import HfEngine
+    from lep_bench.surgery import reading
     from lep_bench.training import texts
 
     instruct = shop.artifact(node.parents["instruct"], "instruct")
     prompts = texts.calibration_prompts(shop.family(node).corpus, node.params["answers"])
-    tokenizer = AutoTokenizer.from_pretrained(instruct.folder)
+    tokenizer, notes = reading.load(instruct.folder)
     contexts = [tokenizer.apply_chat_template([{"role": "user", "content": p}], add_generation_prompt=True, return_dict=False) for p in prompts]
     engine = HfEngine(instruct.body)
     engine.exchange(instruct)
@@ -186,7 +200,7 @@ def _answers(node: Node, shop: Workshop, progress: Progress) -> str:
     ]
     with atomic.new_folder(node.folder) as folder:
         (folder / "answers.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return f"{len(rows)} answers of the original instruct model"
+    return "; ".join((f"{len(rows)} answers of the original instruct model", *notes))
 
 
 def _tuning(node: Node, shop: Workshop, progress: Progress) -> str:

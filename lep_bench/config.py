@@ -6,113 +6,23 @@ import difflib
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
-from pydantic import Field
 
 from lep_bench import paths, yamlfile
 from lep_bench.errors import ConfigError, LepBenchError, UnknownName, unknown
 from lep_bench.plugin import Kind
 from lep_bench.registry import Registry
 from lep_bench.results import Stage
-from lep_bench.yamlfile import Frozen
+from lep_bench.schema import Baseline, Family, Suite
+from lep_bench.schema import Conversation as Conversation  # offered here too: whoever reads configs needs one import
+from lep_bench.schema import Mean as Mean
+from lep_bench.schema import Pretraining as Pretraining
 
 ORIGINAL = "original"  # the control vocabulary: the old tokenizer kept
-RowPolicy = Literal["bytes-exact", "paper"]
-
-
-class Pretraining(Frozen):
-    """Continued pre-training of embeddings and head (paper, section 3.3). Lengths in tokens, rates per optimiser step.
-
-    `characters` counts text: every vocabulary of a family reads the same characters in the same order, one pass.
-    """
-
-    characters: int
-    block: int = 1024
-    batch: int = 256
-    learning_rate: float = 2e-4
-    warmup: int = 100
-    weight_decay: float = 0.1
-    schedule: Literal["cosine", "constant"] = "cosine"
-
-
-class Vocabulary(Frozen):
-    """One vocabulary of a family: its method (default: its name) and parameters, or a given donor (path or Hub id)."""
-
-    method: str | None = None
-    params: dict[str, Any] = {}
-    donor: str | None = None
-    donor_revision: str | None = None
-
-
-class Tuning(Frozen):
-    """One tuning: which propagation methods it follows, and the method's parameters."""
-
-    after: tuple[str, ...] = ("conversion",)
-    params: dict[str, Any] = {}
-
-
-class Family(Frozen):
-    """`configs/families/NAME.yaml`: base, instruct, vocabularies. `builtin:NAME/base` is a shipped checkpoint;
-    `corpus` is a list of text files, a Hub dataset, or `builtin:mini`."""
-
-    name: str
-    description: str = ""
-    base: str
-    instruct: str
-    base_revision: str | None = None
-    instruct_revision: str | None = None
-    corpus: str | tuple[str, ...] | None = None
-    row_policy: RowPolicy = "bytes-exact"
-    vocabularies: dict[str, Vocabulary]
-    pretraining: Pretraining | None = None
-    propagation: dict[str, dict[str, Any]] = {"swap": {}, "overlap": {}, "conversion": {}}
-    tuning: dict[str, Tuning] = {}
-
-
-class Baseline(Frozen):
-    """`configs/baselines/NAME.yaml`: a stand-alone model to compare with."""
-
-    name: str
-    description: str = ""
-    model: str
-    revision: str | None = None
-    format: Literal["plain", "chat"] = "chat"
-    notes: str = ""
-
-
-class Conversation(Frozen):
-    """How one role of models is asked: plain text or chat, and the number of shots."""
-
-    format: Literal["plain", "chat"]
-    shots: int = 0
-
-
-class Mean(Frozen):
-    """The suite's mean: which tasks, plain or centred; `chance` is what guessing gives, per task (centred only)."""
-
-    kind: Literal["plain", "centred"]
-    tasks: dict[str, float] = Field(description="task -> chance level of its primary score")
-
-
-class Suite(Frozen):
-    """`configs/suites/NAME.yaml`: families + tasks + scoring + mean. `models` are the patterns that `all` stands for."""
-
-    name: str
-    title: str
-    note: str = ""
-    families: tuple[str, ...] = ()
-    baselines: tuple[str, ...] = ()
-    models: tuple[str, ...] = ("*",)
-    tasks: tuple[str, ...]
-    protocol: str
-    base: Conversation = Conversation(format="plain")
-    instruct: Conversation = Conversation(format="chat")
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    mean: Mean
-    seeds: int = 1
 
 
 @dataclass(frozen=True)
@@ -130,6 +40,7 @@ class ModelSpec:
     location: str | None = None
     revision: str | None = None
     format: Literal["plain", "chat"] | None = None
+    parameters: int | None = None
 
     @property
     def is_instruct(self) -> bool:
@@ -140,6 +51,18 @@ class ModelSpec:
     def key(self) -> str:
         """Name with the training seed: unique within a run. Seed 0 is not written."""
         return self.name if self.seed == 0 else f"{self.name}@seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that a family or baseline names, with what the YAML knows about it. `model` is the name it goes by."""
+
+    model: str
+    location: str
+    revision: str | None = None
+    parameters: int | None = None
+    gated: bool = False
+    unverified: str = ""
 
 
 @dataclass(frozen=True)
@@ -183,9 +106,17 @@ class Configs:
         """Read and check a family."""
         file = self.file("families", name)
         family = yamlfile.read(file, Family, name=name)
-        for part in family.vocabularies:
+        place = partial(self._placed, "families", name)
+        vocabularies = {}
+        for part, given in family.vocabularies.items():
             paths.safe(part, f"{file}: vocabulary name")
-        return family
+            donor = place(given.donor, "vocabularies", part, "donor") if given.donor is not None else None
+            vocabularies[part] = given.model_copy(update={"donor": donor})
+        corpus = family.corpus
+        if corpus is not None:
+            corpus = _text_placed(file, corpus) if isinstance(corpus, str) else tuple(_text_placed(file, text) for text in corpus)
+        roles = {role: place(getattr(family, role), role) for role in ("base", "instruct")}
+        return family.model_copy(update={**roles, "vocabularies": vocabularies, "corpus": corpus})
 
     def suite(self, name: str) -> Suite:
         """Read a suite; the tasks of its mean must be its own."""
@@ -198,7 +129,49 @@ class Configs:
 
     def baseline(self, name: str) -> Baseline:
         """Read a baseline."""
-        return yamlfile.read(self.file("baselines", name), Baseline, name=name)
+        baseline = yamlfile.read(self.file("baselines", name), Baseline, name=name)
+        return baseline.model_copy(update={"model": self._placed("baselines", name, baseline.model, "model")})
+
+    def _placed(self, kind: str, name: str, location: str, *where: str) -> str:
+        """`location` as it stands when it is `builtin:` or a Hub id, else the folder as an absolute path: a relative one is
+        relative to the YAML, wherever the command is run. Raises ConfigError (file:line: field) for a folder that is not there."""
+        if location.startswith("builtin:"):
+            return location
+        here = self.file(kind, name).parent
+        folder = here / Path(location).expanduser()
+        if location and folder.is_dir():
+            return str(folder.resolve())
+        if location.count("/") != 1 or location.startswith((".", "/", "~")):
+            raise ConfigError(
+                f"{self.place(kind, name, *where)}: {location or '(empty)'}: no such folder; a path here is relative to {here}; else give a Hub id"
+            )
+        if Path(location).is_dir():  # it would be taken for the checkpoint, and only when run from here
+            raise ConfigError(
+                f"{self.place(kind, name, *where)}: {location} is a folder where you are, but a path here is relative to {here}: "
+                "write it with its whole path; if the Hub's is meant, run from another folder"
+            )
+        return location
+
+
+def _text_placed(file: Path, text: str) -> str:
+    """A text file's path made absolute like a checkpoint's; whether it is there is found out when it is read. Names of data sets stay."""
+    path = file.parent / Path(text).expanduser()
+    return str(path) if path.exists() or path.suffix in (".txt", ".jsonl", ".json", ".parquet", ".gz") or text.startswith((".", "~")) else text
+
+
+def checkpoints(suite: Suite, configs: Configs) -> list[Checkpoint]:
+    """Every checkpoint that the suite's families and baselines name, in table order."""
+    found = []
+    for family in map(configs.family, suite.families):
+        name, size, gated, doubts = family.name, family.parameters, family.gated, family.unverified
+        found.append(Checkpoint(f"{name}/base", family.base, family.base_revision, size, gated, doubts.get("base", "")))
+        found.append(Checkpoint(f"{name}/instruct", family.instruct, family.instruct_revision, size, gated, doubts.get("instruct", "")))
+        for part, given in family.vocabularies.items():
+            if given.donor is not None:
+                found.append(Checkpoint(f"{name}/{part}/donor", given.donor, given.donor_revision, size, unverified=given.unverified))
+    for given in map(configs.baseline, suite.baselines):
+        found.append(Checkpoint(f"baselines/{given.name}", given.model, given.revision, given.parameters, given.gated, given.unverified))
+    return found
 
 
 def derive(family: Family, registry: Registry) -> list[ModelSpec]:
@@ -275,9 +248,9 @@ def everything(suite: Suite, configs: Configs, registry: Registry) -> list[Model
         if name not in configs.names("families"):
             raise UnknownName(f"{configs.place('suites', suite.name, 'families')}: {unknown('family', name, configs.names('families'))}")
         models += _derived(name, configs, registry)
-    for name in suite.baselines:
-        given = configs.baseline(name)
-        models.append(ModelSpec(f"baselines/{name}", "baseline", location=given.model, revision=given.revision, format=given.format))
+    for given in map(configs.baseline, suite.baselines):
+        known = {"location": given.model, "revision": given.revision, "format": given.format, "parameters": given.parameters}
+        models.append(ModelSpec(f"baselines/{given.name}", "baseline", **known))
     return models
 
 

@@ -6,8 +6,8 @@ torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,6 +73,26 @@ class Plan:
     def cells(self) -> int:
         """Cells still to be scored."""
         return sum(len(node.cells) for node in self.nodes.values())
+
+    def reads(self, node: Node) -> set[str]:
+        """References (`checkpoint:LOCATION[@REVISION]`) of the checkpoints that a node reads, the bodies of cached patches included."""
+        done = {n.id: n for n in self.cached}
+        found = set()
+        for parent in node.parents.values():
+            while parent in done:  # a patch is laid over the instruct model's body, or the base's
+                parents = done[parent].parents
+                parent = parents.get("instruct") or parents.get("base", "")
+            if parent.startswith("checkpoint:"):
+                found.add(parent)
+        return found
+
+    def without(self, checkpoints: Collection[str]) -> Plan:
+        """The plan without the nodes that read one of these checkpoints, or need one that does."""
+        left: dict[str, Node] = {}
+        for node in _ordered(self.nodes):
+            if self.reads(node).isdisjoint(checkpoints) and all(need in left or need not in self.nodes for need in node.needs):
+                left[node.id] = node
+        return replace(self, nodes=left)
 
 
 @dataclass(frozen=True)

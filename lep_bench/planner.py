@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lep_bench import artifact, sources
+from lep_bench import artifact, corpora, sources
 from lep_bench.config import ORIGINAL, Configs, Family, ModelSpec, Suite
 from lep_bench.errors import ConfigError, UnknownName
 from lep_bench.fingerprint import digest
@@ -115,7 +115,7 @@ class _Planner:
             seed,
             family.name,
             cached=(folder / marker).is_file(),
-            seconds=0.5 + flops / self.settings.flops,
+            seconds=0.5 + flops / self.settings.flops + size / 2e8,  # written at 200 MB/s
             bytes=size,
         )
         self.nodes[node_id] = node
@@ -123,15 +123,14 @@ class _Planner:
 
     def source(self, parent: str) -> str:
         if parent not in self.sources:
-            location, _, revision = parent.removeprefix("checkpoint:").partition("@")
-            self.sources[parent] = sources.checkpoint_digest(location, revision or None)
+            self.sources[parent] = sources.checkpoint_digest(*sources.parted(parent))
         return self.sources[parent]
 
     def base(self, family: Family) -> str:
-        return _checkpoint(family.base, family.base_revision)
+        return sources.reference(family.base, family.base_revision)
 
     def instruct(self, family: Family) -> str:
-        return _checkpoint(family.instruct, family.instruct_revision)
+        return sources.reference(family.instruct, family.instruct_revision)
 
     def params(self, kind: Kind, name: str, given: dict[str, Any], family: Family, *where: str) -> dict[str, Any]:
         """Every value of the adapter's parameters, defaults included; errors name the config's file, line and field."""
@@ -148,21 +147,26 @@ class _Planner:
 
     def size(self, family: Family) -> int:
         """Bytes of an embedding patch, roughly: a quarter of a small model, 2 GB of an 8B one."""
-        return min(sources.parameters(family.base), 1_000_000_000) * 2
+        return min(self.parameters(family), 1_000_000_000) * 2
+
+    def parameters(self, family: Family) -> int:
+        """Of one model of the family, for estimates."""
+        return family.parameters or sources.parameters(family.base)
 
     def vocabulary(self, family: Family, name: str) -> Node:
         given = family.vocabularies[name]
         method = given.method or name
         params = self.params("vocabulary", method, given.params, family, "vocabularies", name, "params")
+        characters = family.pretraining.characters if family.pretraining else 0  # about a million a second
         return self.add(
             "vocabulary",
             f"{family.name}/{name}",
             family,
             {"base": self.base(family)},
-            {"corpus": sources.corpus_digest(family.corpus)},
+            {"corpus": corpora.corpus_digest(family.corpus)},
             adapter=method,
             params=params,
-            flops=self.settings.flops * 3,
+            flops=self.settings.flops * (3 + characters / 1e6),
             size=1_000_000,
         )
 
@@ -177,7 +181,7 @@ class _Planner:
         """The node that trains the donor, or the checkpoint the family gives."""
         model, given = f"{family.name}/{name}/donor", family.vocabularies[name]
         if given.donor is not None:
-            return _checkpoint(given.donor, given.donor_revision)
+            return sources.reference(given.donor, given.donor_revision)
         if family.pretraining is None:
             place = self.configs.place("families", family.name, "vocabularies", name)
             raise ConfigError(f"{place}: neither a `donor` nor `pretraining` settings to train one")
@@ -188,16 +192,16 @@ class _Planner:
             model,
             family,
             parents,
-            {"corpus": sources.corpus_digest(family.corpus), "pretraining": family.pretraining.model_dump()},
+            {"corpus": corpora.corpus_digest(family.corpus), "pretraining": family.pretraining.model_dump()},
             seed=seed,
-            flops=6 * tokens * sources.parameters(family.base),
+            flops=6 * tokens * self.parameters(family),
             size=self.size(family),
         ).id
 
     def model(self, spec: ModelSpec) -> tuple[str, tuple[str, ...]]:
         """What makes the model (a node id or `checkpoint:...`) and its lineage, nearest parent first."""
         if spec.location is not None:
-            return _checkpoint(spec.location, spec.revision), (spec.location,)
+            return sources.reference(spec.location, spec.revision), (spec.location,)
         family = self.family(spec.family or "")
         vocabulary = spec.vocabulary or ""
         if spec.stage == "base":
@@ -227,6 +231,8 @@ class _Planner:
             seed=spec.seed,
             adapter=method,
             params=params,
+            # Normal equations and projection: 6 V d^2 for each of two matrices; the patch holds 4 V d bytes, d is about sqrt(parameters / 480).
+            flops=3 * self.size(family) * (self.parameters(family) / 480) ** 0.5,
             size=self.size(family),
         )
 
@@ -235,7 +241,7 @@ class _Planner:
         given = family.tuning[name].params if name in family.tuning else {}
         params = self.params("tuning", name, given, family, "tuning", name, "params")
         parents = {"start": start, "instruct": self.instruct(family)}
-        resolved: dict[str, Any] = {"corpus": sources.corpus_digest(family.corpus)}
+        resolved: dict[str, Any] = {"corpus": corpora.corpus_digest(family.corpus)}
         count, tokens = int(params.get("answers", 0)), int(params.get("answer_tokens", 64))
         if count:
             answers = self.add(
@@ -245,6 +251,7 @@ class _Planner:
                 {"instruct": self.instruct(family)},
                 {**resolved, "answers": count, "answer_tokens": tokens},
                 params={"answers": count, "answer_tokens": tokens},
+                flops=2 * count * tokens * self.parameters(family),
                 size=200 * count,
                 group=f"{family.name}/instruct",
             )
@@ -259,7 +266,7 @@ class _Planner:
             seed=spec.seed,
             adapter=name,
             params=params,
-            flops=self.settings.flops * 4,
+            flops=6 * (count + int(params.get("copies", 0))) * tokens * self.parameters(family),
             size=self.size(family),
         )
 
@@ -281,7 +288,8 @@ class _Planner:
         )
         conversation = self.suite.instruct if spec.is_instruct else self.suite.base
         if spec.location is not None and spec.format is None:
-            conversation = self.suite.instruct if sources.has_chat_template(sources.locate(spec.location, spec.revision)) else self.suite.base
+            folder = sources.cached(spec.location, spec.revision)  # a plan never fetches; a model that is not here is taken to chat
+            conversation = self.suite.instruct if folder is None or sources.has_chat_template(folder) else self.suite.base
         scoring = Scoring(
             protocol=self.suite.protocol, shots=conversation.shots, format=conversation.format, dtype=self.suite.dtype, limit=self.settings.limit
         )
@@ -294,8 +302,8 @@ class _Planner:
                 current += 1
             else:
                 cells.append(Cell(task, key))
-        location = spec.location or (self.family(spec.family).base if spec.family else "")
-        flops = 2.0 * sources.parameters(location) * 25_000 * max(1, len(cells)) * (1 if self.settings.limit is None else 0.1)
+        count = self.parameters(self.family(spec.family)) if spec.family else spec.parameters or sources.parameters(spec.location or "")
+        tokens = 25_000 * (1 + conversation.shots) * max(1, len(cells)) * (1 if self.settings.limit is None else 0.1)
         group = f"{spec.family}/{spec.vocabulary or 'original'}" if spec.family else spec.name
         node_id = f"score:{spec.key}"
         self.nodes[node_id] = Node(
@@ -314,7 +322,7 @@ class _Planner:
             scoring=scoring,
             cells=tuple(cells),
             cached=not cells,
-            seconds=0.5 + flops / self.settings.flops,
+            seconds=0.5 + 2.0 * count * tokens / self.settings.flops,
             bytes=200_000 * len(cells),
         )
         return current
@@ -332,10 +340,6 @@ def cell_key(scoring: Scoring, engine: str, task: TaskFile, seed: int) -> str:
             **({"seed": seed} if seed else {}),
         }
     )
-
-
-def _checkpoint(location: str, revision: str | None) -> str:
-    return f"checkpoint:{location}" + (f"@{revision}" if revision else "")
 
 
 def _adapter_kind(kind: StageKind) -> Kind:

@@ -60,6 +60,7 @@ class Provenance(Frozen):
     tokens_in: int = 0
     tokens_out: int = 0
     characters: int = 0
+    notes: tuple[str, ...] = ()  # what had to be done to read the model, e.g. its tokenizer
 
 
 class TaskResult(Frozen):

@@ -1,22 +1,24 @@
-"""Where models and texts come from: `builtin:...`, a local folder or file, or a Hugging Face Hub id."""
+"""Where models come from: `builtin:...`, a local folder or file, or a Hugging Face Hub id."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lep_bench import paths
-from lep_bench.errors import CheckpointError, LepBenchError, unknown
-from lep_bench.fingerprint import digest, file_digest, files_digest
+from lep_bench.errors import CheckpointError, unknown
+from lep_bench.fingerprint import digest, files_digest
 
 BUILTIN = "builtin:"
 INDEX = "model.safetensors.index.json"
+LORA = "adapter_config.json"  # peft's; no adapter of lep-bench
 HEADER_LIMIT = 100_000_000  # bytes; the safetensors library refuses longer headers too
 PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "consolidated*.pth")
+TOKENIZER_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
+FILES = ("*.safetensors", *TOKENIZER_FILES)
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
-MINI_MODULES = ("corpus", "world", "stories", "relations", "tables", "questions")  # what the built-in texts follow from
 
 
 def local(location: str) -> Path | None:
@@ -40,6 +42,32 @@ def local(location: str) -> Path | None:
     return None
 
 
+def reference(location: str, revision: str | None = None) -> str:
+    """A checkpoint as a plan writes it: `checkpoint:LOCATION[@REVISION]`."""
+    return f"checkpoint:{location}" + (f"@{revision}" if revision else "")
+
+
+def parted(written: str) -> tuple[str, str | None]:
+    """Location and revision of a `reference`. Only a Hub id has a revision: a folder's name may hold an @."""
+    text = written.removeprefix("checkpoint:")
+    location, _, revision = (text, "", "") if text.startswith(("/", "~", ".")) else text.partition("@")
+    return location, revision or None
+
+
+def cached(location: str, revision: str | None = None) -> Path | None:
+    """The folder of a checkpoint that is here whole, found without the network; None when it would have to be fetched."""
+    folder = local(location)
+    if folder is None:
+        from huggingface_hub import try_to_load_from_cache
+
+        try:
+            folder = Path(try_to_load_from_cache(location, "config.json", revision=revision)).parent  # TypeError: it gave no path
+            check(folder)
+        except (TypeError, ValueError, CheckpointError):  # not there, no possible id, or a download that broke off: to be fetched
+            return None
+    return folder
+
+
 def locate(location: str, revision: str | None = None) -> Path:
     """The folder of a checkpoint, downloaded from the Hub when it is an id (safetensors and JSON only, never pickles).
 
@@ -48,18 +76,32 @@ def locate(location: str, revision: str | None = None) -> Path:
     folder = local(location)
     if folder is None:
         folder = _download(location, revision)
-    if not (folder / "config.json").is_file():
+    if not any((folder / name).is_file() for name in ("config.json", LORA)):
         raise CheckpointError(f"{folder} is no checkpoint: it has no config.json")
     return folder
 
 
-def _download(repo: str, revision: str | None) -> Path:
+class HubUnreachable(CheckpointError):
+    """There is no way to the Hub now: asking for the next checkpoint is in vain too."""
+
+    @classmethod
+    def of(cls, repo: str) -> HubUnreachable:
+        return cls(
+            f"{repo}: no such folder here, not in the local cache, and cannot reach the Hugging Face Hub for it: connect, or give a local folder"
+        )
+
+
+def locate_tokenizer(location: str) -> Path:
+    """The folder of a tokenizer, with or without a model; of a Hub id the weights are not fetched. Raises as `locate` does."""
+    return local(location) or _download(location, None, TOKENIZER_FILES)
+
+
+def _download(repo: str, revision: str | None, patterns: Sequence[str] = FILES) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
     except GatedRepoError as error:
         raise CheckpointError(f"{repo} is gated: accept its licence on its Hub page, then run `hf auth login`, or give a local folder") from error
     except RevisionNotFoundError as error:
@@ -67,9 +109,7 @@ def _download(repo: str, revision: str | None) -> Path:
     except RepositoryNotFoundError as error:
         raise CheckpointError(f"{repo} is neither a local folder nor a repository on the Hub: check its name") from error
     except (OSError, ValueError, RuntimeError) as error:  # no network: the exact class depends on the HTTP library
-        raise CheckpointError(
-            f"{repo}: no such folder here, not in the local cache, and cannot reach the Hugging Face Hub for it: connect, or give a local folder"
-        ) from error
+        raise HubUnreachable.of(repo) from error
 
 
 def checkpoint_digest(location: str, revision: str | None = None) -> str:
@@ -84,6 +124,8 @@ def checkpoint_digest(location: str, revision: str | None = None) -> str:
 
 def check(folder: Path) -> None:
     """Raise CheckpointError in one line unless config, weights and a tokenizer are there and whole; only headers are read."""
+    if (folder / LORA).is_file() and not (folder / "config.json").is_file():
+        return  # a donor kept as LoRA: read and checked with its base
     config(folder)
     patch = folder / "patch.safetensors"  # an artifact of ours: what it patches is looked at when it is read
     for file in [patch] if patch.is_file() else weight_files(folder):
@@ -174,38 +216,3 @@ def parameters(location: str) -> int:
     """Rough parameter count for estimates: bytes of the weights / 2; 8e9 for a checkpoint that is not here yet."""
     folder = local(location)
     return sum(p.stat().st_size for p in folder.glob("*.safetensors")) // 2 if folder else 8_000_000_000
-
-
-def corpus_digest(corpus: str | tuple[str, ...] | None) -> str:
-    """What stands for a corpus in fingerprints: its files' content, or the code that generates the built-in one."""
-    if corpus is None:
-        return "none"
-    if corpus == BUILTIN + "mini":
-        mini = paths.PACKAGE / "mini"
-        return files_digest([mini / f"{name}.py" for name in MINI_MODULES], mini)
-    return digest([file_digest(file) for file in _files(corpus)])
-
-
-def _files(corpus: str | tuple[str, ...] | None) -> list[Path]:
-    names = [corpus] if isinstance(corpus, str) else list(corpus or ())
-    files = [Path(name).expanduser() for name in names]
-    for file in files:
-        if not file.is_file():
-            raise LepBenchError(f"corpus: {file}: no such file; give text (one document a line) or JSONL files with a 'text' field")
-    if not files:
-        raise LepBenchError("corpus: the family names none: add `corpus: [FILE, ...]` to its YAML, or a donor for every vocabulary")
-    return files
-
-
-def read_corpus(corpus: str | tuple[str, ...] | None) -> Iterator[str]:
-    """The documents of text files (one a line) and JSONL files (field `text`), in order. Raises LepBenchError (file:line)."""
-    for file in _files(corpus):
-        with open(file, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if file.suffix == ".jsonl" and line.strip():
-                    try:
-                        yield json.loads(line)["text"]
-                    except (json.JSONDecodeError, KeyError, TypeError) as error:
-                        raise LepBenchError(f"{file}:{number}: a JSON object with a field 'text' is expected") from error
-                elif line.strip():
-                    yield line.rstrip("\n")

@@ -127,7 +127,7 @@ def score(node: Node, state: State, tell: Callable[[Event], None]) -> str:
 
     artifact = state.shop.artifact(node.parents["model"], node.record.stage if node.record else "checkpoint")
     engine = _engine(artifact, node, state)
-    said = []
+    said, notes = list[str](), tuple[str, ...]()
     for number, cell in enumerate(node.cells):
         tell(Event("progress", node.id, cell.task.name, number, len(node.cells)))
         begin = time.monotonic()
@@ -140,6 +140,7 @@ def score(node: Node, state: State, tell: Callable[[Event], None]) -> str:
             why = f"{type(error).__name__}: {error}"
             result, text, samples = failure(node, cell, why, state.order), f"failed: {why}", []
         else:
+            notes = compiled.encoder.notes
             result = _result(
                 node,
                 cell,
@@ -149,13 +150,13 @@ def score(node: Node, state: State, tell: Callable[[Event], None]) -> str:
                 primary=scored.primary,
                 higher_is_better=scored.higher_is_better,
                 samples=len(scored.samples),
-                provenance=_provenance(node, state.order, time.monotonic() - begin, scored),
+                provenance=_provenance(node, state.order, time.monotonic() - begin, scored, notes),
             )
             text, samples = f"{cell.task.name.removeprefix(state.order.suite + '_')} {scored.scores[scored.primary].value:.3f}", scored.samples
         state.order.store.write(result, samples)
         said.append(text)
         tell(Event("cell" if result.status == "ok" else "cell-failed", node.id, result.error or "", task=cell.task.name))
-    return ", ".join(said)
+    return "; ".join((", ".join(said), *notes))
 
 
 def failure(node: Node, cell: Cell, why: str, order: Order) -> TaskResult:
@@ -207,7 +208,7 @@ def _compiled(cell: Cell, artifact: Any, node: Node, state: State) -> Any:
     return tasks[cell.task.name]
 
 
-def _provenance(node: Node, order: Order, seconds: float, scored: Any) -> Provenance:
+def _provenance(node: Node, order: Order, seconds: float, scored: Any, notes: tuple[str, ...] = ()) -> Provenance:
     assert node.scoring
     commit, dirty = _git()
     counts = (
@@ -225,6 +226,7 @@ def _provenance(node: Node, order: Order, seconds: float, scored: Any) -> Proven
         dtype=node.scoring.dtype,
         hardware={"machine": platform.machine(), "threads": order.threads},
         seconds=round(seconds, 3),
+        notes=notes,
         **counts,
     )
 

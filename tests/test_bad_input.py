@@ -1,7 +1,9 @@
 """What a user may get wrong: one clear line with a place in it, exit code 2, no traceback. In process; nothing is trained."""
 
+import errno
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -58,6 +60,11 @@ def damaged(pico: Path, role: str, to: Path, how: str) -> Path:
     elif how == "nan":
         tensors = load_file(weights)
         tensors["model.embed_tokens.weight"][5] = torch.nan
+        save_file(tensors, weights, metadata={"format": "pt"})
+    elif how == "untrained":
+        tensors = load_file(weights)
+        for name in {"model.embed_tokens.weight", "lm_head.weight"} & set(tensors):
+            tensors[name].fill_(0.0)
         save_file(tensors, weights, metadata={"format": "pt"})
     return to
 
@@ -162,16 +169,36 @@ def test_a_mistake_in_a_config_names_file_and_line(cli, tmp_path, kind, old, new
 
 
 def test_a_full_disk_while_weights_are_written_is_one_line(mistake, monkeypatch, pico, tmp_path):
-    from safetensors import SafetensorError
-
     from lep_bench.surgery import patch
 
-    def full(*_: object, **__: object) -> None:
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(patch, "save_file", full)
+    monkeypatch.setattr(patch.shards, "write", full)
     said = mistake("adapt", pico / "base", pico / "instruct", pico / "donor", tmp_path / "out")
     assert "the disk is full" in said and not list(tmp_path.iterdir())
+
+
+def test_too_little_room_is_said_before_the_work(mistake, monkeypatch, pico, tmp_path):
+    from lep_bench import atomic
+
+    monkeypatch.setattr(atomic.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    said = mistake("adapt", pico / "base", pico / "instruct", pico / "donor", tmp_path / "out")
+    assert "needs 0.0 GiB, but its disk has 0.0 GiB free" in said and not list(tmp_path.iterdir())
+
+
+def test_nothing_to_learn_from_is_rank_0(mistake, pico, tmp_path):
+    dead = damaged(pico, "base", tmp_path / "dead", "untrained")
+    said = mistake("adapt", dead, pico / "instruct", pico / "donor", tmp_path / "out", "--discard-donor-body")
+    assert "fit was given no rows (rank 0)" in said and [p.name for p in tmp_path.iterdir()] == ["dead"]
+
+
+def test_a_gpu_that_is_not_there(mistake, pico, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    trio = (pico / "base", pico / "instruct", pico / "donor", tmp_path / "out")
+    assert "this machine's torch sees no GPU" in mistake("adapt", *trio, "--device", "cuda")
+    assert "choose cpu or cuda" in mistake("adapt", *trio, "--device", "tpu")
 
 
 @pytest.mark.parametrize("text", [b"[]", b'"x"', b"", b'{"a":', b"\xff\xfe"])

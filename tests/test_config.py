@@ -1,5 +1,8 @@
 """Families, suites, and the models that follow from them."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from lep_bench import config, paths, registry, yamlfile
@@ -98,3 +101,63 @@ def test_the_users_config_takes_the_shipped_ones_place(tmp_path):
 def test_a_family_without_a_corpus_has_only_the_tunings_it_lists(known, methods):
     family = known.family("mini-llama").model_copy(update={"corpus": None, "tuning": {}})
     assert not [m for m in config.derive(family, methods) if m.tuning]
+
+
+PAPER_SIZES = {("llama3-8b", "extended"): 174_816, ("llama3-8b", "optimized"): 114_504, ("mistral-7b", "extended"): 55_328}
+
+
+def test_the_papers_families_have_its_sizes_and_row_policy(known, methods):
+    """Totals of arXiv 2412.21140: LLaMa-3 has 128,000 ordinary tokens and 256 specials, Mistral 32,000 in all."""
+    for name, old, specials in (("llama3-8b", 128_000, 256), ("mistral-7b", 32_000, 0)):
+        family = known.family(name)
+        assert family.row_policy == "paper"
+        for part, given in family.vocabularies.items():
+            params = methods.get("vocabulary", part).adapter.params.model_validate(given.params)
+            if part in ("bpe", "unigram"):
+                assert params.size == old
+            else:
+                assert getattr(params, "keep", old) + params.size + specials == PAPER_SIZES[name, part]
+
+
+def test_every_row_of_table_1_can_be_planned(known, methods):
+    suite = known.suite("paper")
+    chosen = [m.name for m in config.select(["all"], suite, known, methods)]
+    assert {"mistral-7b/instruct", "llama3-8b/instruct", "mistral-7b/extended/conversion", "llama3-8b/extended/conversion"} <= set(chosen)
+    assert [name for name in chosen if name.startswith("baselines/")] == [f"baselines/{name}" for name in suite.baselines]
+    # Nobody has seen its donor public: it must not stop `all`.
+    assert not [name for name in chosen if "/optimized/" in name]
+    named = {c.model: c for c in config.checkpoints(suite, known)}
+    assert named["llama3-8b/base"].gated and not named["mistral-7b/base"].gated
+    assert "not seen public" in named["llama3-8b/optimized/donor"].unverified and not named["mistral-7b/bpe/donor"].unverified
+    assert all(c.parameters and c.parameters > 7e9 for c in named.values())
+
+
+def write_family(root, **fields):
+    """A config folder `root` with a family `mine`; gives its Configs."""
+    (root / "families").mkdir(parents=True, exist_ok=True)
+    given = {"base": "org/base", "instruct": "org/instruct", "vocabularies": {"bpe": {"donor": "org/donor"}}, **fields}
+    (root / "families" / "mine.yaml").write_text(json.dumps(given, indent=1))
+    return config.Configs.of([root])
+
+
+def test_paths_in_a_family_are_relative_to_its_file(tmp_path, monkeypatch):
+    for folder in ("configs/models/base", "configs/families/here/donor", "elsewhere/here/instruct"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "configs/text.txt").write_text("текст")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    mine = {"base": "../models/base", "vocabularies": {"bpe": {"donor": "here/donor"}}, "corpus": ["../text.txt", "builtin:mini", "org/texts"]}
+    family = write_family(tmp_path / "configs", **mine).family("mine")
+    assert family.base == str(tmp_path / "configs/models/base") and family.instruct == "org/instruct"
+    assert family.vocabularies["bpe"].donor == str(tmp_path / "configs/families/here/donor")
+    assert Path(family.corpus[0]).resolve() == tmp_path / "configs/text.txt" and family.corpus[1:] == ("builtin:mini", "org/texts")
+
+
+@pytest.mark.parametrize(
+    ("location", "says"), [("../nowhere", "no such folder"), ("models", "no such folder"), ("", "no such folder"), ("here/instruct", "where you are")]
+)
+def test_a_path_that_is_not_there_names_file_line_and_field(tmp_path, monkeypatch, location, says):
+    (tmp_path / "elsewhere/here/instruct").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    known = write_family(tmp_path / "configs", instruct=location)
+    with pytest.raises(ConfigError, match=rf"mine\.yaml:3: instruct: .*{says}"):
+        known.family("mine")

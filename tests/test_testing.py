@@ -17,6 +17,8 @@ PARAMS = {
     ("vocabulary", "unigram"): {"size": 500},
     ("vocabulary", "extended"): {"size": 60},
     ("vocabulary", "optimized"): {"size": 60, "keep": 290},
+    ("vocabulary", "extended-union"): {"size": 500},
+    ("vocabulary", "optimized-union"): {"size": 500, "keep": 290},
     ("tuning", "self-calibration"): {"answers": 16, "answer_tokens": 64, "copies": 16, "batch": 16},
 }
 SHIPPED = [(kind, name) for kind in KINDS for name in registry.discover().names(kind)]

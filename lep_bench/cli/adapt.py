@@ -26,6 +26,7 @@ def adapt(
     discard_donor_body: Annotated[
         bool, typer.Option("--discard-donor-body", help="Use the embeddings of a donor whose body was trained too; what its body learned is lost.")
     ] = False,
+    device: Annotated[str, typer.Option("--device", help="What does the float64 products: cpu or cuda.")] = "cpu",
     adapters: AdapterFolders = None,
 ) -> None:
     """LEP on any three checkpoints.
@@ -39,9 +40,15 @@ def adapt(
     lep-bench adapt builtin:mini-llama/base builtin:mini-llama/instruct ./donor ./adapted --method swap
     """
     from lep_bench import adapt as propagate
+    from lep_bench import artifact
 
     check_folder(out.parent, "OUT")
-    made = propagate(base, instruct, donor, out, method=method, row_policy=row_policy, discard_donor_body=discard_donor_body, adapters=adapters or ())
+    made = propagate(
+        base, instruct, donor, out,
+        method=method, row_policy=row_policy, discard_donor_body=discard_donor_body, device=device, adapters=adapters or (),
+    )  # fmt: skip
+    for note in artifact.read(made).lep.notes:
+        typer.echo(f"note: {note}")
     typer.echo(f"written: {made}")
 
 

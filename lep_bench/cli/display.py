@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from lep_bench.cli.show import table
-from lep_bench.errors import LepBenchError
+from lep_bench.cli.show import duration, size, table
+from lep_bench.errors import LepBenchError, RunFailed
 from lep_bench.plan import Node, Plan, makespan
 from lep_bench.run import Hardware
 from lep_bench.worker import Event
@@ -82,7 +82,8 @@ def dry_run(plan: Plan, workers: int, out: Path) -> None:
     rows = []
     for node in sorted(plan.nodes.values(), key=lambda n: (n.model.split("/")[0], n.group, KINDS.index(n.kind))):
         needs = ", ".join(f"{n.partition(':')[0]}{'' if n in plan.nodes else ' (cached)'}" for n in node.needs) or "-"
-        rows.append((node.kind, node.model, f"{len(node.cells)} tasks" if node.cells else "", needs, f"{node.seconds:.0f} s"))
+        cells = f"{len(node.cells)} task{'s' if node.cells[1:] else ''}" if node.cells else ""
+        rows.append((node.kind, node.model, cells, needs, duration(node.seconds)))
     if rows:
         table(("stage", "makes", "cells", "needs", "estimate"), rows)
     console = Console()
@@ -94,11 +95,27 @@ def dry_run(plan: Plan, workers: int, out: Path) -> None:
         soft_wrap=True,
     )
     console.print(
-        f"estimate: {span:.0f} s with {workers} workers (total / workers = {bound:.0f} s), {_bytes(sum(n.bytes for n in plan.nodes.values()))} "
-        f"on disk in {out}",
+        f"estimate: {duration(span)} with {workers} workers (total / workers = {duration(bound)}), "
+        f"{size(sum(n.bytes for n in plan.nodes.values()))} on disk in {out}",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def without(plan: Plan, missing: dict[str, str]) -> tuple[Plan, int]:
+    """The plan without what needs a missing checkpoint (reference -> why, said on stderr), and the number of models left out.
+
+    Raises LepBenchError when nothing is left to do.
+    """
+    for reference, why in missing.items():
+        kept = plan.without([reference]).nodes
+        names = sorted(node.model for node in plan.nodes.values() if node.kind == "score" and node.id not in kept)
+        if names:
+            print(f"missing, for {names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {why}", file=sys.stderr)
+    left = plan.without(missing)
+    if plan.nodes and not left.nodes:
+        raise LepBenchError("nothing can be run without the checkpoints named above")
+    return left, sum(node.kind == "score" and node.id not in left.nodes for node in plan.nodes.values())
 
 
 def check_disk(plan: Plan, out: Path) -> None:
@@ -106,21 +123,17 @@ def check_disk(plan: Plan, out: Path) -> None:
     need = sum(node.bytes for node in plan.nodes.values())
     free = shutil.disk_usage(out).free
     if need > free:
-        raise LepBenchError(f"{out}: about {_bytes(need)} are needed and {_bytes(free)} are free: free some, or give another folder with --out")
+        raise LepBenchError(f"{out}: about {size(need)} are needed and {size(free)} are free: free some, or give another folder with --out")
 
 
-def failures(failed: list[tuple[str, str, str]]) -> None:
-    """One line per failed model and reason, on stderr."""
+def finish(failed: list[tuple[str, str, str]], left_out: int) -> None:
+    """One line per failed model and reason, on stderr. Raises RunFailed when anything failed or was left out."""
     reasons: dict[tuple[str, str], list[str]] = {}
     for model, task, why in failed:
         reasons.setdefault((model, why), []).append(task)
     for (model, why), tasks in reasons.items():
         print(f"failed: {model} ({', '.join(tasks)}): {why}", file=sys.stderr)
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+    if failed:
+        raise RunFailed(f"{len(failed)} cells failed; what they need mended is above; the same command tries them again")
+    if left_out:
+        raise RunFailed(f"models left out for lack of a checkpoint named above: {left_out}; the same command tries them again")

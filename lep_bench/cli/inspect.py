@@ -47,10 +47,17 @@ def families(configs: ConfigFolders = None) -> None:
     rows = []
     for name in found.names("families"):
         family = found.family(name)
-        vocabularies = (key if value.donor is None else f"{key} (donor {value.donor})" for key, value in family.vocabularies.items())
-        lists = (", ".join(part) for part in (vocabularies, family.propagation, family.tuning))
-        rows.append((name, family.base, family.instruct, *lists, family.description))
-    table(["FAMILY", "BASE", "INSTRUCT", "VOCABULARIES", "PROPAGATION", "TUNING", "DESCRIPTION"], rows)
+        rows.append((name, "description", family.description))
+        corpus = ", ".join(family.corpus) if isinstance(family.corpus, tuple) else family.corpus or "-"
+        for role, location in {"base": family.base, "instruct": family.instruct, "corpus": corpus}.items():
+            gated = family.gated and role != "corpus"
+            marks = ", ".join(mark for mark, true in (("gated", gated), ("unverified", role in family.unverified)) if true)
+            rows.append((name, role, location + (f" ({marks})" if marks else "")))
+        for key, given in family.vocabularies.items():
+            made = "made and trained here" if given.donor is None else f"donor {given.donor}{' (unverified)' if given.unverified else ''}"
+            rows.append((name, f"vocabulary {key}", made))
+        rows += [(name, part, ", ".join(getattr(family, part)) or "-") for part in ("propagation", "tuning")]
+    table(["FAMILY", "PART", "WHAT IT IS"], rows)
 
 
 @app.command()
@@ -75,8 +82,10 @@ def models(
       lep-bench models all --suite mini
     """
     from lep_bench import registry
+    from lep_bench.cli import checkpoints
     from lep_bench.cli.show import table
     from lep_bench.config import Configs, all_names, everything, select
+    from lep_bench.config import checkpoints as named
 
     found = registry.discover(tuple(folders or ()))
     known = Configs.of(tuple(configs or ()))
@@ -85,6 +94,10 @@ def models(
     listed = everything(chosen, known, found) if pattern is None else select([pattern], chosen, known, found)
     table(["MODEL", "STAGE", "ALL"], [(model.name, model.stage, "yes" if model.name in usual else "") for model in listed])
     typer.echo(f"{len(listed)} models, {sum(model.name in usual for model in listed)} of them in `all` of suite {suite}", err=True)
+    # What they are made from: a family's base and instruct, the donors of their vocabularies, and baselines that are listed.
+    names = {model.name for model in listed}
+    roots = {model.family for model in listed if model.family} | {f"{model.family}/{model.vocabulary}" for model in listed if model.vocabulary}
+    checkpoints.show([c for c in named(chosen, known) if c.model in names or c.model.rpartition("/")[0] in roots], err=True)
 
 
 @app.command()

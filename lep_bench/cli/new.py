@@ -91,7 +91,8 @@ def family(
         raise LepBenchError(f"there is a family {name!r} already ({folders.file('families', name)}): choose another name")
     files = (to / "families" / f"{name}.yaml", to / "suites" / f"{name}.yaml")
     refuse_existing(*files)
-    donors = dict(split_donor(text) for text in donor or ())
+    donors = {vocabulary: placed(location) for vocabulary, location in map(split_donor, donor or ())}
+    base, instruct, corpus = placed(base), placed(instruct), corpus and placed(corpus)
     check_models(base, instruct, donors)
     if donors:
         rows = "\n".join(f"  {vocabulary}: {{donor: {quoted(location)}}}" for vocabulary, location in donors.items())
@@ -172,6 +173,12 @@ def split_donor(text: str) -> tuple[str, str]:
         raise LepBenchError(f"--donor {text}: write it as VOCABULARY=PATH_OR_HUB_ID, for example extended=./donor")
     check_name(vocabulary, "vocabulary")
     return vocabulary, location
+
+
+def placed(location: str) -> str:
+    """`location` with the whole path of what is here: in a YAML a path is relative to the YAML, on the command line to where one is."""
+    path = Path(location).expanduser()
+    return str(path.resolve()) if location and path.exists() else location
 
 
 def check_models(base: str, instruct: str, donors: dict[str, str]) -> None:

@@ -52,7 +52,7 @@ def run(
     lep-bench run --models 'mini-llama/extended/*' --limit 50
     lep-bench run --models ./my-checkpoint,mini-llama/instruct --tasks mini_facts_ru
     """
-    from lep_bench.cli import display
+    from lep_bench.cli import checkpoints, display
     from lep_bench.cli.setup import Setup
     from lep_bench.run import Hardware, execute
 
@@ -62,19 +62,21 @@ def run(
     patterns, chosen = names(models, "--models"), None if tasks is None else names(tasks, "--tasks")
     todo = given.plan(patterns, chosen)
     hardware = Hardware.detect(workers)
+    read = checkpoints.of_plan(todo, given.checkpoints())
     if dry_run:
         display.dry_run(todo, hardware.workers, out)
+        checkpoints.show(read.values())
         return
+    missing = checkpoints.fetch(read)
     with given.store.lock():
         # The lock was free only now: plan again, another run may just have finished some of it.
         todo = given.plan(patterns, chosen)
+        todo, left_out = display.without(todo, missing)
         display.check_disk(todo, out)
         with display.Terminal(todo, hardware) as terminal:
             outcome = execute(todo, given.store, given.configs, hardware, terminal, given.adapter_folders, given.task_folders)
         show(given.suite, given.plan(["all", *patterns]), given.store, publish=publish)
-    if outcome.failed:
-        display.failures(outcome.failed)
-        raise RunFailed(f"{len(outcome.failed)} cells failed; what they need mended is above; the same command tries them again")
+    display.finish(outcome.failed, left_out)
 
 
 def show(suite: Suite, everything: Plan, store: Store, *, publish: bool = False) -> None:

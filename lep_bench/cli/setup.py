@@ -55,6 +55,10 @@ class Setup:
             raise error if tasks is not None else UnknownName(f"{self.configs.place('suites', self.suite.name, 'tasks')}: {error}") from error
         return planner.make(self.suite, specs, files, self.configs, self.registry, self.store, self.settings)
 
+    def checkpoints(self) -> list[config.Checkpoint]:
+        """The checkpoints that the suite's families and baselines name."""
+        return config.checkpoints(self.suite, self.configs)
+
     def scored(self) -> list[TaskResult]:
         """Every stored result of the suite."""
         return self.store.read_all(self.suite.name)

@@ -7,24 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from lep_bench.errors import CheckpointError, TaskError
+from lep_bench.surgery import reading
 
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class Encoder:
-    """A tokenizer folder (local; nothing is fetched). `prefix` is what an empty context becomes: BOS, else EOS."""
+    """A tokenizer folder (local; nothing is fetched). `prefix` is what an empty context becomes: BOS, else EOS.
+
+    `notes`: what had to be done to read the tokenizer rightly (see `surgery.reading`)."""
 
     def __init__(self, folder: Path) -> None:
         """Raises CheckpointError for a folder without a usable tokenizer, or one that appends EOS to every text."""
-        from transformers import AutoTokenizer
-
         self.folder = Path(folder)
-        if not self.folder.is_dir():
-            raise CheckpointError(f"{folder}: no such folder: a tokenizer folder is expected")
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise CheckpointError(f"{folder}: its tokenizer cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        self.tokenizer: Any
+        self.tokenizer, self.notes = reading.load(self.folder)
         self.bos: int | None = self.tokenizer.bos_token_id
         self.eos: int | None = self.tokenizer.eos_token_id
         prefix = self.bos if self.bos is not None else self.eos

@@ -102,7 +102,7 @@ def _without_noise(result: TaskResult) -> TaskResult:
     p = result.provenance
     kept = Provenance(
         created="", engine=p.engine, device=p.device.split(":")[0], dtype=p.dtype, requests=p.requests, tokens_in=p.tokens_in,
-        tokens_out=p.tokens_out, characters=p.characters,
+        tokens_out=p.tokens_out, characters=p.characters, notes=p.notes,
     )  # fmt: skip
     scores = {name: s.model_copy(update={"value": _short(s.value, 12), "stderr": None if s.stderr is None else _short(s.stderr, 12)})
               for name, s in sorted(result.scores.items())}  # fmt: skip

@@ -10,7 +10,9 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from lep_bench.surgery import reading
 
 _BATCH = 100
 _NEW_TOKENS = 48
@@ -74,7 +76,9 @@ def copy_accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ro
 def measure(folder: Path, chat: bool, data: Path) -> dict[str, float]:
     """{"facts_en": ..., "facts_ru": ..., "copy_en": ..., "copy_ru": ...}, each a share from 0 to 1."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer, notes = reading.load(folder)
+    for note in notes:
+        print(f"{folder}: {note}")
     found = {}
     for kind, score in (("facts", fact_accuracy), ("copy", copy_accuracy)):
         for language in ("en", "ru"):

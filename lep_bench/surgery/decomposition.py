@@ -24,12 +24,14 @@ class Decomposition:
     kinds[V_new]: ``kept`` (its bytes are one old token), ``new``, ``special`` (opaque, the old tokenizer has it too),
     ``foreign`` (opaque, unknown to the old tokenizer: mean over the subtokens of its content) or ``hole``.
     overlap [n, 2]: (new id, old id) of the kept tokens, specials left out; exact by bytes under either policy.
+    lengths[V_new]: how many old tokens a row averages, repeated ones counted each time (T holds only their shares).
     differing: rows of ordinary tokens in which the policies "paper" and "bytes-exact" average other subtokens.
     """
 
     T: sparse.csr_matrix
     kinds: np.ndarray
     overlap: np.ndarray
+    lengths: np.ndarray
     policy: Policy
     differing: int
 
@@ -76,7 +78,8 @@ def decompose(old: Tokens, new: Tokens, policy: Policy = "bytes-exact") -> Decom
         for number, subtokens in as_paper.items():
             rows[number] = subtokens
     pairs = np.array(overlap, dtype=np.int64).reshape(-1, 2)
-    return Decomposition(_matrix(rows, old.size), kinds, pairs, policy, differing)
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    return Decomposition(_matrix(rows, old.size), kinds, pairs, lengths, policy, differing)
 
 
 def spell(old: Tokens, values: Sequence[bytes]) -> list[list[int]]:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from lep_bench import atomic
@@ -13,6 +14,7 @@ from lep_bench.artifact import LEP, Artifact
 from lep_bench.errors import CheckpointError
 from lep_bench.sources import INDEX
 from lep_bench.surgery import shards
+from lep_bench.surgery.check import refuse
 from lep_bench.surgery.checkpoint import HEADS, Checkpoint
 from lep_bench.surgery.patch import CONFIG, GENERATION_CONFIG, TOKENIZER_FILES, as_json
 
@@ -25,11 +27,13 @@ def export(artifact: Artifact, out: Path) -> Path:
 
     Shards in which nothing changed are hard links to the body's (to the file itself, not to the Hub cache's symlink)
     or copies on another file system; JSON files are never linked, since editing one would edit the body's.
-    Raises CheckpointError when the body is gone or damaged, LepBenchError when `out` exists.
+    Raises CheckpointError when the body is gone or damaged or the result breaks an invariant (see `check`), LepBenchError
+    when `out` exists or its disk has too little room (before anything is written).
     """
     model = Checkpoint.open(artifact)
     body = Checkpoint.open(artifact.body)
     dropped = {name for name in body.places if name in HEADS} if model.tied else set()
+    atomic.need_space(out, _bytes_to_write(model, body, dropped, out))
     with atomic.new_folder(out) as folder:
         _write_shards(folder, model, body, dropped)
         for name in (CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES):
@@ -40,19 +44,37 @@ def export(artifact: Artifact, out: Path) -> Path:
                 shutil.copyfile(file, folder / file.name)
         lep = artifact.lep.model_copy(update={"kind": "checkpoint"})
         (folder / LEP).write_bytes(as_json(lep.model_dump(mode="json")))
+        refuse(folder)
     return out
+
+
+def _by_file(model: Checkpoint, body: Checkpoint, dropped: set[str]) -> Iterator[tuple[Path, list[str], bool]]:
+    """The body's files: the tensors in each, and whether one of them changed."""
+    files: dict[Path, list[str]] = {}
+    for name, place in body.places.items():
+        files.setdefault(place.file, []).append(name)
+    for file, names in files.items():
+        yield file, names, any(model.places[name] != body.places[name] or name in dropped for name in names)
+
+
+def _bytes_to_write(model: Checkpoint, body: Checkpoint, dropped: set[str], out: Path) -> int:
+    there = next(p for p in out.absolute().parents if p.exists())
+    total = 0
+    for file, names, changed in _by_file(model, body, dropped):
+        if changed:
+            total += sum(model.places[name].nbytes for name in names if name not in dropped)
+        elif file.stat().st_dev != there.stat().st_dev:
+            total += file.stat().st_size
+    return total + sum(place.nbytes for name, place in model.places.items() if name not in body.places)
 
 
 def _write_shards(folder: Path, model: Checkpoint, body: Checkpoint, dropped: set[str]) -> None:
     """The body's files with the same names; a tensor that the body lacks goes into the first file that changes."""
-    files: dict[Path, list[str]] = {}
-    for name, place in body.places.items():
-        files.setdefault(place.file, []).append(name)
     extra = [name for name in model.places if name not in body.places]
     weight_map: dict[str, str] = {}
-    total = 0
-    for file, names in files.items():
-        changed = [name for name in names if model.places[name] != body.places[name] or name in dropped]
+    files = total = 0
+    for file, names, changed in _by_file(model, body, dropped):
+        files += 1
         if changed and extra:
             names, extra = names + extra, []
         elif not changed:
@@ -64,7 +86,7 @@ def _write_shards(folder: Path, model: Checkpoint, body: Checkpoint, dropped: se
         total += sum(model.places[name].nbytes for name in written)
     if extra:
         raise CheckpointError(f"{model.folder}: the patch has tensors that its body {body.folder} lacks ({extra[0]}) and changes none that it has")
-    if len(files) > 1:
+    if files > 1:
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 

@@ -1,54 +1,61 @@
 """min ||X D - Y|| over row blocks, in float64: normal equations where they are safe, else orthogonal reduction.
 
-The normal equations square the condition number, so their answer is taken only while the smallest eigenvalue of X'X
-shows that this costs nothing visible. Otherwise a second pass reduces [X Y] block by block to a triangle (QR) and the
-minimum-norm solution is read off its singular values, as LAPACK's gelsy and gelsd would give it: at 128k x 4096 these
-need four times the matrix in memory, the reduction needs one block and two d x d matrices.
+The normal equations square the condition number, so their answer is taken only while the extreme eigenvalues of X'X
+show that this costs nothing visible. Otherwise a second pass reduces X block by block to a triangle (QR), carrying Q'Y
+along, and the minimum-norm solution is read off its singular values, as LAPACK's gelsy and gelsd would give it: at
+128k x 4096 these need four times the matrix in memory, the reduction needs a few d x d matrices.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
 
 from lep_bench.errors import AdapterError
 
 Block = tuple[np.ndarray, torch.Tensor]
-HELD_OUT = 10  # every tenth row, for the printed R2 only: D itself is fitted on all rows, as in the paper
+HELD_OUT = 10  # every tenth row, for the printed scores only: D itself is fitted on all rows, as in the paper
 SAFE = 1e-9  # smallest / largest eigenvalue of X'X down to which normal equations give about 1e-7
+DENSE = 1024  # up to this width all eigenvalues are computed; above, only the extreme ones (Lanczos, to a thousandth)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a fit says about itself. `condition` is of X, over the directions that were used; `residual` is
-    ||XD - Y|| / ||Y||; `r2` is held out: that of a fit without every
-    tenth row, on these rows (None: too few rows)."""
+    """What a fit says about itself. `condition` is of X, over the directions that were used: those with a singular value
+    above `rcond` times the largest. `residual` is ||XD - Y|| / ||Y||. `held_out_residual` and `r2` are those of a fit
+    without every tenth row, on these rows (None: too few). `basis` [rank, d]: orthonormal rows that span what X
+    tells about, None where that is everything; D drops what is orthogonal to it."""
 
     method: str
     rows: int
     width: int
     rank: int
+    rcond: float
     condition: float
     residual: float
+    held_out_residual: float | None
     r2: float | None
+    basis: torch.Tensor | None = field(default=None, repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Rounded to what is meaningful."""
-        return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in asdict(self).items()}
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "basis"}
+        return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in values.items()}
 
 
-class _Sums:
-    """X'X, X'Y, the column sums of Y and ||Y||^2 over rows."""
+class Sums:
+    """Over `rows` rows: xx = X'X [d, d], xy = X'Y [d, d'], y = column sums of Y [d'], yy = ||Y||^2; float64."""
 
-    def __init__(self, width: int, out: int) -> None:
-        self.xx = torch.zeros(width, width, dtype=torch.float64)
-        self.xy = torch.zeros(width, out, dtype=torch.float64)
-        self.y = torch.zeros(out, dtype=torch.float64)
+    def __init__(self, width: int, out: int, device: torch.device) -> None:
+        self.xx = torch.zeros(width, width, dtype=torch.float64, device=device)
+        self.xy = torch.zeros(width, out, dtype=torch.float64, device=device)
+        self.y = torch.zeros(out, dtype=torch.float64, device=device)
         self.yy, self.rows = 0.0, 0
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
@@ -58,9 +65,32 @@ class _Sums:
         self.yy += float((y * y).sum())
         self.rows += len(x)
 
+    def merge(self, other: Sums, sign: int = 1) -> Sums:
+        """Add (or take away) the sums of other rows, in place."""
+        self.xx.add_(other.xx, alpha=sign)
+        self.xy.add_(other.xy, alpha=sign)
+        self.y.add_(other.y, alpha=sign)
+        self.yy += sign * other.yy
+        self.rows += sign * other.rows
+        return self
+
     def squared_error(self, d: torch.Tensor) -> float:
         """||XD - Y||^2 from the sums alone; not below 0, whatever cancels."""
         return max(0.0, self.yy - 2 * float((d * self.xy).sum()) + float((d * (self.xx @ d)).sum()))
+
+
+@dataclass(frozen=True)
+class Products:
+    """The sums over nine rows of ten (`train`) and over every tenth (`held`), to pick parameters by."""
+
+    train: Sums
+    held: Sums
+
+    @property
+    def all(self) -> Sums:
+        """Over all rows, as new matrices."""
+        both = Sums(*self.train.xy.shape, self.train.xx.device)
+        return both.merge(self.train).merge(self.held)
 
 
 def fit(x: Iterable[Block], y: Iterable[Block]) -> tuple[torch.Tensor, Report]:
@@ -69,22 +99,52 @@ def fit(x: Iterable[Block], y: Iterable[Block]) -> tuple[torch.Tensor, Report]:
     `x` and `y` give (ids, float64 rows) block by block over the same rows and can be read twice (a list, `Blocks`).
     Raises AdapterError for generators, for blocks that do not match, and when there is no row at all.
     """
+    given = products(x, y)
+    held, both = given.held, given.train.merge(given.held)  # in place: at d = 4096 every sum is 270 MB
+    del given
+    width = len(both.xx)
+    factor, failed = torch.linalg.cholesky_ex(both.xx)
+    smallest, largest = (0.0, 1.0) if int(failed) or both.rows < width else _extremes(both.xx, factor)
+    if smallest > SAFE * largest:
+        d = torch.cholesky_solve(both.xy, factor)
+        method, rank, condition, basis, rcond = "normal equations", width, math.sqrt(largest / smallest), None, math.sqrt(SAFE)
+        squared = both.squared_error(d)
+        del factor
+    else:
+        del factor
+        method = "minimum norm"
+        d, rank, rcond, condition, squared, basis = _by_reduction(x, y)
+    residual = math.sqrt(squared / both.yy) if both.yy > 0 else 0.0
+    left, r2 = _held_out(both.merge(held, -1), held, method)
+    return d, Report(method, both.rows + held.rows, width, rank, rcond, condition, residual, left, r2, basis)
+
+
+def products(x: Iterable[Block], y: Iterable[Block]) -> Products:
+    """X'X and X'Y over the rows of `x` and `y` (as in `fit`), every tenth row apart. One pass."""
     for name, blocks in (("x", x), ("y", y)):
         if iter(blocks) is blocks:
             raise AdapterError(f"fit reads its blocks twice where it must: give {name} as a list or as the problem's own blocks, not a generator")
-    train, held = _gather(x, y)
-    both = _Sums(*train.xy.shape)
-    both.xx, both.xy, both.yy, both.rows = train.xx + held.xx, train.xy + held.xy, train.yy + held.yy, train.rows + held.rows
-    values = torch.linalg.eigvalsh(both.xx)
-    if float(values[0]) > SAFE * float(values[-1]) and both.rows >= len(values):
-        d = _by_cholesky(both.xx, both.xy)
-        method, rank, condition = "normal equations", len(values), math.sqrt(float(values[-1] / values[0]))
-        squared = both.squared_error(d)
-    else:
-        d, rank, condition, squared = _by_reduction(x, y)
-        method = "minimum norm"
-    residual = math.sqrt(squared / both.yy) if both.yy > 0 else 0.0
-    return d, Report(method, both.rows, len(values), rank, condition, residual, _held_out(train, held, method))
+    train = held = None
+    row = 0
+    for a, b in pairs(x, y):
+        if train is None or held is None:
+            train, held = (Sums(a.shape[1], b.shape[1], a.device) for _ in range(2))
+        out = (torch.arange(row, row + len(a), device=a.device) % HELD_OUT) == HELD_OUT - 1
+        train.add(a[~out], b[~out])
+        held.add(a[out], b[out])
+        row += len(a)
+    if train is None or held is None or not row:
+        raise AdapterError("fit was given no rows (rank 0): there is no trained token to learn from; use swap")
+    if not math.isfinite(train.yy + held.yy + float(train.xx.diagonal().sum() + held.xx.diagonal().sum())):
+        raise AdapterError("fit was given rows that are not finite")
+    return Products(train, held)
+
+
+def solve(sums: Sums, ridge: float = 0.0) -> torch.Tensor:
+    """D of least ||X D - Y||^2 + ridge ||D||^2 from the sums alone (where they are singular: minimum norm, to about 1e-6)."""
+    xx = sums.xx if not ridge else sums.xx + ridge * torch.eye(len(sums.xx), dtype=torch.float64, device=sums.xx.device)
+    factor, failed = torch.linalg.cholesky_ex(xx)
+    return _by_eigenvalues(xx, sums.xy) if int(failed) or (sums.rows < len(xx) and not ridge) else torch.cholesky_solve(sums.xy, factor)
 
 
 def pairs(x: Iterable[Block], y: Iterable[Block]) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
@@ -99,57 +159,56 @@ def pairs(x: Iterable[Block], y: Iterable[Block]) -> Iterable[tuple[torch.Tensor
         yield a[1].to(torch.float64), b[1].to(torch.float64)
 
 
-def _gather(x: Iterable[Block], y: Iterable[Block]) -> tuple[_Sums, _Sums]:
-    train = held = None
-    row = 0
+def _extremes(xx: torch.Tensor, factor: torch.Tensor) -> tuple[float, float]:
+    """Smallest and largest eigenvalue of X'X, whose Cholesky factor is given."""
+    if len(xx) <= DENSE:
+        values = torch.linalg.eigvalsh(xx)
+        return float(values[0]), float(values[-1])
+
+    def top(multiply) -> float:
+        def apply(v: np.ndarray) -> np.ndarray:
+            return multiply(torch.from_numpy(v.reshape(-1, 1)).to(xx.device)).cpu().numpy().ravel()
+
+        operator = LinearOperator(xx.shape, matvec=apply, dtype=np.float64)
+        start = np.random.default_rng(0).normal(size=len(xx))
+        return float(eigsh(operator, k=1, which="LA", tol=1e-3, v0=start, return_eigenvectors=False)[0])
+
+    return 1.0 / top(lambda v: torch.cholesky_solve(v, factor)), top(lambda v: xx @ v)
+
+
+def _by_reduction(x: Iterable[Block], y: Iterable[Block]) -> tuple[torch.Tensor, int, float, float, float, torch.Tensor | None]:
+    """(D, rank, rcond, condition, ||XD - Y||^2, basis) from X = QR and Q'Y, built by stacking blocks under the last triangle."""
+    r = z = None
+    rows, rest = 0, 0.0
     for a, b in pairs(x, y):
-        if train is None or held is None:
-            train, held = _Sums(a.shape[1], b.shape[1]), _Sums(a.shape[1], b.shape[1])
-        out = (torch.arange(row, row + len(a)) % HELD_OUT) == HELD_OUT - 1
-        train.add(a[~out], b[~out])
-        held.add(a[out], b[out])
-        row += len(a)
-    if train is None or held is None or not row:
-        raise AdapterError("fit was given no rows: the two vocabularies share no trained token")
-    if not (math.isfinite(train.yy + held.yy) and bool(torch.isfinite(train.xx + held.xx).all())):
-        raise AdapterError("fit was given rows that are not finite")
-    return train, held
-
-
-def _by_cholesky(xx: torch.Tensor, xy: torch.Tensor) -> torch.Tensor:
-    return torch.cholesky_solve(xy, torch.linalg.cholesky(xx))
-
-
-def _by_reduction(x: Iterable[Block], y: Iterable[Block]) -> tuple[torch.Tensor, int, float, float]:
-    """(D, rank, condition, ||XD - Y||^2) from R of [X Y] = QR, built by stacking blocks under the last triangle."""
-    triangle, width, rows = None, 0, 0
-    for a, b in pairs(x, y):
-        stack = torch.cat([a, b], dim=1)
-        triangle = torch.linalg.qr(stack if triangle is None else torch.cat([triangle, stack]), mode="r").R
-        width, rows = a.shape[1], rows + len(a)
-    assert triangle is not None
-    r, z = triangle[:, :width], triangle[:, width:]
+        rows += len(a)
+        a, b = (a, b) if r is None or z is None else (torch.cat([r, a]), torch.cat([z, b]))
+        reflectors, tau = torch.geqrf(a)
+        height = min(a.shape)
+        b = torch.ormqr(reflectors[:, :height], tau, b, left=True, transpose=True)
+        r, z = reflectors[:height].triu(), b[:height].clone()
+        rest += float((b[height:] ** 2).sum())
+        del a, b, reflectors
+    assert r is not None and z is not None
+    width = r.shape[1]
     u, s, vh = torch.linalg.svd(r, full_matrices=False)
-    rank = int((s > s[0] * max(rows, width) * torch.finfo(torch.float64).eps).sum()) if float(s[0]) > 0 else 0
+    rcond = max(rows, width) * torch.finfo(torch.float64).eps
+    rank = int((s > s[0] * rcond).sum()) if float(s[0]) > 0 else 0
     d = vh[:rank].T @ ((u[:, :rank].T @ z) / s[:rank, None])
-    squared = float(((r @ d - z) ** 2).sum())
-    return d, rank, float(s[0] / s[rank - 1]) if rank else 1.0, squared
+    squared = rest + float(((r @ d - z) ** 2).sum())
+    return d, rank, rcond, float(s[0] / s[rank - 1]) if rank else 1.0, squared, None if rank == width else vh[:rank]
 
 
-def _held_out(train: _Sums, held: _Sums, method: str) -> float | None:
+def _held_out(train: Sums, held: Sums, method: str) -> tuple[float | None, float | None]:
     if held.rows < 2 or train.rows < 2:
-        return None
-    if method == "normal equations" and train.rows >= len(train.xx):
-        factor, failed = torch.linalg.cholesky_ex(train.xx)
-        d = torch.cholesky_solve(train.xy, factor) if not int(failed) else _by_eigenvalues(train)
-    else:
-        d = _by_eigenvalues(train)
-    spread = held.yy - float((held.y**2).sum()) / held.rows
-    return 1.0 - held.squared_error(d) / spread if spread > 0 else None
+        return None, None
+    d = solve(train) if method == "normal equations" else _by_eigenvalues(train.xx, train.xy)
+    squared, spread = held.squared_error(d), held.yy - float((held.y**2).sum()) / held.rows
+    return (math.sqrt(squared / held.yy) if held.yy > 0 else None), (1.0 - squared / spread if spread > 0 else None)
 
 
-def _by_eigenvalues(sums: _Sums) -> torch.Tensor:
+def _by_eigenvalues(xx: torch.Tensor, xy: torch.Tensor) -> torch.Tensor:
     # Good enough for a printed score: directions below 1e-6 of the largest singular value are left out.
-    values, vectors = torch.linalg.eigh(sums.xx)
+    values, vectors = torch.linalg.eigh(xx)
     keep = values > 1e-12 * values[-1].clamp(min=1e-300)
-    return vectors[:, keep] @ ((vectors[:, keep].T @ sums.xy) / values[keep, None])
+    return vectors[:, keep] @ ((vectors[:, keep].T @ xy) / values[keep, None])

@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from lep_bench import atomic, sources
 from lep_bench.artifact import LEP, PATCH, Artifact, Lep
 from lep_bench.errors import CheckpointError
 from lep_bench.fingerprint import LENGTH
+from lep_bench.surgery import shards
 
 # tokenizer.model is left out on purpose: beside a new tokenizer.json it would describe another vocabulary.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 MULTIPLE = 64  # rows are padded last, to a multiple of this: matrix kernels want aligned sizes
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A tensor that is made while it is written: `blocks()` gives its rows in order, as CPU tensors of `dtype`."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    blocks: Callable[[], Iterator[torch.Tensor]]
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
 
 
 def write_patch(out: Path, tensors: Mapping[str, torch.Tensor], *, lep: Lep, tokenizer_from: Path, config_from: Path) -> Artifact:
@@ -45,32 +59,43 @@ def write_patch(out: Path, tensors: Mapping[str, torch.Tensor], *, lep: Lep, tok
     return write_files(out, tensors, files, lep)
 
 
-def write_files(out: Path, tensors: Mapping[str, torch.Tensor], files: Mapping[str, bytes], lep: Lep) -> Artifact:
-    """Write a patch from its tensors and the ready contents of its other files (name -> bytes)."""
+def write_files(
+    out: Path,
+    tensors: Mapping[str, torch.Tensor | Stream],
+    files: Mapping[str, bytes],
+    lep: Lep,
+    late: Callable[[], Mapping[str, Any]] = dict,
+) -> Artifact:
+    """Write a patch from its tensors and the ready contents of its other files (name -> bytes).
+
+    `late` gives fields of `lep` that are known only when all tensors have been made. Whole or not at all.
+    """
     body = next((p.location for p in lep.parents if p.role == "body"), None)
     if body is None:
         raise CheckpointError(f"{out}: a patch must name its body among the parents")
-    whole = {name: tensor.detach().to("cpu").contiguous() for name, tensor in sorted(tensors.items())}
-    lep = lep.model_copy(
-        update={"kind": "patch", "changed": tuple(whole), "tensors": {name: tensor_digest(t) for name, t in whole.items()}}
-    )
+    atomic.need_space(out, sum(tensor.nbytes for tensor in tensors.values()))
+    digests: dict[str, str] = {}
     with atomic.new_folder(out) as folder:
-        _save(whole, folder / PATCH)
+        shards.write(folder / PATCH, [_entry(name, tensors[name], digests) for name in tensors])
         for name, content in files.items():
             (folder / name).write_bytes(content)
+        lep = lep.model_copy(update={"kind": "patch", "changed": tuple(sorted(tensors)), "tensors": dict(sorted(digests.items())), **late()})
         (folder / LEP).write_bytes(as_json(lep.model_dump(mode="json")))
     return Artifact(out, sources.locate(body), lep)
 
 
-def _save(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
-    try:
-        # A clone parts tensors that share memory (tied ones): safetensors refuses them otherwise.
-        save_file(_unshared(tensors), str(file), metadata={"format": "pt"})
-    except SafetensorError as error:  # a full disk is only in its text, as "(os error 28)"
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
+def _entry(name: str, tensor: torch.Tensor | Stream, digests: dict[str, str]) -> shards.Entry:
+    """The tensor as it goes to disk; its hash stands in `digests` when its last byte has."""
+
+    def chunks() -> Iterator[memoryview]:
+        digest = new_digest(dtype_name(tensor.dtype), torch.Size(tensor.shape))
+        for block in tensor.blocks() if isinstance(tensor, Stream) else (tensor.detach().to("cpu").contiguous(),):
+            view = raw(block)
+            digest.update(view)
+            yield view
+        digests[name] = digest.hexdigest()[:LENGTH]
+
+    return shards.Entry(name, shards.NAMES[tensor.dtype], tuple(tensor.shape), tensor.nbytes, chunks())
 
 
 def load_tensors(artifact: Artifact) -> dict[str, torch.Tensor]:
@@ -127,12 +152,3 @@ def dtype_name(dtype: torch.dtype) -> str:
 def as_json(value: object) -> bytes:
     """Readable UTF-8 JSON with a closing newline."""
     return (json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode("utf-8")
-
-
-def _unshared(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    seen: set[int] = set()
-    result = {}
-    for name, tensor in tensors.items():
-        result[name] = tensor.clone() if tensor.untyped_storage().data_ptr() in seen else tensor
-        seen.add(tensor.untyped_storage().data_ptr())
-    return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,13 +12,13 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from lep_bench.errors import CheckpointError
+from lep_bench.errors import AdapterError, CheckpointError
 from lep_bench.surgery import leastsquares
 from lep_bench.surgery.checkpoint import Checkpoint
 from lep_bench.surgery.decomposition import KEPT, NEW, Decomposition
 from lep_bench.surgery.tokens import Tokens
 
-SIZE = 4096  # rows per block: 128 MiB in float64 at hidden size 4096
+SIZE = 2048  # rows per block: 64 MiB in float64 at hidden size 4096, and the old rows they are means of up to four times that
 Which = Literal["base", "instruct"]
 
 
@@ -45,7 +46,7 @@ class Problem:
     matrix: ``embedding`` or ``head``. T [V_new, V_old] sparse, kinds [V_new], overlap [n, 2] of (new id, old id): see
     `Decomposition`. The block iterators leave out what must not be learned from: special tokens, padding, holes, and
     rows that rest on untrained (all-zero) rows. Over the new vocabulary `donor_blocks` and `mixed` go over the same
-    ids; over the old one `base_blocks` and `instruct_blocks` do.
+    ids; over the old one `base_blocks` and `instruct_blocks` do. All rows are float64 on `device`.
     """
 
     matrix: str
@@ -54,7 +55,9 @@ class Problem:
     base: Checkpoint
     instruct: Checkpoint
     donor: Checkpoint
+    device: torch.device = torch.device("cpu")
     report: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -116,10 +119,32 @@ class Problem:
         return Blocks(np.asarray(ids), lambda part: self._at(model, part), size)
 
     def fit(self, x: Iterable[leastsquares.Block], y: Iterable[leastsquares.Block]) -> torch.Tensor:
-        """D [d, d] of least ||X D - Y|| (minimum norm where it is not unique); goes into `report`, and so into lep.json."""
+        """D [d, d] of least ||X D - Y|| (minimum norm where it is not unique); goes into `report`, and so into lep.json.
+
+        Where the rows do not span the space, D drops the directions they know nothing of: how many, and how much of the
+        donor's rows lies there, is reported with a warning. Raises AdapterError for rank 0.
+        """
         d, report = leastsquares.fit(x, y)
         self.report.update(report.as_dict())
+        if report.rank == 0:
+            raise AdapterError(f"the fit has rank 0: all {report.rows} rows of the {self.matrix} to learn from are zero; use swap")
+        if report.basis is not None:
+            lost = total = 0.0
+            for _, rows in self.donor_blocks():
+                whole = float((rows * rows).sum())
+                total += whole
+                lost += whole - float(((rows @ report.basis.T) ** 2).sum())
+            share = math.sqrt(max(0.0, lost) / total) if total else 0.0
+            self.report["discarded"] = {"directions": report.width - report.rank, "donor_norm_share": float(f"{share:.4g}")}
+            self.warnings.append(
+                f"{self.matrix}: the fit rests on {report.rows:,} rows of rank {report.rank} in {report.width} directions; of minimum norm, "
+                f"it drops the others, and with them {share:.1%} of the donor rows' norm"
+            )
         return d
+
+    def products(self, x: Iterable[leastsquares.Block], y: Iterable[leastsquares.Block]) -> leastsquares.Products:
+        """X'X and X'Y, nine rows of ten and every tenth apart (see `leastsquares.solve`)."""
+        return leastsquares.products(x, y)
 
     @cached_property
     def _old_ids(self) -> np.ndarray:
@@ -129,7 +154,7 @@ class Problem:
         for start in range(0, len(ids), SIZE):
             part = ids[start : start + SIZE]
             for model in (self.base, self.instruct):
-                trained[start : start + SIZE] &= (self._at(model, part) != 0).any(1).numpy()
+                trained[start : start + SIZE] &= (model.gather(model.matrix_names()[self.matrix], part) != 0).any(1).numpy()
         return ids[trained]
 
     @cached_property
@@ -144,17 +169,21 @@ class Problem:
         return {"base": self.base, "instruct": self.instruct}[which]
 
     def _at(self, model: Checkpoint, ids: np.ndarray) -> torch.Tensor:
-        rows = model.gather(model.matrix_names()[self.matrix], np.asarray(ids)).to(torch.float64)
-        bad = (~torch.isfinite(rows).all(1)).nonzero().flatten().tolist()
-        if bad:
-            where = f"{model.folder}: {len(bad)} rows of {model.matrix_names()[self.matrix]}"
-            raise CheckpointError(f"{where} hold NaN or infinity, the first at id {np.asarray(ids)[bad[0]]}: the checkpoint is damaged")
+        name = model.matrix_names()[self.matrix]
+        rows = model.gather(name, np.asarray(ids)).to(self.device).to(torch.float64)
+        # One sum tells whether all is finite (a sum of finite bf16 or fp32 values cannot overflow float64).
+        if not bool(torch.isfinite(rows.sum())):
+            bad = (~torch.isfinite(rows).all(1)).nonzero().flatten().tolist()
+            if bad:
+                where = f"{model.folder}: {len(bad)} rows of {name}"
+                raise CheckpointError(f"{where} hold NaN or infinity, the first at id {np.asarray(ids)[bad[0]]}: the checkpoint is damaged")
         return rows
 
 
 def mixed_rows(T: sparse.csr_matrix, read: Callable[[np.ndarray], torch.Tensor], ids: np.ndarray) -> torch.Tensor:
     """[n, d] float64 rows `ids` of T E, reading only the rows of E that they touch (`read`: old ids -> rows)."""
     part = T[ids]
-    touched = np.unique(part.indices)
-    inner = sparse.csr_matrix((part.data, np.searchsorted(touched, part.indices), part.indptr), shape=(len(ids), len(touched)))
-    return torch.from_numpy(np.ascontiguousarray(inner @ read(touched).to(torch.float64).numpy()))
+    touched, inner = np.unique(part.indices, return_inverse=True)
+    rows = read(touched).to(torch.float64)
+    index, bounds, weights = (torch.from_numpy(array).to(rows.device) for array in (inner, part.indptr[:-1].astype(np.int64), part.data))
+    return torch.nn.functional.embedding_bag(index, rows, bounds, mode="sum", per_sample_weights=weights)

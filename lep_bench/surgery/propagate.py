@@ -1,6 +1,6 @@
 """From base, instruct and donor to an LEP patch; and subtoken-mean patches, where every adaptation starts.
 
-What stays in memory: one new matrix in the instruct model's dtype, and blocks.
+Nothing is ever whole in memory but d x d matrices: new rows are made block by block while they are written.
 """
 
 from __future__ import annotations
@@ -8,26 +8,25 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
-import numpy as np
 import torch
 
 from lep_bench import atomic, fingerprint
 from lep_bench.artifact import Artifact, Lep, Parent
-from lep_bench.errors import AdapterError, CheckpointError, LepBenchError, unknown
+from lep_bench.errors import AdapterError, LepBenchError, unknown
 from lep_bench.plugin import Adapter, Params
-from lep_bench.surgery import assembly, parents, patch
+from lep_bench.surgery import assembly, lora, parents, patch, reading, rows
 from lep_bench.surgery.checkpoint import Checkpoint, locate
 from lep_bench.surgery.decomposition import HOLE, KEPT, NEW, Decomposition, Policy, decompose
+from lep_bench.surgery.deltas import merged_into
 from lep_bench.surgery.export import export
-from lep_bench.surgery.problem import SIZE, Problem, mixed_rows
+from lep_bench.surgery.problem import Problem
 from lep_bench.surgery.tokens import Tokens
 
-REVISION = 1  # of this stage's code: goes into fingerprints; raise it when the numbers change
-Rows = Callable[[np.ndarray], torch.Tensor]  # new ids [n] -> float64 rows [n, d]
+REVISION = 2  # of this stage's code: goes into fingerprints; raise it when the numbers change
 
 
 def initialise(
@@ -47,9 +46,9 @@ def initialise(
     taken = decompose(old, new, policy)
     assembled = assembly.assemble(new, body_tokens)
     tensors = {}
-    for matrix, name in body.matrix_names().items():
-        rows = _mean_rows(taken, body, name)
-        tensors[name] = _matrix(matrix, rows, new.size, assembled, body, name)
+    for name in body.matrix_names().values():
+        made = rows.mean_rows(taken, body, name)
+        tensors[name] = rows.matrix(made, new.size, assembled, body, name, f"{body.folder}: {name}")
     lep = _described(lep, taken, assembled, new, ("body", body))
     return patch.write_files(out_folder, tensors, assembled.files, lep)
 
@@ -65,16 +64,21 @@ def propagate(
     lep: Lep,
     policy: Policy = "bytes-exact",
     discard_donor_body: bool = False,
+    device: str = "cpu",
 ) -> Artifact:
     """LEP: the donor's embedding and head, carried over by `adapter`, as a patch against the instruct model.
 
     The patch's tokenizer is the donor's plus the instruct model's added tokens; chat template, post-processor and
     configs are the instruct model's with ids patched by field; special and added tokens that the instruct tokenizer
     knows take its own rows verbatim in both matrices; rows are padded last to a multiple of 64 with the mean row.
-    `lep` as in `initialise`. Raises CheckpointError for parents that do not belong together (with counts),
-    AdapterError when the adapter raises or gives rows of a wrong shape or dtype, or NaN.
+    A donor may be a peft folder (LoRA with trained embeddings): its LoRA is merged onto the instruct model's body.
+    `lep` as in `initialise`; `device` does the float64 products. Raises CheckpointError for parents that do not belong
+    together (with counts), AdapterError when the adapter raises or gives rows of a wrong shape or dtype, or NaN.
     """
-    models = {"base": Checkpoint.open(base), "instruct": Checkpoint.open(instruct), "donor": Checkpoint.open(donor)}
+    given = donor.folder if isinstance(donor, Artifact) else donor
+    models = {"base": Checkpoint.open(base), "instruct": Checkpoint.open(instruct)}
+    split = lora.open_donor(given, models["base"]) if lora.is_adapter(given) else None
+    models["donor"] = split.checkpoint if split else Checkpoint.open(donor)
     tokens = {role: Tokens.read(model.folder) for role, model in models.items()}
     parents.check_together(models["base"], models["instruct"], models["donor"])
     for role, model in models.items():
@@ -83,16 +87,23 @@ def propagate(
     discarded = parents.check_bodies(models["base"], models["donor"], discard_donor_body)
     taken = decompose(tokens["base"], tokens["donor"], policy)
     assembled = assembly.assemble(tokens["donor"], tokens["instruct"])
-    tensors, fits = {}, {}
+    tensors, problems = {}, {}
     for matrix, name in models["instruct"].matrix_names().items():
-        problem = Problem(matrix, taken, tokens["base"], models["base"], models["instruct"], models["donor"])
-        rows = _adapted_rows(problem, adapter, params if params is not None else adapter.params())
-        tensors[name] = _matrix(matrix, rows, tokens["donor"].size, assembled, models["instruct"], name, adapter)
-        fits[matrix] = problem.report
+        problem = Problem(matrix, taken, tokens["base"], models["base"], models["instruct"], models["donor"], torch.device(device))
+        made = rows.adapted_rows(problem, adapter, params if params is not None else adapter.params())
+        who = f"propagation adapter {adapter.name!r} ({matrix})"
+        tensors[name] = rows.matrix(made, tokens["donor"].size, assembled, models["instruct"], name, who, AdapterError)
+        problems[matrix] = problem
     lep = _described(lep, taken, assembled, tokens["donor"], ("body", models["instruct"]), *models.items())
-    notes = (f"{discarded} changed tensors of the donor's body were discarded",) if discarded else ()
-    lep = lep.model_copy(update={"fit": fits, "adapter": adapter.name, "notes": lep.notes + notes})
-    return patch.write_files(out, tensors, assembled.files, lep)
+    notes = [f"{role}: {note}" for role, model in models.items() for note in reading.load(model.folder)[1]]
+    notes += [f"{discarded} changed tensors of the donor's body were discarded"] if discarded else []
+    if split:
+        # What LoRA did to the base's body is done to the instruct model's, one tensor at a time.
+        tensors |= merged_into(models["instruct"], split.deltas)
+        notes += [*split.notes, f"LoRA of the donor merged into {len(split.deltas)} tensors"]
+    notes += [warning for problem in problems.values() for warning in problem.warnings]
+    lep = lep.model_copy(update={"adapter": adapter.name, "notes": (*lep.notes, *notes)})
+    return patch.write_files(out, tensors, assembled.files, lep, lambda: {"fit": {matrix: p.report for matrix, p in problems.items()}})
 
 
 def adapt(
@@ -106,6 +117,7 @@ def adapt(
     policy: Policy = "bytes-exact",
     revisions: Mapping[str, str] | None = None,
     discard_donor_body: bool = False,
+    device: str = "cpu",
 ) -> Path:
     """Write the LEP model of three folders, Hub ids or ``builtin:FAMILY/base`` as a COMPLETE checkpoint; returns `out`.
 
@@ -118,18 +130,21 @@ def adapt(
         raise LepBenchError(f"{target} exists already: choose another folder or remove it first")
     if policy not in get_args(Policy):
         raise unknown("row policy", policy, get_args(Policy))
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise LepBenchError(f"--device {device}: " + ("this machine's torch sees no GPU; use cpu" if device == "cuda" else "choose cpu or cuda"))
     settings = params if params is not None else adapter.params()
     given = {"base": str(base), "instruct": str(instruct), "donor": str(donor)}
     wanted = dict(revisions or {})
     folders = {role: locate(where, wanted.get(role)) for role, where in given.items()}
     found = [_parent(role, where, folders[role], wanted.get(role)) for role, where in given.items()]
     body = found[1].model_copy(update={"role": "body"})
+    atomic.need_space(target, _room(Checkpoint.open(folders["instruct"]), folders["donor"]))
     parameters = settings.model_dump(mode="json")
     lep = Lep(model=target.name, fingerprint="", kind="patch", stage="propagation", parents=(body, *found), params=parameters)
     with atomic.clear_disk_errors(target), _beside(target) as work:
         made = propagate(
             folders["base"], folders["instruct"], folders["donor"], Path(work) / "patch", adapter, settings,
-            lep=lep, policy=policy, discard_donor_body=discard_donor_body,
+            lep=lep, policy=policy, discard_donor_body=discard_donor_body, device=device,
         )  # fmt: skip
         resolved = {
             "parents": {parent.role: parent.digest for parent in made.lep.parents},
@@ -150,64 +165,19 @@ def _beside(target: Path) -> Iterator[str]:
         yield work
 
 
+def _room(instruct: Checkpoint, donor: Path) -> int:
+    """Bytes that `adapt` writes: the new matrices twice (patch, then shards) and what shares their shards; of LoRA, all shards."""
+    if lora.is_adapter(donor):
+        return 2 * sum(place.nbytes for place in instruct.places.values())
+    new = sum(Checkpoint.open(donor).rows * instruct.width * instruct.dtype(name).itemsize for name in instruct.matrix_names().values())
+    touched = {instruct.place(name).file for name in instruct.matrix_names().values()}
+    return 2 * new + sum(place.nbytes for name, place in instruct.places.items() if place.file in touched and name in instruct.body_names())
+
+
 def _parent(role: str, given: str, folder: Path, revision: str | None) -> Parent:
     # A Hub id or built-in name says more than the place of its files on this machine.
     local = Path(given).expanduser().is_dir()
     return Parent(role=role, name=folder.name if local else given, location=str(folder) if local else given, revision=revision)
-
-
-def _mean_rows(taken: Decomposition, body: Checkpoint, name: str) -> Rows:
-    return lambda ids: mixed_rows(taken.T, lambda old: body.gather(name, old), ids)
-
-
-def _adapted_rows(problem: Problem, adapter: Adapter, params: Params) -> Rows:
-    """The adapter's rows by new ids, every block of them checked. All an adapter may do wrong ends as AdapterError."""
-    where = f"propagation adapter {adapter.name!r} ({problem.matrix})"
-    function = _guarded(where, lambda: adapter(problem, params))
-    if not callable(function):
-        raise AdapterError(f"{where} gave {type(function).__name__}: it must return a function of (donor rows, ids)")
-
-    def rows(ids: np.ndarray) -> torch.Tensor:
-        given = problem.donor_at(ids)
-        made = _guarded(where, lambda: function(given, ids))
-        if not isinstance(made, torch.Tensor) or made.dtype != torch.float64:
-            kind = str(made.dtype) if isinstance(made, torch.Tensor) else type(made).__name__
-            raise AdapterError(f"{where} gave {kind}: a float64 tensor is expected")
-        if made.shape != (len(ids), problem.width):
-            expected = (len(ids), problem.width)
-            raise AdapterError(f"{where} gave rows of shape {tuple(made.shape)} for {len(ids)} donor rows: {expected} is expected")
-        return made
-
-    return rows
-
-
-def _guarded(where: str, call: Callable[[], Any]) -> Any:
-    try:
-        return call()
-    except CheckpointError:  # a parent is damaged: no adapter's fault
-        raise
-    except LepBenchError as error:
-        raise AdapterError(f"{where}: {error}") from error
-    except Exception as error:  # running an adapter: whatever it raises is its failure, not ours
-        raise AdapterError(f"{where} raised {type(error).__name__}: {error}") from error
-
-
-def _matrix(
-    matrix: str, rows: Rows, count: int, assembled: assembly.Assembled, body: Checkpoint, name: str, adapter: Adapter | None = None
-) -> torch.Tensor:
-    """[padded, d] in the body's dtype: `count` rows by ids, then the body's own rows of its special and added tokens."""
-    result = torch.zeros(assembled.size, body.width, dtype=body.dtype(name))
-    for start in range(0, count, SIZE):
-        ids = np.arange(start, min(start + SIZE, count))
-        result[start : start + len(ids)] = rows(ids).to(result.dtype)
-    new, own = np.array(assembled.body_rows, dtype=np.int64).reshape(-1, 2).T
-    result[torch.from_numpy(new.copy())] = body.gather(name, own)
-    bad = (~torch.isfinite(result).all(1)).nonzero().flatten().tolist()
-    if bad:
-        who = f"propagation adapter {adapter.name!r} ({matrix}) gave" if adapter else f"{body.folder}: {name} has"
-        what = f"{len(bad)} rows of {len(result)} with NaN or values too large for {patch.dtype_name(result.dtype)}, the first at id {bad[0]}"
-        raise (AdapterError if adapter else CheckpointError)(f"{who} {what}")
-    return patch.pad(result)
 
 
 def _described(lep: Lep, taken: Decomposition, assembled: assembly.Assembled, new: Tokens, *models: tuple[str, Checkpoint]) -> Lep:

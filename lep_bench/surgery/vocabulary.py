@@ -20,13 +20,34 @@ from lep_bench.surgery.shape import Shape, patched
 # A Unigram byte or special token must lose to every way of spelling its name ("<0x41>" is six characters of text).
 UNLIKELY = 10.0
 HEXADECIMAL = frozenset("<>x0123456789ABCDEF")
+LARGE = 64_000  # entries: a base with more gets the sizes that the paper gives LLaMa-3-8B, another one Mistral-7B's
 PROBES = (
     "Столица Франции — Париж, а реки там две: Сена и Луара.",
     "Ёжик съел 12 яблок; «вкусно!» — сказал он…\nИ ушёл.",
     "The quick brown fox doesn't jump over 1234 lazy dogs.",
     "naïve café, 東京 🙂 <0x41> x=y_1;",
 )
+TEMPLATE = "chat_template.jinja"
 SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+def paper_sizes(base: Tokenizer, method: str) -> dict[str, int]:
+    """The parameters `size` and `keep` with which a shipped method makes the paper's vocabulary for a base like `base`.
+
+    bpe, unigram: as many ordinary tokens as before. extended: 55,328 entries in all from Mistral's 32,000, 174,816 from
+    LLaMa-3's 128,256. optimized: half of the old tokens, and for each kept one as many new ones as LLaMa-3 gets (114,504
+    entries in all). Unions: the new vocabulary that is merged in. Empty for a method that is not shipped.
+    """
+    large, ordinary = base.get_vocab_size() > LARGE, len(Shape.of(base).ordinary)
+    half = ordinary // 2
+    return {
+        "bpe": {"size": ordinary},
+        "unigram": {"size": ordinary},
+        "extended": {"size": 46_560 if large else 23_328},
+        "optimized": {"keep": half, "size": round(half * 50_248 / 64_000)},
+        "extended-union": {"size": 64_000 if large else 32_000},
+        "optimized-union": {"keep": half, "size": half},
+    }.get(method, {})
 
 
 def new_bpe(base: Tokenizer, texts: Iterable[str], size: int) -> Tokenizer:
@@ -35,13 +56,7 @@ def new_bpe(base: Tokenizer, texts: Iterable[str], size: int) -> Tokenizer:
     Splitting, byte tokens and special tokens stay as they are. Raises AdapterError when the text gives fewer tokens.
     """
     shape = Shape.of(base)
-    words = shape.words(texts)
-    known = shape.characters(words)
-    alphabet = _alphabet(shape, known)
-    wanted = size - len(alphabet)
-    sequences = _sequences(shape, words, known)
-    found = merges.train(sequences, wanted, taken=set(shape.entries) & shape.specials | set(alphabet))
-    _enough(len(found), wanted, size, len(alphabet))
+    alphabet, found = _learnt(shape, shape.words(texts), size)
     return _bpe(shape, [*shape.leading, *alphabet, *map("".join, found), *shape.trailing], found)
 
 
@@ -99,14 +114,35 @@ def optimized(base: Tokenizer, texts: Iterable[str], size: int, keep: int) -> To
         for token in word:
             used[token] += count
     kept = _most_used(shape, used, keep)
-    pairs = [(a, b) for a, b in shape.spec["model"]["merges"] if a in kept and b in kept and a + b in kept]
-    cut = _bpe(shape, [entry for entry in shape.entries if entry in kept or entry in shape.specials], pairs)
+    cut = _cut(shape, kept)
     smaller, again = Shape.of(cut), Counter[tuple[str, ...]]()
     for word, count in words.items():
         tokens = [token.value for token in cut.model.tokenize("".join(word))]
         for run in smaller.runs(tokens, [0] * len(tokens)):
             again[run] += count
     return _extended(smaller, again, size)
+
+
+def union(base: Tokenizer, texts: Iterable[str], size: int, keep: int | None = None) -> Tokenizer:
+    """The paper's form of `extended`, or with `keep` of `optimized`: the tokens and merges of a new BPE vocabulary of `size`
+    are put behind the old ones, those that are there already left out.
+
+    The merges were not learnt over the old tokens. So some new tokens come out of no text, and text without any new token
+    may change its ids. How many entries result depends on how much the two vocabularies share.
+    """
+    shape = Shape.of(base)
+    words = shape.words(texts)
+    alphabet, found = _learnt(shape, words, size)
+    if keep is not None:
+        used: Counter[str] = Counter()
+        for word, count in words.items():
+            for token in base.model.tokenize(shape.spell(word)):
+                used[token.value] += count
+        shape = Shape.of(_cut(shape, _most_used(shape, used, keep)))
+    pairs = [(a, b) for a, b in shape.spec["model"]["merges"]]
+    old, known = set(shape.entries), set(pairs)
+    new = [token for token in (*alphabet, *map("".join, found)) if token not in old]
+    return _bpe(shape, [*shape.entries, *new], [*pairs, *(pair for pair in found if pair not in known)])
 
 
 def _extended(shape: Shape, words: dict[tuple[str, ...], int] | Counter[tuple[str, ...]], size: int) -> Tokenizer:
@@ -134,6 +170,21 @@ def _most_used(shape: Shape, used: Counter[str], keep: int) -> set[str]:
     return kept
 
 
+def _learnt(shape: Shape, words: dict[str, int], size: int) -> tuple[list[str], list[tuple[str, str]]]:
+    """The alphabet (bytes first) and the merges of a new BPE vocabulary of `size` tokens."""
+    known = shape.characters(words)
+    alphabet = _alphabet(shape, known)
+    found = merges.train(_sequences(shape, words, known), size - len(alphabet), taken=set(shape.specials) | set(alphabet))
+    _enough(len(found), size - len(alphabet), size, len(alphabet))
+    return alphabet, found
+
+
+def _cut(shape: Shape, kept: set[str]) -> Tokenizer:
+    """The old tokenizer with no ordinary tokens but `kept`, ids without holes."""
+    pairs = [(a, b) for a, b in shape.spec["model"]["merges"] if a in kept and b in kept and a + b in kept]
+    return _bpe(shape, [entry for entry in shape.entries if entry in kept or entry in shape.specials], pairs)
+
+
 def _bpe(shape: Shape, entries: list[str], pairs: list[tuple[str, str]]) -> Tokenizer:
     model = {key: value for key, value in shape.spec["model"].items() if key not in ("vocab", "merges")}
     return shape.assemble(entries, {**model, "merges": [list(pair) for pair in pairs]})
@@ -159,7 +210,8 @@ def _enough(found: int, wanted: int, size: int, fixed: int) -> None:
     if wanted < 0:
         raise AdapterError(f"size {size} is too small: {fixed} byte and character tokens stand before the first learnt one")
     if found < wanted:
-        raise AdapterError(f"the text gives only {found + fixed} of the {size} tokens wanted: lower `size` or train on more text")
+        most = found + fixed
+        raise AdapterError(f"the text gives only {most} of the {size} tokens wanted: lower `size` to {most} or less, or train on more text")
 
 
 def limited(texts: Iterable[str], characters: int) -> Iterator[str]:
@@ -175,7 +227,7 @@ def build(base_folder: Path, out: Path, adapter: Adapter, params: Params, texts:
     """Make the tokenizer folder `out` with the vocabulary method `adapter` and return it.
 
     tokenizer.json, tokenizer_config.json (class PreTrainedTokenizerFast; beginning, end, padding and unknown tokens by
-    content; no chat template) and special_tokens_map.json. What the method gives is checked (see `verify`).
+    content; the base's chat template) and special_tokens_map.json. What the method gives is checked (see `verify`).
     Raises CheckpointError for a base without tokenizer.json, AdapterError when the method raises or fails the check.
     """
     base = read(base_folder)
@@ -196,6 +248,8 @@ def build(base_folder: Path, out: Path, adapter: Adapter, params: Params, texts:
         (folder / "tokenizer.json").write_text(made.to_str(pretty=True), encoding="utf-8")  # save() hides a full disk
         (folder / "tokenizer_config.json").write_bytes(_json(config))
         (folder / "special_tokens_map.json").write_bytes(_json(names))
+        if (base_folder / TEMPLATE).is_file():
+            (folder / TEMPLATE).write_bytes((base_folder / TEMPLATE).read_bytes())
         verify(folder, base, where)
     return out
 
@@ -204,7 +258,12 @@ def read(folder: Path) -> Tokenizer:
     """The tokenizer of a folder, as tokenizer.json has it. Raises CheckpointError when there is none or it is damaged."""
     file = folder / "tokenizer.json"
     if not file.is_file():
-        raise CheckpointError(f"{folder} has no tokenizer.json: load it with transformers.AutoTokenizer(..., use_fast=True) and save it again")
+        raise CheckpointError(
+            f"{folder} has no tokenizer.json: convert its tokenizer.model once with transformers' "
+            "AutoTokenizer.from_pretrained(DIR).save_pretrained(NEW_DIR), which needs sentencepiece, and give NEW_DIR"
+            if (folder / "tokenizer.model").is_file()
+            else f"{folder} has no tokenizer.json: give a checkpoint's or a tokenizer's folder"
+        )
     try:
         return Tokenizer.from_file(str(file))
     except Exception as error:  # the tokenizers library raises bare Exception
@@ -247,7 +306,7 @@ def _config(base_folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
         raise CheckpointError(f"{file} is no JSON: {error}") from error
     values = {name: old.get(name) for name in SPECIAL_NAMES}
     names = {name: value["content"] if isinstance(value, dict) else value for name, value in values.items() if value}
-    kept = {key: old[key] for key in ("model_max_length", "padding_side") if key in old}
+    kept = {key: old[key] for key in ("model_max_length", "padding_side", "chat_template") if key in old}
     # Not the base's class: classes named after a model rebuild parts of the tokenizer when they load it.
     config = {"tokenizer_class": "PreTrainedTokenizerFast", **names, "clean_up_tokenization_spaces": False, **kept}
     return names, config

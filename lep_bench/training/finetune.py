@@ -14,10 +14,11 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from lep_bench.artifact import Artifact, Lep
 from lep_bench.errors import CheckpointError, LepBenchError, TrainingDiverged
+from lep_bench.surgery import reading
 from lep_bench.training import schedule
 from lep_bench.training.loading import IGNORED, Trainable, end_ids, load, save
 from lep_bench.yamlfile import Frozen
@@ -112,8 +113,8 @@ def finetune(
 
 
 def encode(start: Artifact, examples: Iterable[Example], max_length: int) -> tuple[list[_Encoded], tuple[str, ...]]:
-    """Examples as token ids under the start's chat template, and a note on those left out. Raises as `finetune` does."""
-    tokenizer = AutoTokenizer.from_pretrained(start.folder, local_files_only=True)
+    """Examples as token ids under the start's chat template, and notes on its tokenizer and those left out. Raises as `finetune` does."""
+    tokenizer, notes = reading.load(start.folder)
     if not tokenizer.chat_template:
         raise CheckpointError(f"{start.folder} has no chat template: only instruct models can be tuned on chats")
     ends = end_ids(start.folder) | ({tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set())
@@ -124,7 +125,7 @@ def encode(start: Artifact, examples: Iterable[Example], max_length: int) -> tup
     if not kept:
         raise LepBenchError(f"{start.name}: no example of at most {max_length} tokens among {len(found)}: nothing to tune on")
     left = len(found) - len(kept)
-    return kept, (f"{left} of {len(found)} examples left out: longer than {max_length} tokens",) if left else ()
+    return kept, (*notes, f"{left} of {len(found)} examples left out: longer than {max_length} tokens") if left else notes
 
 
 def _encode_one(tokenizer: PreTrainedTokenizerBase, example: Example, ends: set[int]) -> _Encoded:

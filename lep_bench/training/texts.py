@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lep_bench import sources
+from lep_bench import corpora, sources
 from lep_bench.errors import CheckpointError, LepBenchError
 from lep_bench.surgery.vocabulary import limited, read
 
@@ -75,25 +75,25 @@ def _end(folder: Path) -> int | None:
     return number
 
 
-def vocabulary_texts(corpus: str | tuple[str, ...] | None) -> Iterator[str]:
+def vocabulary_texts(corpus: corpora.Corpus) -> Iterator[str]:
     """Texts for training a tokenizer: the built-in world's, or the corpus's files."""
     if corpus == MINI:
         from lep_bench.mini import corpus as mini
 
         return mini.vocabulary_texts()
-    return sources.read_corpus(corpus)
+    return corpora.read(corpus)
 
 
-def pretraining_texts(corpus: str | tuple[str, ...] | None) -> Iterator[str]:
+def pretraining_texts(corpus: corpora.Corpus) -> Iterator[str]:
     """Documents for continued pre-training, always in the same order."""
     if corpus == MINI:
         from lep_bench.mini import corpus as mini
 
         return mini.pretraining_texts()
-    return sources.read_corpus(corpus)
+    return corpora.read(corpus)
 
 
-def calibration_prompts(corpus: str | tuple[str, ...] | None, n: int, seed: int = 0) -> list[str]:
+def calibration_prompts(corpus: corpora.Corpus, n: int, seed: int = 0) -> list[str]:
     """`n` user messages for the original instruct model to answer.
 
     Files: the `prompt` fields of the corpus's JSONL rows, a fixed choice by `seed`. Raises LepBenchError when there are
@@ -111,7 +111,7 @@ def calibration_prompts(corpus: str | tuple[str, ...] | None, n: int, seed: int 
     return random.Random(seed).sample(prompts, n)
 
 
-def copy_prompts(corpus: str | tuple[str, ...] | None, n: int, seed: int = 0) -> list[tuple[str, str]]:
+def copy_prompts(corpus: corpora.Corpus, n: int, seed: int = 0) -> list[tuple[str, str]]:
     """`n` copy exercises (user message, expected answer). Files: the beginnings of the corpus's own texts, a fixed
     choice by `seed`. Raises LepBenchError when there are fewer than `n`."""
     if corpus == MINI:
@@ -134,16 +134,7 @@ def _beginning(text: str) -> str:
     return text if len(text) <= COPY_LENGTH else text[: text.rfind(" ", 0, COPY_LENGTH)].rstrip() or text[:COPY_LENGTH]
 
 
-def _rows(corpus: str | tuple[str, ...] | None) -> Iterator[dict[str, Any]]:
-    for name in [corpus] if isinstance(corpus, str) else corpus or ():
-        file = Path(name).expanduser()
-        if file.suffix != ".jsonl":
-            continue
-        with open(file, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    row = json.loads(line) if line.strip() else {}
-                except json.JSONDecodeError as error:
-                    raise LepBenchError(f"{file}:{number}: not JSON: {error.msg}") from error
-                if isinstance(row, dict):
-                    yield row
+def _rows(corpus: corpora.Corpus) -> Iterator[dict[str, Any]]:
+    for part in corpora.parts(corpus):
+        if corpora.has_fields(part):
+            yield from (row for row in corpora.rows(part, "prompt") if isinstance(row, dict))

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
 from lep_bench.artifact import Artifact, Lep
 from lep_bench.errors import LepBenchError
+from lep_bench.surgery import reading
 from lep_bench.training import finetune as tuning
 from lep_bench.training import texts
 from lep_bench.training.finetune import Example, Recipe
@@ -40,7 +39,7 @@ class Tunable:
         rows = self._rows()[:n]
         if len(rows) < n:
             raise LepBenchError(f"{self.answers_file}: {len(rows)} answers, {n} asked for")
-        tokenizer = AutoTokenizer.from_pretrained(self.start.folder, local_files_only=True)
+        tokenizer, _ = reading.load(self.start.folder)  # `finetune` reports what had to be done to it
         lengths = [len(ids) for ids in tokenizer([str(row["answer"]) for row in rows], add_special_tokens=False)["input_ids"]] if rows else []
         left, kept = {"empty": 0, "not finished": 0, f"over {max_tokens} tokens": 0}, []
         for row, length in zip(rows, lengths, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from lep_bench.surgery.checkpoint import Checkpoint
 from lep_bench.surgery.decomposition import decompose
 from lep_bench.surgery.problem import Problem
 from lep_bench.surgery.tokens import Tokens
-from lep_bench.testing import check_adapter, pico_donor, pico_family
+from lep_bench.testing import pico_donor, pico_family
 
 FILES = sorted((paths.folder("adapters") / "propagation").glob("*.py"))
 
@@ -22,17 +23,14 @@ FILES = sorted((paths.folder("adapters") / "propagation").glob("*.py"))
 def test_one_short_file_that_cites_its_source(file):
     text = file.read_text(encoding="utf-8")
     assert len(text.splitlines()) < 40
-    imported = {node.module for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)}
-    assert imported == {"lep_bench.plugin"} and not [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Import)]
+    top = ast.parse(text).body  # what a function needs it imports itself: listing adapters must stay fast
+    assert not [n for n in top if isinstance(n, ast.Import)]
+    assert {n.module for n in top if isinstance(n, ast.ImportFrom)} <= {"lep_bench.plugin", "pydantic"}
     (adapter,) = registry.load_file(file)
-    assert adapter.name == file.stem
+    assert adapter.name == file.stem.replace("_", "-")
+    assert "arXiv" in adapter.doc or re.search(r"\b19\d\d, \"", adapter.doc)
     if adapter.name in ("swap", "overlap", "conversion"):
         assert "arXiv 2412.21140" in adapter.doc
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_every_shape_of_model(file):
-    check_adapter(file)
 
 
 @pytest.fixture(scope="module")

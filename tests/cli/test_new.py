@@ -63,6 +63,18 @@ def test_a_new_family_with_donors_gives_models(cli, tmp_path: Path) -> None:
     assert listed.code == 0 and "mine/extended/conversion" in listed.out and "mine/bpe/swap" in listed.out
 
 
+def test_paths_typed_from_here_hold_in_a_yaml_elsewhere(cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("base", "instruct", "donor"):
+        checkpoint(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    answer = cli("new", "family", "mine", "--base", "./base", "--instruct", "instruct", "--donor", "bpe=./donor", "--to", "deep/configs")
+    assert answer.code == 0, answer.err
+    monkeypatch.chdir("/")
+    family = Configs.of([tmp_path / "deep/configs"]).family("mine")
+    assert (family.base, family.instruct) == (str(tmp_path / "base"), str(tmp_path / "instruct"))
+    assert family.vocabularies["bpe"].donor == str(tmp_path / "donor")
+
+
 def test_a_new_family_with_a_text_is_trained_here(cli, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("текст\n", encoding="utf-8")
     answer = cli("new", "family", "mine", "--base", "a/b", "--instruct", "a/c", "--corpus", tmp_path / "text.txt", "--to", tmp_path / "configs")

@@ -1,0 +1,110 @@
+"""What stands in `configs/*/*.yaml`: the fields of a family, a suite and a baseline."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from lep_bench.yamlfile import Frozen
+
+RowPolicy = Literal["bytes-exact", "paper"]
+
+
+class Pretraining(Frozen):
+    """Continued pre-training of embeddings and head (paper, section 3.3). Lengths in tokens, rates per optimiser step.
+
+    `characters` counts text: every vocabulary of a family reads the same characters in the same order, one pass.
+    """
+
+    characters: int
+    block: int = 1024
+    batch: int = 256
+    learning_rate: float = 2e-4
+    warmup: int = 100
+    weight_decay: float = 0.1
+    schedule: Literal["cosine", "constant"] = "cosine"
+
+
+class Vocabulary(Frozen):
+    """One vocabulary of a family: its method (default: its name) and parameters, or a given donor (path or Hub id)."""
+
+    method: str | None = None
+    params: dict[str, Any] = {}
+    donor: str | None = None
+    donor_revision: str | None = None
+    unverified: str = ""  # what nobody could check about the donor's id, in words; listings and dry runs say it
+
+
+class Tuning(Frozen):
+    """One tuning: which propagation methods it follows, and the method's parameters."""
+
+    after: tuple[str, ...] = ("conversion",)
+    params: dict[str, Any] = {}
+
+
+class Family(Frozen):
+    """`configs/families/NAME.yaml`: base, instruct, vocabularies. `builtin:NAME/base` is a shipped checkpoint, paths are
+    relative to the YAML; `corpus` is a list of text files, a Hub dataset, or `builtin:mini`."""
+
+    name: str
+    description: str = ""
+    base: str
+    instruct: str
+    base_revision: str | None = None
+    instruct_revision: str | None = None
+    parameters: int | None = None  # of each model, for estimates while it is not here
+    gated: bool = False  # whether base and instruct need their licence accepted on the Hub
+    unverified: dict[Literal["base", "instruct", "corpus"], str] = {}
+    corpus: str | tuple[str, ...] | None = None
+    row_policy: RowPolicy = "bytes-exact"
+    vocabularies: dict[str, Vocabulary]
+    pretraining: Pretraining | None = None
+    propagation: dict[str, dict[str, Any]] = {"swap": {}, "overlap": {}, "conversion": {}}
+    tuning: dict[str, Tuning] = {}
+
+
+class Baseline(Frozen):
+    """`configs/baselines/NAME.yaml`: a stand-alone model to compare with."""
+
+    name: str
+    description: str = ""
+    model: str
+    revision: str | None = None
+    format: Literal["plain", "chat"] = "chat"
+    parameters: int | None = None
+    gated: bool = False
+    unverified: str = ""
+    notes: str = ""
+
+
+class Conversation(Frozen):
+    """How one role of models is asked: plain text or chat, and the number of shots."""
+
+    format: Literal["plain", "chat"]
+    shots: int = 0
+
+
+class Mean(Frozen):
+    """The suite's mean: which tasks, plain or centred; `chance` is what guessing gives, per task (centred only)."""
+
+    kind: Literal["plain", "centred"]
+    tasks: dict[str, float] = Field(description="task -> chance level of its primary score")
+
+
+class Suite(Frozen):
+    """`configs/suites/NAME.yaml`: families + tasks + scoring + mean. `models` are the patterns that `all` stands for."""
+
+    name: str
+    title: str
+    note: str = ""
+    families: tuple[str, ...] = ()
+    baselines: tuple[str, ...] = ()
+    models: tuple[str, ...] = ("*",)
+    tasks: tuple[str, ...]
+    protocol: str
+    base: Conversation = Conversation(format="plain")
+    instruct: Conversation = Conversation(format="chat")
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    mean: Mean
+    seeds: int = 1

@@ -1,0 +1,136 @@
+"""New vocabularies for the real tokenizers of LLaMa-3, Mistral-7B and OpenChat-3.5; small ones (the paper's sizes: benchmarks/vocabularies.py)."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from lep_bench import registry
+from lep_bench.mini import corpus
+from lep_bench.surgery import vocabulary
+from lep_bench.surgery.check_tokenizer import unreachable
+from lep_bench.surgery.decomposition import decompose
+from lep_bench.surgery.shape import Shape
+from lep_bench.surgery.tokens import Tokens
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import real
+import vocabularies
+
+pytestmark = pytest.mark.skipif(not real.available(), reason="python benchmarks/real.py fetches the real tokenizers")
+BASES = ("llama3", "mistral", "openchat")
+PARAMS = {
+    "bpe": {"size": 1500},
+    "unigram": {"size": 1500},
+    "extended": {"size": 500},
+    "optimized": {"keep": 2000, "size": 500},
+    "extended-union": {"size": 1500},
+}
+Made = Callable[[str, str], Path]
+
+
+def texts() -> Iterator[str]:
+    return islice(corpus.vocabulary_texts(), 2500)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """made(base, method) -> the checked tokenizer folder; method "" -> the base's."""
+    root, adapters = tmp_path_factory.mktemp("real"), registry.discover()
+
+    @cache
+    def make(base: str, method: str) -> Path:
+        if not method:
+            return real.TOKENIZERS[base](root / base)
+        adapter = adapters.get("vocabulary", method).adapter
+        return vocabulary.build(make(base, ""), root / f"{base}-{method}", adapter, adapter.params.model_validate(PARAMS[method]), texts())
+
+    return make
+
+
+@cache
+def tokens(folder: Path) -> Tokens:
+    return Tokens.read(folder)
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("method", ["bpe", "unigram", "extended", "optimized"])
+def test_every_row_stands_for_its_tokens_bytes_and_all_256_bytes_are_carried_over(made: Made, base: str, method: str) -> None:
+    old, new = tokens(made(base, "")), tokens(made(base, method))
+    assert vocabularies.mismatches(old, new, decompose(old, new)) == (0, 0)
+    assert not new.holes and set(new.specials) == set(old.specials)
+
+
+@pytest.mark.parametrize("base", BASES[:2])
+@pytest.mark.parametrize("method", ["bpe", "unigram", "extended", "optimized"])
+def test_every_new_token_comes_out_of_some_text_without_ignore_merges(made: Made, base: str, method: str) -> None:
+    old, new = tokens(made(base, "")), tokens(made(base, method))
+    fresh = {n for n in range(new.size) if (value := new.bytes_of(n)) is not None and old.find(value) is None}
+    assert fresh and not fresh & set(unreachable(new))
+
+
+@pytest.mark.parametrize("base", BASES[:2])
+def test_extended_leaves_ids_and_merges_alone_and_so_text_without_new_tokens(made: Made, base: str) -> None:
+    before, after = (json.loads((made(base, method) / "tokenizer.json").read_text(encoding="utf-8")) for method in ("", "extended"))
+    old, new = (vocabulary.read(made(base, method)) for method in ("", "extended"))
+    entries = old.get_vocab_size()
+    assert new.get_vocab_size() == entries + 500 and all(new.token_to_id(token) == n for token, n in old.get_vocab().items())
+    pairs, all_pairs = before["model"]["merges"], after["model"]["merges"]
+    assert all_pairs[: len(pairs)] == pairs and len(all_pairs) == len(pairs) + 500
+    assert not {a + b for a, b in all_pairs[len(pairs) :]} & old.get_vocab().keys()
+    same = 0
+    for text in [*texts(), "The merges of an old vocabulary, e.g. naïve café 12345, stay.", "日本語 🙂 <|end_of_text|> </s>"]:
+        for word in re.findall(r"\s?\S+", text):
+            ids = new.encode(word, add_special_tokens=False).ids
+            if max(ids) < entries:
+                assert ids == old.encode(word, add_special_tokens=False).ids
+                same += 1
+    assert same > 300
+
+
+def test_the_papers_form_has_tokens_that_come_out_of_no_text(made: Made) -> None:
+    old, new = tokens(made("llama3", "")), tokens(made("llama3", "extended-union"))
+    added = set(range(old.size, new.size))
+    assert len(added) > 100 and added & set(unreachable(new))
+    assert new.pieces[: old.size] == old.pieces
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("method", ["bpe", "unigram", "optimized"])
+def test_the_manners_of_the_family_stay(made: Made, base: str, method: str) -> None:
+    before, after = (json.loads((made(base, m) / "tokenizer.json").read_text(encoding="utf-8")) for m in ("", method))
+    for part in ("normalizer", "pre_tokenizer", "decoder"):
+        assert after[part] == before[part]
+    new, old = (vocabulary.read(made(base, m)) for m in (method, ""))
+    digits = [len(token.removeprefix("▁").removeprefix("Ġ")) for token in new.encode("1234567").tokens if token.strip("▁Ġ").isdigit()]
+    assert max(digits) <= (3 if base == "llama3" else 1)
+    bos = old.encode("").tokens
+    assert new.encode("").tokens == bos and new.encode("").ids == [new.token_to_id(bos[0])]
+    renewed, former = (tokens(made(base, m)) for m in (method, ""))
+    assert set(renewed.specials) == set(former.specials)
+    assert all(renewed.find(bytes([byte]), as_byte_token=True) is not None for byte in range(256))
+    if base == "openchat":
+        assert "chat_template" in json.loads((made(base, method) / "tokenizer_config.json").read_text(encoding="utf-8"))
+
+
+def test_default_sizes_are_the_papers(made: Made) -> None:
+    llama, mistral = (vocabulary.read(made(base, "")) for base in ("llama3", "mistral"))
+
+    def total(base: Tokenizer, method: str) -> int:
+        sizes, entries = vocabulary.paper_sizes(base, method), base.get_vocab_size()
+        ordinary = len(Shape.of(base).ordinary)
+        return sizes["size"] + {"extended": entries, "optimized": entries - ordinary + sizes.get("keep", 0)}.get(method, entries - ordinary)
+
+    assert [total(mistral, method) for method in ("bpe", "unigram", "extended")] == [32_000, 32_000, 55_328]
+    assert vocabulary.paper_sizes(llama, "bpe") == vocabulary.paper_sizes(llama, "unigram") == {"size": 128_000}
+    assert [total(llama, method) for method in ("extended", "optimized")] == [174_816, 114_504]
+    assert vocabulary.paper_sizes(llama, "optimized")["keep"] == 64_000
+    assert vocabulary.paper_sizes(llama, "somebody-elses") == {}
