@@ -2,7 +2,8 @@
 
 Tokenizers: LLaMa-3's (tiktoken ranks) is a file of the PyPI package ``llama-models``, Mistral-7B-v0.1's (sentencepiece)
 of ``mistral-common``. The packages are fetched, not installed (transformers would import a half-working mistral-common).
-Text: Debian's fortunes-ru, manpages-ru, debian-faq-ru and developers-reference-ru, by ``apt-get download``.
+Text: Debian's fortunes-ru, manpages-ru, debian-faq-ru and developers-reference-ru, and for training further manuals, some
+of them English, by ``apt-get download``.
 All of it lies in `HOME`, which git ignores; none of it becomes part of the project.
 
     python benchmarks/real.py [--tokenizers]             fetch what is missing (or the tokenizers only)
@@ -34,7 +35,7 @@ FILES = {
 PACKAGES = ("fortunes-ru", "manpages-ru", "debian-faq-ru", "developers-reference-ru")
 # More text, for training only: the four alone hold too few words for a vocabulary of the paper's size.
 MORE = ("libreoffice-help-ru", "manpages-ru-dev", "gnome-user-docs", "installation-guide-amd64", "aptitude-doc-ru", "maint-guide-ru")
-ENGLISH = ("manpages", "manpages-dev")
+ENGLISH = ("manpages", "manpages-dev", "fortunes")
 LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -151,9 +152,16 @@ def russian(packages: Sequence[str] = PACKAGES, work: Path = HOME) -> list[str]:
 
 
 def english(packages: Sequence[str] = ENGLISH, work: Path = HOME) -> list[str]:
-    """English manual pages as plain text. Raises as `russian` does."""
-    files = [file for folder in _unpacked(packages, work) for file in sorted(folder.glob("usr/share/man/man*/*.gz")) if not file.is_symlink()]
-    return list(dict.fromkeys(_without_roff(gzip.decompress(file.read_bytes()).decode("utf-8", errors="ignore")).strip() for file in files))
+    """English manual pages and fortunes as plain text. Raises as `russian` does."""
+    found: dict[str, None] = {}
+    for folder in _unpacked(packages, work):
+        for file in sorted(folder.glob("usr/share/man/man*/*.gz")):
+            if not file.is_symlink():
+                found[_without_roff(gzip.decompress(file.read_bytes()).decode("utf-8", errors="ignore")).strip()] = None
+        for file in sorted(folder.glob("usr/share/games/fortunes/*")):
+            if file.is_file() and file.suffix not in (".dat", ".u8"):
+                found |= dict.fromkeys(part.strip() for part in file.read_text(encoding="utf-8", errors="ignore").split("\n%\n"))
+    return [text for text in found if text]
 
 
 def _unpacked(packages: Sequence[str], work: Path) -> list[Path]:

@@ -4,7 +4,7 @@
 
 Every vocabulary is made by `lep-bench vocabulary METHOD BASE OUT --corpus FILE` with its default sizes, in a process of its
 own (wall seconds, peak resident memory). bpe and unigram, which replace the old vocabulary, read Russian and English
-manuals; the others, which add to it, only the Russian ones. Symbols per token are counted on the tenth of the Russian
+texts; the others, which add to it, only the Russian ones. Symbols per token are counted on the tenth of the Russian
 documents that nothing was trained on. Where a text gives fewer tokens than the paper's size, the most that it gives are
 made and the row says so. Mismatches: new tokens whose rows of T stand for other bytes than the token's own, and byte
 tokens that are not carried over to themselves. Writes benchmarks/results/vocabularies.json.
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -26,8 +25,8 @@ from typing import Any
 import numpy as np
 import real
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
 
+from lep_bench.surgery import reading
 from lep_bench.surgery.decomposition import NEW, Decomposition, decompose, spell
 from lep_bench.surgery.tokens import SPACE, Tokens
 
@@ -60,6 +59,15 @@ def mismatches(old: Tokens, new: Tokens, taken: Decomposition) -> tuple[int, int
     return wrong, bad
 
 
+def resident(process: int) -> int:
+    """KiB of VmHWM, the most that was resident so far; 0 once the process has ended."""
+    try:
+        found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process}/status").read_text(encoding="ascii"))
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
+
+
 def make(work: Path, base: str, method: str, *extra: str) -> dict[str, Any]:
     """Run the command; once more with the most that the text gives where that is less than the paper's size."""
     name = f"{base}-{method}{''.join(extra)}"
@@ -69,23 +77,28 @@ def make(work: Path, base: str, method: str, *extra: str) -> dict[str, Any]:
     filled = None
     while True:
         begin = time.monotonic()
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        out, err = process.stdout.read(), process.stderr.read()  # both are a few lines
-        _, status, usage = os.wait4(process.pid, 0)
+        with tempfile.TemporaryFile("w+") as said:
+            process = subprocess.Popen(command, stdout=said, stderr=said)
+            peak = 0
+            while process.poll() is None:
+                peak = max(peak, resident(process.pid))
+                time.sleep(0.05)
+            said.seek(0)
+            out = said.read()
         seconds = time.monotonic() - begin
-        given = re.search(r"the text gives only (\d+) of the (\d+)", err)
-        if status == 0 or filled or not given:
+        given = re.search(r"the text gives only (\d+) of the (\d+)", out)
+        if process.returncode == 0 or filled or not given:
             break
         filled = f"{int(given[1]):,} of {int(given[2]):,}"
         command += ["--size", given[1]]
-    if status:
-        raise RuntimeError(f"{' '.join(command)}: {err.strip()}")
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {out.strip()}")
     training = re.search(r"training\s+([\d.]+) s", out)
     report = json.loads((work / name / "vocabulary.json").read_text(encoding="utf-8"))
     row = {key: report[key] for key in ("entries", "kept", "new", "unreachable", "characters")}
     return {
         "base": base, "method": method + ("".join(extra)), "corpus": corpus.stem, "filled": filled, **row, "wall_s": round(seconds, 1),
-        "training_s": float(training[1]) if training else None, "peak_gib": round(usage.ru_maxrss / 2**20, 2),
+        "training_s": float(training[1]) if training else None, "peak_gib": round(peak / 2**20, 2),
     }  # fmt: skip
 
 
@@ -96,13 +109,15 @@ def symbols(folder: Path, texts: list[str]) -> float:
     return round(sum(map(len, texts)) / tokens, 3)
 
 
-def one_by_one(base: Path, new: Tokens) -> float:
-    """Seconds for one tokenizer call per token of `new`."""
-    tokenizer = AutoTokenizer.from_pretrained(base)
+def timed(old: Tokens, new: Tokens) -> dict[str, float]:
+    """Seconds to take `new` apart: all of `decompose` (which does it for both row policies), and one tokenizer call per token."""
+    tokenizer, _ = reading.load(old.folder)
     begin = time.monotonic()
+    decompose(old, new)
+    middle = time.monotonic()
     for piece in new.pieces:
         tokenizer((piece or "").replace(SPACE, " "), add_special_tokens=False)
-    return time.monotonic() - begin
+    return {"tokens": new.size, "batched_s": round(middle - begin, 2), "one_by_one_s": round(time.monotonic() - middle, 2)}
 
 
 def measure(work: Path) -> dict[str, Any]:
@@ -123,13 +138,11 @@ def measure(work: Path) -> dict[str, Any]:
         for method, *extra in (*((m,) for m in METHODS), ("extended", "--union")):
             row = make(work, base, method, *extra)
             new = Tokens.read(work / f"{base}-{row['method']}")
-            begin = time.monotonic()
             taken = decompose(old, new)
-            row["decompose_s"] = round(time.monotonic() - begin, 2)
             row["symbols_per_token"] = symbols(new.folder, held)
             row["byte_mismatches"], row["wrong_byte_tokens"] = mismatches(old, new, taken)
-            if method == "bpe" and base != "openchat":
-                decomposing[base] = {"tokens": new.size, "batched_s": row["decompose_s"], "one_by_one_s": round(one_by_one(work / base, new), 1)}
+            if method in ("bpe", "unigram") and base != "openchat":
+                decomposing[f"{base} {method}"] = timed(old, new)
             rows.append(row)
             show(row)
     return {
@@ -171,7 +184,7 @@ def main() -> int:
         found = measure(work)
     for base, figures in found["decomposing"].items():
         slow, fast = figures["one_by_one_s"], figures["batched_s"]
-        print(f"decomposing {figures['tokens']:,} tokens for {base}: {fast:.1f} s; one call per token: {slow:.1f} s, {slow / fast:.1f} times as long")
+        print(f"decomposing {figures['tokens']:,} tokens, {base}: {fast:.1f} s; one call per token {slow:.1f} s, {slow / fast:.1f} times as long")
     wrong = sum(row.get("byte_mismatches", 0) + row.get("wrong_byte_tokens", 0) for row in found["rows"])
     print(f"{wrong} byte mismatches over {len(BASES)} bases x {len(METHODS)} methods and the unions")
     RESULTS.parent.mkdir(exist_ok=True)

@@ -18,7 +18,7 @@ from lep_bench.taskfiles import TaskFile
 StageKind = Literal["vocabulary", "init", "instruct-init", "donor", "propagation", "answers", "tuning", "score"]
 
 # Revision of our own code per stage: raise one by hand when a change to that stage changes its outcome.
-REVISIONS: dict[str, int] = {"vocabulary": 1, "init": 1, "instruct-init": 1, "donor": 1, "propagation": 1, "answers": 1, "tuning": 1, "score": 1}
+REVISIONS: dict[str, int] = {"vocabulary": 1, "init": 2, "instruct-init": 2, "donor": 1, "propagation": 2, "answers": 1, "tuning": 1, "score": 1}
 
 
 @dataclass(frozen=True)
