@@ -155,6 +155,12 @@ def floor(work: Path, name: str, method: str) -> None:
     print(json.dumps({"products": products, "bytes": time.perf_counter() - start}))
 
 
+def embedding(folder: Path) -> Path:
+    """The shard with the input embedding."""
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    return folder / index["weight_map"]["model.embed_tokens.weight"]
+
+
 def published(work: Path, name: str, rows: int) -> None:
     """One matrix over the first `rows` new tokens: a tokenizer call per token, dense means, gelsy, and the projection."""
     import torch
@@ -165,7 +171,7 @@ def published(work: Path, name: str, rows: int) -> None:
     start = time.perf_counter()
     means = {}
     for role in ("base", "instruct"):
-        with safe_open(str(work / role / "model-00001-of-00003.safetensors"), "pt") as file:
+        with safe_open(str(embedding(work / role)), "pt") as file:
             means[role] = file.get_tensor("model.embed_tokens.weight").double()
     found = [old(new.convert_ids_to_tokens(i).replace("▁", " "), add_special_tokens=False)["input_ids"] or [0] for i in range(rows)]
     called = time.perf_counter() - start
@@ -174,9 +180,35 @@ def published(work: Path, name: str, rows: int) -> None:
         del matrix
     d = torch.linalg.lstsq(means["base"], means["instruct"], driver="gelsy").solution
     del means
-    with safe_open(str(work / name / "model-00001-of-00003.safetensors"), "pt") as file:
+    with safe_open(str(embedding(work / name)), "pt") as file:
         file.get_tensor("model.embed_tokens.weight")[:rows].double() @ d
     print(json.dumps({"tokenizer calls": called}))
+
+
+def exact(work: Path) -> None:
+    """A planted map comes back; and block by block gives the rows that torch.linalg.lstsq on the whole gives, in ulps of each dtype."""
+    import numpy as np
+    import torch
+
+    from lep_bench.surgery import leastsquares
+
+    generator = torch.Generator().manual_seed(SEED)
+    x, planted = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((20_000, 512), (512, 512)))
+    planted /= 512**0.5
+
+    def blocks(matrix: torch.Tensor) -> list[leastsquares.Block]:
+        return [(np.arange(i, min(i + 2048, len(matrix))), matrix[i : i + 2048]) for i in range(0, len(matrix), 2048)]
+
+    found, _ = leastsquares.fit(blocks(x), blocks(x @ planted))
+    print(json.dumps({"planted map, largest error": float((found - planted).abs().max())}))
+    noisy = x @ planted + 0.1 * torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    whole = x @ torch.linalg.lstsq(x, noisy, driver="gelsy").solution
+    d, _ = leastsquares.fit(blocks(x), blocks(noisy))
+    pieces = torch.cat([block @ d for _, block in blocks(x)])
+    for dtype, bits in ((torch.bfloat16, torch.int16), (torch.float16, torch.int16), (torch.float32, torch.int32)):
+        # Neighbouring floats of one sign are neighbouring integers.
+        a, b = (value.to(dtype).view(bits).long() for value in (whole, pieces))
+        print(json.dumps({f"block by block, {dtype}, ulps": int((a - b).abs()[(a >= 0) == (b >= 0)].max())}))
 
 
 def ours_fit(work: Path, name: str, rows: int) -> None:
@@ -234,6 +266,8 @@ def main() -> None:
     figures: dict[str, object] = {"width": WIDTH, "cores": os.cpu_count(), "layers": given.layers}
     if not (work / "base").exists():  # an interrupted benchmark goes on; --keep leaves the models for the next one
         run("make", work, given.layers)
+    figures["exact"] = run("exact", work)
+    print(figures["exact"], flush=True)
     for name, method, size in (("bpe", "bpe", 128_000), ("extended", "extended", 46_560)):
         if not (work / f"{name}-vocabulary").exists():
             print(f"{name} vocabulary: {run('tokenizer', work, name, method, size)}", flush=True)
