@@ -149,6 +149,8 @@ def test_bad_folders_are_one_line(trio: Callable[..., Trio], tmp_path: Path, spo
 
 def test_sentencepiece_alone_is_converted_and_compared(tmp_path: Path) -> None:
     sentencepiece = pytest.importorskip("sentencepiece")
+    for needed in ("google.protobuf", "tiktoken"):  # what transformers converts a tokenizer.model with
+        pytest.importorskip(needed)
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXTS * 20), model_prefix=str(tmp_path / "tokenizer"), model_type="bpe", vocab_size=420, byte_fallback=True,
         normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2,
