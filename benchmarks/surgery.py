@@ -1,6 +1,6 @@
 """Surgery at the size of LLaMa-3-8B's embeddings: time and memory of `lep-bench adapt`, its floor, and the published way.
 
-    python benchmarks/real.py && python benchmarks/surgery.py [--layers 2] [--published 16384,128000]
+    python benchmarks/real.py && python benchmarks/surgery.py [--layers 2] [--published 16384,98304]
 
 The models have the real tokenizers, hidden size 4096, bf16 and a body of one or two layers in several shards; their rows
 are random, the instruct model's a planted linear map of the base's. Every part runs in a process of its own; memory is that
@@ -49,9 +49,7 @@ def make(work: Path, layers: int) -> None:
     for matrix in matrices.values():
         matrix[128002:128256] = 0.0  # reserved and chat tokens are untrained in the base
     maps = {name: (random(WIDTH, 64) * 10, random(64, WIDTH)) for name in matrices}
-    body = {
-        f"model.layers.{n}.{part}.weight": random(*shape).to(torch.bfloat16) for n in range(layers) for part, shape in sizes.items()
-    }
+    body = {f"model.layers.{n}.{part}.weight": random(*shape).to(torch.bfloat16) for n in range(layers) for part, shape in sizes.items()}
     norms = {f"model.layers.{n}.{name}.weight": torch.ones(WIDTH, dtype=torch.bfloat16) for n in range(layers)
              for name in ("input_layernorm", "post_attention_layernorm")}  # fmt: skip
     for role in ("base", "instruct"):
@@ -219,8 +217,9 @@ def ours_fit(work: Path, name: str, rows: int) -> None:
     import torch
 
     from lep_bench.surgery import decomposition
+    from lep_bench.surgery.blocks import Blocks
     from lep_bench.surgery.checkpoint import Checkpoint
-    from lep_bench.surgery.problem import Blocks, Problem
+    from lep_bench.surgery.problem import Problem
     from lep_bench.surgery.tokens import Tokens
 
     start = time.perf_counter()
@@ -259,36 +258,48 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=HERE.parent / ".real" / "surgery", help="needs 15 GiB; removed at the end")
     parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--published", default="16384", help="rows of the comparison with the published way, comma-separated; 0: none")
-    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--only", default="exact,bpe,extended,published", help="parts to run; the figures of the others stay")
+    parser.add_argument("--keep", action="store_true", help="leave the models for the next time")
     given = parser.parse_args()
     work = given.work
     work.mkdir(parents=True, exist_ok=True)
-    figures: dict[str, object] = {"width": WIDTH, "cores": os.cpu_count(), "layers": given.layers}
+    known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    figures: dict[str, object] = known | {"width": WIDTH, "cores": os.cpu_count(), "layers": given.layers}
+
+    def keep(**parts: object) -> None:
+        figures.update(parts)
+        RESULTS.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
     if not (work / "base").exists():  # an interrupted benchmark goes on; --keep leaves the models for the next one
         run("make", work, given.layers)
-    figures["exact"] = run("exact", work)
-    print(figures["exact"], flush=True)
+    if "exact" in given.only:
+        keep(exact=run("exact", work))
+        print(figures["exact"], flush=True)
     for name, method, size in (("bpe", "bpe", 128_000), ("extended", "extended", 46_560)):
-        if not (work / f"{name}-vocabulary").exists():
-            print(f"{name} vocabulary: {run('tokenizer', work, name, method, size)}", flush=True)
-        for made in (f"{name}-init", name, f"{name}-conversion"):
-            shutil.rmtree(work / made, ignore_errors=True)
-        figures[f"{name} init"] = run("init", work, name)
-        print(f"{name} init: {figures[f'{name} init']}, {run('donor', work, name)}", flush=True)
-        mine = run("ours", work, name, "conversion")
-        bare = run("floor", work, name, "conversion")
-        lep = json.loads((work / f"{name}-conversion" / "lep.json").read_text())
-        total = bare["products"] + bare["bytes"]
-        figures[name] = {"ours": mine, "floor": bare, "factor": mine["wall"] / total, "rows": lep["rows"], "fit": lep["fit"]}
-        print(f"{name}: adapt {mine['wall']:.1f} s, peak {mine['peak_gib']:.2f} GiB; floor {total:.1f} s ({bare['products']:.1f} products); "
-              f"factor {mine['wall'] / total:.2f}", flush=True)  # fmt: skip
-    for rows in [int(part) for part in given.published.split(",") if int(part)]:
+        if name in given.only:
+            keep(**{name: full(work, name, method, size)})
+    for rows in [int(part) for part in given.published.split(",") if int(part)] if "published" in given.only else []:
         pair = {"ours": run("ours_fit", work, "bpe", rows), "published": run("published", work, "bpe", rows)}
-        figures[f"one matrix, {rows} rows"] = pair
+        keep(**{f"one matrix, {rows} rows": pair})
         print(rows, pair, flush=True)
-    RESULTS.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     if not given.keep:
         shutil.rmtree(work)
+
+
+def full(work: Path, name: str, method: str, size: int) -> dict[str, object]:
+    """Vocabulary, init, donor, `adapt` and its floor, one after the other."""
+    if not (work / f"{name}-vocabulary").exists():
+        print(f"{name} vocabulary: {run('tokenizer', work, name, method, size)}", flush=True)
+    for made in (f"{name}-init", name, f"{name}-conversion"):
+        shutil.rmtree(work / made, ignore_errors=True)
+    first = run("init", work, name)
+    print(f"{name} init: {first}, donor: {run('donor', work, name)}", flush=True)
+    mine, bare = run("ours", work, name, "conversion"), run("floor", work, name, "conversion")
+    lep = json.loads((work / f"{name}-conversion" / "lep.json").read_text())
+    total = bare["products"] + bare["bytes"]
+    print(f"{name}: adapt {mine['wall']:.1f} s, peak {mine['peak_gib']:.2f} GiB; floor {total:.1f} s ({bare['products']:.1f} products); "
+          f"factor {mine['wall'] / total:.2f}", flush=True)  # fmt: skip
+    return {"init": first, "ours": mine, "floor": bare, "factor": mine["wall"] / total, "rows": lep["rows"], "fit": lep["fit"]}
 
 
 if __name__ == "__main__":

@@ -11,14 +11,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lep_bench.config import Conversation, ModelSpec, Suite
+from lep_bench import sources
+from lep_bench.config import Conversation, Family, ModelSpec, Suite
+from lep_bench.fingerprint import digest
 from lep_bench.results import ModelRecord, Scoring
 from lep_bench.taskfiles import TaskFile
 
 StageKind = Literal["vocabulary", "init", "instruct-init", "donor", "propagation", "answers", "tuning", "score"]
 
 # Revision of our own code per stage: raise one by hand when a change to that stage changes its outcome.
-REVISIONS: dict[str, int] = {"vocabulary": 1, "init": 2, "instruct-init": 2, "donor": 1, "propagation": 2, "answers": 1, "tuning": 1, "score": 1}
+REVISIONS: dict[str, int] = {"vocabulary": 1, "init": 2, "instruct-init": 2, "donor": 1, "propagation": 3, "answers": 1, "tuning": 1, "score": 1}
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,41 @@ class Settings:
     engine: str = "hf"
     limit: int | None = None
     flops: float = 6.0e10  # per second and worker, for estimates only
+
+
+PAPER = "paper"  # the protocol in which models are asked in the conversation formats that Darumeru's authors listed
+PAPER_PLAIN = "non_instruct_simple"  # ... base models and donors in this one
+
+
+def asking(suite: Suite, spec: ModelSpec, family: Family | None, limit: int | None = None) -> tuple[Conversation, Scoring]:
+    """How the suite asks a model: as its instruct models or its base models, and under protocol paper in which listed format."""
+    chats = spec.is_instruct
+    if spec.location is not None and spec.format is None:
+        folder = sources.cached(spec.location, spec.revision)  # a plan never fetches; a model that is not here is taken to chat
+        chats = folder is None or sources.has_chat_template(folder)
+    conversation = suite.instruct if chats else suite.base
+    listed = ""
+    if suite.protocol == PAPER:
+        own = spec.conversation or (family.conversation if family else None) or "template"
+        listed = own if conversation.format == "chat" else PAPER_PLAIN
+    return conversation, Scoring(
+        protocol=suite.protocol, shots=conversation.shots, format=conversation.format, dtype=suite.dtype, limit=limit,
+        conversation=listed, samplings=suite.samplings, metadata=suite.metadata,
+    )  # fmt: skip
+
+
+def cell_key(scoring: Scoring, engine: str, task: TaskFile, seed: int) -> str:
+    """KEY of a result: scoring, engine, the task's fingerprint and the model's training seed. Values at their default
+    when introduced are left out, so that a field added later changes no old key."""
+    return digest(
+        {
+            "scoring": scoring.model_dump(exclude_defaults=True),
+            "engine": engine,
+            "task": task.fingerprint,
+            "revision": REVISIONS["score"],
+            **({"seed": seed} if seed else {}),
+        }
+    )
 
 
 def makespan(plan: Plan, workers: int) -> tuple[float, float]:

@@ -11,14 +11,6 @@ def sum_conversion(problem, params: Params):
     minimises || N (T E_base) D - N (T E_instruct) ||, N the number of old subtokens of each new token, so that long
     tokens weigh more than in conversion; E_lep = E_donor D.
     """
-    from dataclasses import replace
-
-    import torch
-
-    counts = torch.from_numpy(problem.decomposition.lengths).to(problem.device)[:, None]
-
-    def sums(which):
-        return replace(problem.mixed(which), read=lambda ids: problem.mixed_at(which, ids) * counts[ids])
-
-    d = problem.fit(sums("base"), sums("instruct"))
+    counts = problem.decomposition.lengths
+    d = problem.fit(problem.mixed("base", scale=counts), problem.mixed("instruct", scale=counts))
     return lambda rows, ids: rows @ d

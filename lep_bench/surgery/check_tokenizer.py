@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import tokenizers
@@ -56,16 +57,22 @@ def unreachable(tokens: Tokens) -> list[int]:
     left = list(texts)
     for context in CONTEXTS:
         if left:
-            encodings = encoder.encode_batch([context.format(texts[n]) for n in left], add_special_tokens=False)
-            left = [n for n, encoding in zip(left, encodings, strict=True) if n not in encoding.ids]
+            found = _encoded(encoder, (context.format(texts[n]) for n in left))
+            left = [n for n, ids in zip(left, found, strict=True) if n not in ids]
     broken = [n for n in asked if n not in texts]
     if broken:
         inner = tokens.encoder(pieces=True)
         if tokens.spec["model"]["type"] == "BPE":
             inner.model.ignore_merges = False
-        encodings = inner.encode_batch([tokens.pieces[n] or "" for n in broken], add_special_tokens=False)
-        left += [n for n, encoding in zip(broken, encodings, strict=True) if encoding.ids != [n]]
+        left += [n for n, ids in zip(broken, _encoded(inner, (tokens.pieces[n] or "" for n in broken)), strict=True) if ids != [n]]
     return sorted(left)
+
+
+def _encoded(encoder: tokenizers.Tokenizer, texts: Iterable[str]) -> Iterator[list[int]]:
+    """Ids of each text. The encodings of 170,000 at once take 2 GB."""
+    texts = iter(texts)
+    while part := list(islice(texts, 8192)):
+        yield from (encoding.ids for encoding in encoder.encode_batch_fast(part, add_special_tokens=False))
 
 
 def _ids(model: Model) -> Iterator[Finding]:

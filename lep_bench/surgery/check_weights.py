@@ -263,7 +263,11 @@ def _against_body(model: Model, checkpoint: Checkpoint, scans: dict[str, Scan]) 
             own, new = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
             if not len(new) or max(new) >= checkpoint.shape(name)[0] or max(own) >= theirs.shape(other)[0]:
                 continue  # too few rows: an error of its own
-            rows = (theirs.gather(other, own) != checkpoint.gather(name, new)).any(1).nonzero().flatten().tolist()
+            rows: list[int] = []
+            for start in range(0, len(new), 4096):  # of kept tokens there may be a whole vocabulary
+                part = slice(start, start + 4096)
+                unlike = theirs.gather(other, own[part]) != checkpoint.gather(name, new[part])
+                rows += (start + unlike.any(1).nonzero().flatten()).tolist()
             if rows:
                 what = f"{len(rows)} {kind} rows of the {matrix} are not the {who}'s own, the first is {model.tokens.pieces[new[rows[0]]]!r}"
                 yield Finding("error", what, where, "chat markers are untrained elsewhere: copy the instruct model's rows")

@@ -160,7 +160,8 @@ def _matrix(rows: list[Sequence[int]], width: int) -> sparse.csr_matrix:
 
 
 def _encode(tokenizer: tokenizers.Tokenizer, texts: list[str]) -> list[list[int]]:
-    return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+    parts = (texts[start : start + 8192] for start in range(0, len(texts), 8192))  # an encoding is ten times its text
+    return [encoding.ids for part in parts for encoding in tokenizer.encode_batch_fast(part, add_special_tokens=False)]
 
 
 def _joined(tokens: Tokens, ids: Sequence[int]) -> bytes | None:

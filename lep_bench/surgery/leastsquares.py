@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,11 +19,13 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from lep_bench.errors import AdapterError
+from lep_bench.surgery.blocks import Mixed, joined
 
 Block = tuple[np.ndarray, torch.Tensor]
 HELD_OUT = 10  # every tenth row, for the printed scores only: D itself is fitted on all rows, as in the paper
 SAFE = 1e-9  # smallest / largest eigenvalue of X'X down to which normal equations give about 1e-7
 STRIP = 512  # columns of X'X at a time: 44% of its products at d = 4096 lie below the diagonal and are not made
+GAIN = 0.8  # share of old rows used, of new ones, below which their sums are made from the old
 DENSE = 1024  # up to this width all eigenvalues are computed; above, only the extreme ones (Lanczos, to a thousandth)
 
 
@@ -61,13 +63,24 @@ class Sums:
         self.yy, self.rows = 0.0, 0
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Of X'X only the blocks on and above the diagonal grow: `mirror` fills in the others."""
-        for start in range(0, x.shape[1], STRIP):
-            self.xx[start : start + STRIP, start:].addmm_(x[:, start : start + STRIP].T, x[:, start:])
-        self.xy.addmm_(x.T, y)
+        """The sums of a block of rows. Of X'X only the blocks on and above the diagonal grow: `mirror` fills in the others."""
+        self._add(x, x, y, y)
         self.y += y.sum(0)
-        self.yy += float((y * y).sum())
         self.rows += len(x)
+
+    def add_mixed(self, x: Mixed, y: Mixed) -> Sums:
+        """The sums of X = T E and Y = T F from E and F: with G = T'T they are E'(G E), E'(G F), T's column sums times F."""
+        for ids, e, ge, f, gf in joined(x, y):
+            self._add(e, ge, f, gf)
+            self.y += torch.from_numpy(x.weights[ids]).to(f) @ f
+        self.rows += len(x.ids)
+        return self
+
+    def _add(self, e: torch.Tensor, ge: torch.Tensor, f: torch.Tensor, gf: torch.Tensor) -> None:
+        for start in range(0, e.shape[1], STRIP):
+            self.xx[start : start + STRIP, start:].addmm_(e[:, start : start + STRIP].T, ge[:, start:])
+        self.xy.addmm_(e.T, gf)
+        self.yy += float(torch.dot(f.reshape(-1), gf.reshape(-1)))
 
     def mirror(self) -> Sums:
         """The lower half of X'X from the upper one, in place, when all rows have been added."""
@@ -106,7 +119,7 @@ class Products:
 def fit(x: Iterable[Block], y: Iterable[Block]) -> tuple[torch.Tensor, Report]:
     """D [d, d'] of least ||X D - Y||, the one of minimum norm where X leaves it open, and a `Report`.
 
-    `x` and `y` give (ids, float64 rows) block by block over the same rows and can be read twice (a list, `Blocks`).
+    `x` and `y` give (ids, float64 rows) block by block over the same rows and can be read twice (a list, `Blocks`, `Mixed`).
     Raises AdapterError for generators, for blocks that do not match, and when there is no row at all.
     """
     given = products(x, y)
@@ -117,7 +130,7 @@ def fit(x: Iterable[Block], y: Iterable[Block]) -> tuple[torch.Tensor, Report]:
     if smallest > SAFE * largest:
         d = torch.cholesky_solve(both.xy, factor)
         method, rank, condition, basis, rcond = "normal equations", width, math.sqrt(largest / smallest), None, math.sqrt(SAFE)
-        squared = both.squared_error(d)
+        squared = max(0.0, both.yy - float((d * both.xy).sum()))  # at the least: D'X'XD = D'X'Y
         del factor
     else:
         del factor
@@ -134,6 +147,8 @@ def products(x: Iterable[Block], y: Iterable[Block]) -> Products:
     for name, blocks in (("x", x), ("y", y)):
         if iter(blocks) is blocks:
             raise AdapterError(f"fit reads its blocks twice where it must: give {name} as a list or as the problem's own blocks, not a generator")
+    if isinstance(x, Mixed) and isinstance(y, Mixed) and x.alike(y) and len(x.used) < GAIN * len(x.ids):
+        return _of_mixed(x, y)
     every = held = None
     row = 0
     for a, b in pairs(x, y):
@@ -145,6 +160,18 @@ def products(x: Iterable[Block], y: Iterable[Block]) -> Products:
         row += len(a)
     if every is None or held is None or not row:
         raise AdapterError("fit was given no rows (rank 0): there is no trained token to learn from; use swap")
+    return _finite(every, held)
+
+
+def _of_mixed(x: Mixed, y: Mixed) -> Products:
+    """`products` over the old rows that T uses, which are fewer than T's rows."""
+    one, two = x.old(x.used[:1]), y.old(x.used[:1])
+    every, held = (Sums(one.shape[1], two.shape[1], one.device) for _ in range(2))
+    tenth = slice(HELD_OUT - 1, None, HELD_OUT)
+    return _finite(every.add_mixed(x, y), held.add_mixed(replace(x, ids=x.ids[tenth]), replace(y, ids=y.ids[tenth])))
+
+
+def _finite(every: Sums, held: Sums) -> Products:
     if not math.isfinite(every.yy + float(every.xx.diagonal().sum())):
         raise AdapterError("fit was given rows that are not finite")
     return Products(every.mirror(), held.mirror())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -14,29 +14,12 @@ from scipy import sparse
 
 from lep_bench.errors import AdapterError, CheckpointError
 from lep_bench.surgery import leastsquares
+from lep_bench.surgery.blocks import SIZE, Blocks, Mixed, mixed_rows
 from lep_bench.surgery.checkpoint import Checkpoint
 from lep_bench.surgery.decomposition import KEPT, NEW, Decomposition
 from lep_bench.surgery.tokens import Tokens
 
-SIZE = 2048  # rows per block: 64 MiB in float64 at hidden size 4096, and the old rows they are means of up to four times that
 Which = Literal["base", "instruct"]
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """(ids [n], float64 rows [n, d]) block by block over `ids`; can be read any number of times."""
-
-    ids: np.ndarray
-    read: Callable[[np.ndarray], torch.Tensor]
-    size: int = SIZE
-
-    def __iter__(self) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-        for start in range(0, len(self.ids), self.size):
-            part = self.ids[start : start + self.size]
-            yield part, self.read(part)
-
-    def __len__(self) -> int:
-        return -(-len(self.ids) // self.size)
 
 
 @dataclass
@@ -109,9 +92,11 @@ class Problem:
         """Donor rows over the new vocabulary's ordinary tokens."""
         return Blocks(self._new_ids, self.donor_at, size)
 
-    def mixed(self, which: Which, size: int = SIZE) -> Blocks:
-        """T E_base or T E_instruct over the same new ids as `donor_blocks`."""
-        return Blocks(self._new_ids, lambda ids: self.mixed_at(which, ids), size)
+    def mixed(self, which: Which, size: int = SIZE, scale: np.ndarray | None = None) -> Mixed:
+        """T E_base or T E_instruct over the same new ids as `donor_blocks`; `scale` [V_new] multiplies the rows."""
+        model = self._model(which)
+        T = self.T if scale is None else sparse.csr_matrix(self.T.multiply(scale[:, None]))
+        return Mixed(self._new_ids, T, lambda old: self._at(model, old), size)
 
     def rows_at(self, which: Which, ids: np.ndarray, size: int = SIZE) -> Blocks:
         """Base or instruct rows of the old `ids`, as blocks for `fit`."""
@@ -178,12 +163,3 @@ class Problem:
                 where = f"{model.folder}: {len(bad)} rows of {name}"
                 raise CheckpointError(f"{where} hold NaN or infinity, the first at id {np.asarray(ids)[bad[0]]}: the checkpoint is damaged")
         return rows
-
-
-def mixed_rows(T: sparse.csr_matrix, read: Callable[[np.ndarray], torch.Tensor], ids: np.ndarray) -> torch.Tensor:
-    """[n, d] float64 rows `ids` of T E, reading only the rows of E that they touch (`read`: old ids -> rows)."""
-    part = T[ids]
-    touched, inner = np.unique(part.indices, return_inverse=True)
-    rows = read(touched).to(torch.float64)
-    index, bounds, weights = (torch.from_numpy(array).to(rows.device) for array in (inner, part.indptr[:-1].astype(np.int64), part.data))
-    return torch.nn.functional.embedding_bag(index, rows, bounds, mode="sum", per_sample_weights=weights)

@@ -13,9 +13,10 @@ from lep_bench.errors import AdapterError, CheckpointError, LepBenchError
 from lep_bench.plugin import Adapter, Params
 from lep_bench.surgery import patch
 from lep_bench.surgery.assembly import Assembled
+from lep_bench.surgery.blocks import SIZE, mixed_rows
 from lep_bench.surgery.checkpoint import Checkpoint
 from lep_bench.surgery.decomposition import Decomposition
-from lep_bench.surgery.problem import SIZE, Problem, mixed_rows
+from lep_bench.surgery.problem import Problem
 
 Rows = Callable[[np.ndarray], torch.Tensor]  # new ids [n] -> float64 rows [n, d]
 
@@ -77,11 +78,12 @@ def matrix(
             here = (new >= start) & (new < stop)
             if here.any():
                 block[torch.from_numpy(new[here] - start)] = body.gather(name, own[here])
-            bad = (~torch.isfinite(block).all(1)).nonzero().flatten().tolist()
-            if bad:
+            sums = block.sum(0, dtype=torch.float64)  # finite where every value is: no sum of such numbers leaves float64
+            if not bool(torch.isfinite(sums).all()):
+                bad = (~torch.isfinite(block).all(1)).nonzero().flatten().tolist()
                 what = f"with NaN or values too large for {patch.dtype_name(dtype)}, the first at id {start + bad[0]}"
                 raise error(f"{who} gave {len(bad)} rows of {len(block)} {what}")
-            total += block.to(torch.float64).sum(0)
+            total += sums
             yield block
         padding = patch.padded_size(size) - size
         if padding:

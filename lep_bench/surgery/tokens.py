@@ -131,8 +131,11 @@ class Tokens:
 
     def spell(self, text: str) -> str:
         """`text` as `encoder()` reads it: where only the normaliser turned spaces into "▁", this does it."""
-        metaspace = any(part.get("type") == "Metaspace" for part in components(self.spec.get("pre_tokenizer")))
-        return text if self.byte_level or metaspace else text.replace(" ", SPACE)
+        return text.replace(" ", SPACE) if self._spelled_by_normaliser else text
+
+    @cached_property
+    def _spelled_by_normaliser(self) -> bool:
+        return not self.byte_level and all(part.get("type") != "Metaspace" for part in components(self.spec.get("pre_tokenizer")))
 
     @cached_property
     def _byte_token_ids(self) -> frozenset[int]:

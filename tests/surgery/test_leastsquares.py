@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 
 from lep_bench.errors import AdapterError
 from lep_bench.surgery import leastsquares
+from lep_bench.surgery.blocks import Mixed
 
 
 def blocks(matrix, size=37):
@@ -83,3 +85,31 @@ def test_zero_rows_are_no_reason_to_break():
 def test_unusable_input_is_named(x, y, match):
     with pytest.raises(AdapterError, match=match):
         leastsquares.fit(x, y)
+
+
+@pytest.mark.parametrize("old", [60, 700, 5000])
+def test_means_of_few_old_rows_give_the_sums_of_all_new_rows(old, monkeypatch):
+    T = sparse.random(3000, old, 3.0 / old, random_state=0, format="csr")
+    ids = np.flatnonzero(np.diff(T.indptr))
+    e, f = (torch.from_numpy(random(old, 24, seed=seed)) for seed in (1, 2))
+    x, y = (Mixed(ids, sparse.csr_matrix(T), lambda rows, m=m: m[torch.from_numpy(rows)], 256) for m in (e, f))
+    few, monkeypatched = leastsquares.products(x, y), []
+    monkeypatch.setattr(leastsquares, "_of_mixed", lambda *_: monkeypatched.append(1))
+    assert bool(leastsquares.products(x, y) is None) == (old < 3000)  # the short way was taken where there are fewer old rows
+    assert len(monkeypatched) == (old < 3000)
+    every = leastsquares.products(list(x), list(y))
+    for part in ("all", "held", "train"):
+        one, two = getattr(few, part), getattr(every, part)
+        for name in ("xx", "xy", "y"):
+            torch.testing.assert_close(getattr(one, name), getattr(two, name), rtol=1e-12, atol=1e-10)
+        assert one.rows == two.rows and abs(one.yy / two.yy - 1) < 1e-12
+
+
+def test_means_that_are_mixed_otherwise_are_taken_row_by_row():
+    T = sparse.random(300, 40, 0.1, random_state=0, format="csr")
+    ids = np.flatnonzero(np.diff(T.indptr))
+    e = torch.from_numpy(random(40, 8))
+    x, y = (Mixed(ids, T * scale, lambda rows: e[torch.from_numpy(rows)]) for scale in (1.0, 2.0))
+    d, report = leastsquares.fit(x, y)
+    torch.testing.assert_close(d, 2 * torch.eye(8, dtype=torch.float64))
+    assert report.rows == len(ids) and report.residual < 1e-6
