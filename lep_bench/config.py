@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ class ModelSpec:
     location: str | None = None
     revision: str | None = None
     format: Literal["plain", "chat"] | None = None
+    conversation: str | None = None
     parameters: int | None = None
 
     @property
@@ -119,12 +120,16 @@ class Configs:
         return family.model_copy(update={**roles, "vocabularies": vocabularies, "corpus": corpus})
 
     def suite(self, name: str) -> Suite:
-        """Read a suite; the tasks of its mean must be its own."""
-        file = self.file("suites", name)
-        suite = yamlfile.read(file, Suite, name=name)
-        for task in suite.mean.tasks:
-            if task not in suite.tasks:
-                raise ConfigError(f"{file}: mean.tasks.{task}: not among the suite's tasks: {', '.join(suite.tasks)}")
+        """Read a suite; the tasks of its means must be its own."""
+        suite = yamlfile.read(self.file("suites", name), Suite, name=name)
+        means: list[tuple[tuple[str, ...], Iterable[str]]] = [(("mean", "tasks"), suite.mean.tasks)]
+        means += [((part, label), tasks) for part in ("groups", "without") for label, tasks in getattr(suite, part).items()]
+        for where, tasks in means:
+            for task in tasks:
+                if task not in suite.tasks:
+                    raise ConfigError(f"{self.place('suites', name, *where)}: {task} is not among the suite's tasks: {', '.join(suite.tasks)}")
+        if suite.protocol != "paper" and any("micro-avg" in label.lower() for label in (suite.mean.name or "", *suite.without, *suite.groups)):
+            raise ConfigError(f"{self.place('suites', name, 'mean', 'name')}: Micro-Avg is the paper's mean, under protocol paper: give another name")
         return suite
 
     def baseline(self, name: str) -> Baseline:
@@ -249,7 +254,8 @@ def everything(suite: Suite, configs: Configs, registry: Registry) -> list[Model
             raise UnknownName(f"{configs.place('suites', suite.name, 'families')}: {unknown('family', name, configs.names('families'))}")
         models += _derived(name, configs, registry)
     for given in map(configs.baseline, suite.baselines):
-        known = {"location": given.model, "revision": given.revision, "format": given.format, "parameters": given.parameters}
+        known = {"location": given.model, "revision": given.revision, "parameters": given.parameters}
+        known |= {"format": given.format, "conversation": given.conversation}
         models.append(ModelSpec(f"baselines/{given.name}", "baseline", **known))
     return models
 
@@ -297,6 +303,8 @@ def _matching(pattern: str, known: list[ModelSpec], usual: set[str]) -> list[Mod
         if found:
             return found
         raise unknown("model pattern", pattern, [m.name for m in known], "(lep-bench models lists them all)")
+    if pattern.startswith("builtin:"):
+        return [ModelSpec(f"local/{_local_name(pattern.replace('/', '--'))}", "local", location=pattern)]
     local = Path(pattern).expanduser()
     if local.exists() or pattern.startswith(("/", "./", "../", "~")):
         if not local.is_dir():

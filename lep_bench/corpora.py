@@ -123,7 +123,7 @@ def _parquet_rows(file: Path, field: str) -> Iterator[dict[str, Any]]:
 def _lines(file: Path) -> Iterator[str | dict[str, Any]]:
     fields, number = has_fields(file), 0
     try:
-        with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else open(file, encoding="utf-8") as lines:
+        with gzip.open(file, "rt", encoding="utf-8-sig") if file.suffix == ".gz" else open(file, encoding="utf-8-sig") as lines:
             for line in lines:
                 number += 1
                 row = json.loads(line) if fields and line.strip() else line.rstrip("\n")

@@ -14,10 +14,10 @@ from lep_bench import artifact, corpora, sources
 from lep_bench.config import ORIGINAL, Configs, Family, ModelSpec, Suite
 from lep_bench.errors import ConfigError, UnknownName
 from lep_bench.fingerprint import digest
-from lep_bench.plan import REVISIONS, Cell, Node, Plan, Settings, StageKind
+from lep_bench.plan import REVISIONS, Cell, Node, Plan, Settings, StageKind, asking, cell_key
 from lep_bench.plugin import Kind, Params
 from lep_bench.registry import Registry
-from lep_bench.results import ModelRecord, Scoring
+from lep_bench.results import ModelRecord
 from lep_bench.store import Store
 from lep_bench.taskfiles import TaskFile
 
@@ -286,13 +286,8 @@ class _Planner:
             lineage=lineage,
             fingerprint=node.fingerprint if node else self.source(made_by),
         )
-        conversation = self.suite.instruct if spec.is_instruct else self.suite.base
-        if spec.location is not None and spec.format is None:
-            folder = sources.cached(spec.location, spec.revision)  # a plan never fetches; a model that is not here is taken to chat
-            conversation = self.suite.instruct if folder is None or sources.has_chat_template(folder) else self.suite.base
-        scoring = Scoring(
-            protocol=self.suite.protocol, shots=conversation.shots, format=conversation.format, dtype=self.suite.dtype, limit=self.settings.limit
-        )
+        family = self.family(spec.family) if spec.family else None
+        conversation, scoring = asking(self.suite, spec, family, self.settings.limit)
         cells, current = [], 0
         for task in tasks:
             key = cell_key(scoring, self.settings.engine, task, spec.seed)
@@ -302,7 +297,7 @@ class _Planner:
                 current += 1
             else:
                 cells.append(Cell(task, key))
-        count = self.parameters(self.family(spec.family)) if spec.family else spec.parameters or sources.parameters(spec.location or "")
+        count = self.parameters(family) if family else spec.parameters or sources.parameters(spec.location or "")
         tokens = 25_000 * (1 + conversation.shots) * max(1, len(cells)) * (1 if self.settings.limit is None else 0.1)
         group = f"{spec.family}/{spec.vocabulary or 'original'}" if spec.family else spec.name
         node_id = f"score:{spec.key}"
@@ -326,20 +321,6 @@ class _Planner:
             bytes=200_000 * len(cells),
         )
         return current
-
-
-def cell_key(scoring: Scoring, engine: str, task: TaskFile, seed: int) -> str:
-    """KEY of a result: scoring, engine, the task's fingerprint and the model's training seed. Values at their default
-    when introduced are left out, so that a field added later changes no old key."""
-    return digest(
-        {
-            "scoring": scoring.model_dump(exclude_defaults=True),
-            "engine": engine,
-            "task": task.fingerprint,
-            "revision": REVISIONS["score"],
-            **({"seed": seed} if seed else {}),
-        }
-    )
 
 
 def _adapter_kind(kind: StageKind) -> Kind:

@@ -20,6 +20,16 @@ class Scoring(Frozen):
     max_length: int = 0  # 0: the model's own
     limit: int | None = None
     seed: int = 0  # of sampled requests; greedy scoring does not use it
+    conversation: str = ""  # a listed format (protocol paper); empty: format says it all
+    samplings: int = 1  # how often sampled answers are asked for, with seeds 0, 1, ...
+    metadata: dict[str, Any] = {}  # what the suite passes on to its tasks
+
+    def passed_on(self) -> dict[str, Any]:
+        """What tasks are told: the suite's metadata, protocol, seed of sampling, and a listed conversation format where there is one."""
+        return {
+            **self.metadata, "protocol": self.protocol, "sampling_seed": self.seed,
+            **({"conversation": self.conversation} if self.conversation else {}),
+        }  # fmt: skip
 
 
 class ModelRecord(Frozen):
@@ -38,10 +48,14 @@ class ModelRecord(Frozen):
 
 
 class Score(Frozen):
-    """A metric's value and its standard error (clustered by group where the task names groups); None where unknown."""
+    """A metric's value and its standard error (clustered by group where the task names groups); None where unknown.
+
+    Of sampled answers the value is the mean over `samplings` seeds, `spread` the standard deviation (n - 1) over them."""
 
     value: float
     stderr: float | None = None
+    spread: float | None = None
+    samplings: int = 1
 
 
 class Provenance(Frozen):
@@ -60,7 +74,7 @@ class Provenance(Frozen):
     tokens_in: int = 0
     tokens_out: int = 0
     characters: int = 0
-    notes: tuple[str, ...] = ()  # what had to be done to read the model, e.g. its tokenizer
+    notes: tuple[str, ...] = ()  # what had to be done to read the model, and counts: prompts cut, shots dropped, rows left out
 
 
 class TaskResult(Frozen):
@@ -84,7 +98,13 @@ class TaskResult(Frozen):
 
 
 class Sample(Frozen):
-    """One item of a cell: enough to recompute every score and to run paired tests without the model."""
+    """One item of a cell: enough to recompute every score and to run paired tests without the model.
+
+    `values` holds per metric what the task's aggregation consumes (a number, or a pair such as (gold, prediction) or
+    (variant, points)), averaged over samplings; with several samplings `values["samplings"]` has each one's metrics,
+    text and number of tokens. `prompt_ids` is the hash of the very ids that the engine read, `shots` counts those in the
+    prompt, `cut` says that its left end was cut off.
+    """
 
     doc_id: int
     doc_hash: str
@@ -94,3 +114,4 @@ class Sample(Frozen):
     values: dict[str, Any]
     prompt_ids: str
     shots: int = 0
+    cut: bool = False

@@ -9,6 +9,8 @@ from pydantic import Field
 from lep_bench.yamlfile import Frozen
 
 RowPolicy = Literal["bytes-exact", "paper"]
+# How the Darumeru paper's code renders messages (tasks/darumeru/prompts.py has the texts); template: the model's own chat template.
+PaperFormat = Literal["llama3", "llama3_no_system", "openchat_3.5_1210", "mistral", "non_instruct", "non_instruct_simple", "template"]
 
 
 class Pretraining(Frozen):
@@ -54,6 +56,7 @@ class Family(Frozen):
     base_revision: str | None = None
     instruct_revision: str | None = None
     parameters: int | None = None  # of each model, for estimates while it is not here
+    conversation: PaperFormat | None = None  # of the instruct model under protocol paper; base and donors: non_instruct_simple
     gated: bool = False  # whether base and instruct need their licence accepted on the Hub
     unverified: dict[Literal["base", "instruct", "corpus"], str] = {}
     corpus: str | tuple[str, ...] | None = None
@@ -72,6 +75,7 @@ class Baseline(Frozen):
     model: str
     revision: str | None = None
     format: Literal["plain", "chat"] = "chat"
+    conversation: PaperFormat | None = None  # under protocol paper
     parameters: int | None = None
     gated: bool = False
     unverified: str = ""
@@ -86,14 +90,23 @@ class Conversation(Frozen):
 
 
 class Mean(Frozen):
-    """The suite's mean: which tasks, plain or centred; `chance` is what guessing gives, per task (centred only)."""
+    """The suite's mean: which tasks, plain or centred; `chance` is what guessing gives, per task (centred only).
 
+    `name` heads its column ("Micro-Avg" is the paper's plain mean over its 17 tasks and nothing else)."""
+
+    name: str | None = None
     kind: Literal["plain", "centred"]
     tasks: dict[str, float] = Field(description="task -> chance level of its primary score")
 
 
 class Suite(Frozen):
-    """`configs/suites/NAME.yaml`: families + tasks + scoring + mean. `models` are the patterns that `all` stands for."""
+    """`configs/suites/NAME.yaml`: families + tasks + scoring + mean. `models` are the patterns that `all` stands for.
+
+    `protocol`: "paper" and "strict" are rules of the Darumeru tasks; others are names. `samplings`: how often a task that
+    samples its answers is asked, with seeds 0, 1, ... `groups`: columns of plain means over some of the tasks; `without`:
+    further means, and the tasks of the suite's mean that each leaves out. `metadata` is passed on to the tasks.
+    `lm_eval`: folders below lm-eval's own task folder, whose tasks the suite may name beside those of ours and the user's.
+    """
 
     name: str
     title: str
@@ -102,9 +115,14 @@ class Suite(Frozen):
     baselines: tuple[str, ...] = ()
     models: tuple[str, ...] = ("*",)
     tasks: tuple[str, ...]
+    lm_eval: tuple[str, ...] = ()
     protocol: str
     base: Conversation = Conversation(format="plain")
     instruct: Conversation = Conversation(format="chat")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    samplings: int = Field(1, ge=1)
+    metadata: dict[str, Any] = {}
     mean: Mean
+    groups: dict[str, tuple[str, ...]] = {}
+    without: dict[str, tuple[str, ...]] = {}
     seeds: int = 1

@@ -1,13 +1,14 @@
-"""Where models come from: `builtin:...`, a local folder or file, or a Hugging Face Hub id."""
+"""Where models come from: `builtin:...`, a local folder, or a Hugging Face Hub id (of a bundle, else the cache, else the Hub)."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lep_bench import paths
+from lep_bench import bundle, paths
 from lep_bench.errors import CheckpointError, unknown
 from lep_bench.fingerprint import digest, files_digest
 
@@ -54,6 +55,13 @@ def parted(written: str) -> tuple[str, str | None]:
     return location, revision or None
 
 
+def here(location: str, revision: str | None = None) -> Path | None:
+    """`local`, and the folder of a Hub id that the data folder (LEP_BENCH_DATA) holds. Raises CheckpointError for another revision of it."""
+    folder = local(location)
+    held = bundle.model(location, revision) if folder is None else None
+    return held[0] if held else folder
+
+
 def cached(location: str, revision: str | None = None) -> Path | None:
     """The folder of a checkpoint that is here whole, found without the network; None when it would have to be fetched."""
     folder = local(location)
@@ -61,7 +69,9 @@ def cached(location: str, revision: str | None = None) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
 
         try:
-            folder = Path(try_to_load_from_cache(location, "config.json", revision=revision)).parent  # TypeError: it gave no path
+            folder = here(location, revision)
+            if folder is None:
+                folder = Path(try_to_load_from_cache(location, "config.json", revision=revision)).parent  # TypeError: it gave no path
             check(folder)
         except (TypeError, ValueError, CheckpointError):  # not there, no possible id, or a download that broke off: to be fetched
             return None
@@ -69,11 +79,11 @@ def cached(location: str, revision: str | None = None) -> Path | None:
 
 
 def locate(location: str, revision: str | None = None) -> Path:
-    """The folder of a checkpoint, downloaded from the Hub when it is an id (safetensors and JSON only, never pickles).
+    """The folder of a checkpoint: a Hub id's in the bundle, else downloaded (safetensors and JSON only, never pickles).
 
     Raises CheckpointError in one line for a missing folder, an unknown or gated repository, or no network.
     """
-    folder = local(location)
+    folder = here(location, revision)
     if folder is None:
         folder = _download(location, revision)
     if not any((folder / name).is_file() for name in ("config.json", LORA)):
@@ -91,30 +101,47 @@ class HubUnreachable(CheckpointError):
         )
 
 
-def locate_tokenizer(location: str) -> Path:
+def locate_tokenizer(location: str, revision: str | None = None) -> Path:
     """The folder of a tokenizer, with or without a model; of a Hub id the weights are not fetched. Raises as `locate` does."""
-    return local(location) or _download(location, None, TOKENIZER_FILES)
+    return here(location, revision) or _download(location, revision, TOKENIZER_FILES)
 
 
 def _download(repo: str, revision: str | None, patterns: Sequence[str] = FILES) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    with clear_hub_errors(repo, revision):
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
+
+
+@contextlib.contextmanager
+def clear_hub_errors(repo: str, revision: str | None) -> Iterator[None]:
+    """Turn what huggingface_hub raises into one line. Raises CheckpointError, and HubUnreachable when there is no way to the Hub."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
+        yield
     except GatedRepoError as error:
         raise CheckpointError(f"{repo} is gated: accept its licence on its Hub page, then run `hf auth login`, or give a local folder") from error
     except RevisionNotFoundError as error:
         raise CheckpointError(f"{repo} has no revision {revision!r} on the Hub") from error
     except RepositoryNotFoundError as error:
         raise CheckpointError(f"{repo} is neither a local folder nor a repository on the Hub: check its name") from error
-    except (OSError, ValueError, RuntimeError) as error:  # no network: the exact class depends on the HTTP library
+    except Exception as error:
+        # No network: OSError, ValueError or RuntimeError from downloads, the HTTP library's own classes from questions.
+        if not isinstance(error, (OSError, ValueError, RuntimeError)) and not type(error).__module__.startswith("httpx"):
+            raise
+        if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+            raise CheckpointError(f"{repo}: the Hub refuses access: run `hf auth login`, or ask for access on its Hub page") from error
         raise HubUnreachable.of(repo) from error
 
 
 def checkpoint_digest(location: str, revision: str | None = None) -> str:
-    """What stands for a checkpoint in fingerprints: the content of its files, or Hub id and revision."""
+    """What stands for a checkpoint in fingerprints: the content of its files, or Hub id and revision (from wherever they are
+    read; a copy in the data folder that no manifest proves stands for itself)."""
     folder = local(location)
+    held = bundle.model(location, revision) if folder is None else None
+    if held is not None and not held[1]:
+        folder = held[0]
     if folder is None:
         return digest({"hub": location, "revision": revision})
     check(folder)
@@ -214,5 +241,5 @@ def has_chat_template(folder: Path) -> bool:
 
 def parameters(location: str) -> int:
     """Rough parameter count for estimates: bytes of the weights / 2; 8e9 for a checkpoint that is not here yet."""
-    folder = local(location)
+    folder = here(location)
     return sum(p.stat().st_size for p in folder.glob("*.safetensors")) // 2 if folder else 8_000_000_000

@@ -61,7 +61,8 @@ class Store:
         if result.status != "ok":
             return []
         try:
-            return [Sample.model_validate_json(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            # Not splitlines(): an answer may hold U+2028 or U+0085, which end no line of the file.
+            return [Sample.model_validate_json(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
         except (OSError, ValueError) as error:  # ValidationError and UnicodeDecodeError are ValueErrors
             cell = self.result(result.suite, result.model.name, result.task, result.key)
             raise LepBenchError(f"{file}: samples cannot be read ({str(error).splitlines()[0]}); delete {cell} and run again") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from typing import Any
 
 import yaml
 
-from lep_bench import paths
+from lep_bench import bundle, paths
+from lep_bench.bundle import DATA as DATA  # a local folder in the Hub's layout, read by tasks instead of the Hub
 from lep_bench.errors import TaskError, unknown
 from lep_bench.fingerprint import digest, file_digest
 
-DATA = "LEP_BENCH_DATA"  # a local folder in the Hub's layout, read by tasks instead of the Hub
+_ROWS = {".jsonl", ".json", ".csv", ".parquet"}
 _NOT_DATA = {".py", ".pyc", ".yaml", ".yml", ".md"}
 
 
@@ -29,6 +31,9 @@ class TaskFile:
     primary: str | None
     dataset: tuple[str, ...]  # path, name and revision of a Hub dataset, as far as the YAML names one
     includes: tuple[Path, ...]
+    config: str | None = None  # of the dataset
+    revision: str | None = None
+    own_class: bool = False  # a class of the task's own reads its rows, and says which files they are
 
     @property
     def folder(self) -> Path:
@@ -41,14 +46,21 @@ class TaskFile:
 
         its YAML and the YAMLs that it includes; every .py file in its folder and below; every other file there (data),
         except Markdown and those that only another YAML of the folder names; and, where LEP_BENCH_DATA is set, that
-        folder's files for the task's dataset.
+        folder's files for the task's dataset, unless a bundle proves that they are the revision that the YAML pins.
         """
         files = {path.name: path for path in self.includes} | {"": self.path}
         files |= {path.relative_to(self.folder).as_posix(): path for path in self._beside()}
-        if os.environ.get(DATA) and len(self.dataset) > 1:
-            local = Path(os.environ[DATA]) / "data" / self.dataset[1]
-            files |= {f"{DATA}/{path.name}": path for path in sorted(local.glob("*")) if path.is_file()}
+        if os.environ.get(DATA) and self.dataset and not bundle.proven(self.dataset[0], self.revision):
+            files |= {f"{DATA}/{os.path.relpath(path, Path(os.environ[DATA]).expanduser())}": path for path in self._local()}
         return digest({name: file_digest(path) for name, path in files.items()})
+
+    def _local(self) -> list[Path]:
+        own, root = bundle.dataset(self.dataset[0]), Path(os.environ[DATA]).expanduser()
+        # Only a task's own class takes the folder itself for its dataset's.
+        if own is None and (not self.own_class or bundle.read(root) is not None):
+            return []
+        folders = [own or root] if self.config is None else [(own or root) / below for below in (f"data/{self.config}", self.config)]
+        return next((found for folder in folders if (found := sorted(p for p in folder.rglob("*") if p.suffix in _ROWS))), [])
 
     def _beside(self) -> Iterator[Path]:
         own = _text(self.path) + "".join(map(_text, self.includes))
@@ -96,13 +108,31 @@ def scan(extra: Sequence[Path] = ()) -> TaskFiles:
     return TaskFiles(folders, tasks)
 
 
+def lm_eval_folders(names: Sequence[str]) -> tuple[Path, ...]:
+    """Folders of the installed lm-eval's own tasks, such as `xnli` or `okapi/arc_multilingual`, for `scan`. lm-eval is not imported.
+
+    Only the named ones are read: all of its 14,000 YAMLs take ten seconds and more. Raises TaskError for a folder that is not there.
+    """
+    if not names:
+        return ()
+    spec = importlib.util.find_spec("lm_eval")
+    if spec is None or spec.origin is None:
+        raise TaskError(f"lm_eval: {', '.join(names)}: lm-eval is not installed: pip install lm-eval")
+    root = Path(spec.origin).parent / "tasks"
+    folders = tuple(paths.inside(root, name) for name in names)
+    for name, folder in zip(names, folders, strict=True):
+        if not folder.is_dir():
+            raise TaskError(f"lm_eval: {name}: this lm-eval has no such task folder in {root}")
+    return folders
+
+
 def select(names: Sequence[str], extra: Sequence[Path] = ()) -> list[TaskFile]:
     """The named tasks in that order, each once; raises UnknownName with near names."""
     known = scan(extra)
     return [known.get(name) for name in dict.fromkeys(names)]
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Reads `!function utils.f` as text: nothing of a task runs while tasks are listed."""
 
 
@@ -123,6 +153,7 @@ def _read(path: Path) -> TaskFile | None:
     return TaskFile(
         paths.safe(name, f"{path}: task name"), path, str(metadata.get("version", "0")), metadata.get("primary"),
         tuple(str(part) for part in dataset if part is not None), includes,
+        *(None if part is None else str(part) for part in dataset[1:]), "class" in config,
     )  # fmt: skip
 
 
@@ -134,6 +165,8 @@ def _merged(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], tuple[
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise TaskError(f"{path}:{line}: not valid YAML: {error.problem}") from error
+    except (yaml.YAMLError, ValueError) as error:  # a character that YAML forbids, an impossible date
+        raise TaskError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(config, dict):
         raise TaskError(f"{path}:1: a mapping of fields is expected")
     named = config.pop("include", None) or []

@@ -127,20 +127,21 @@ def score(node: Node, state: State, tell: Callable[[Event], None]) -> str:
 
     artifact = state.shop.artifact(node.parents["model"], node.record.stage if node.record else "checkpoint")
     engine = _engine(artifact, node, state)
-    said, notes = list[str](), tuple[str, ...]()
+    assert node.scoring
+    said, kept = list[str](), dict[str, None]()
     for number, cell in enumerate(node.cells):
         tell(Event("progress", node.id, cell.task.name, number, len(node.cells)))
         begin = time.monotonic()
         try:
             compiled = _compiled(cell, artifact, node, state)
-            scored = evaluate.score(engine, artifact, compiled)
+            scored = evaluate.score(engine, artifact, compiled, node.scoring.samplings)
         except LepBenchError as error:
             result, text, samples = failure(node, cell, str(error), state.order), f"failed: {error}", []
         except Exception as error:  # scoring a task: the failure becomes a recorded value
             why = f"{type(error).__name__}: {error}"
             result, text, samples = failure(node, cell, why, state.order), f"failed: {why}", []
         else:
-            notes = compiled.encoder.notes
+            notes = (*compiled.encoder.notes, *compiled.notes)
             result = _result(
                 node,
                 cell,
@@ -153,10 +154,11 @@ def score(node: Node, state: State, tell: Callable[[Event], None]) -> str:
                 provenance=_provenance(node, state.order, time.monotonic() - begin, scored, notes),
             )
             text, samples = f"{cell.task.name.removeprefix(state.order.suite + '_')} {scored.scores[scored.primary].value:.3f}", scored.samples
+            kept |= dict.fromkeys((*compiled.encoder.notes, *(f"{cell.task.name}: {note}" for note in compiled.notes)))
         state.order.store.write(result, samples)
         said.append(text)
         tell(Event("cell" if result.status == "ok" else "cell-failed", node.id, result.error or "", task=cell.task.name))
-    return "; ".join((", ".join(said), *notes))
+    return "; ".join((", ".join(said), *kept))
 
 
 def failure(node: Node, cell: Cell, why: str, order: Order) -> TaskResult:
@@ -196,12 +198,15 @@ def _compiled(cell: Cell, artifact: Any, node: Node, state: State) -> Any:
     from lep_bench import evaluate
 
     assert node.conversation and node.scoring
-    key = (evaluate.tokenizer_digest(artifact.folder), node.conversation.format, node.conversation.shots, node.scoring.limit)
+    asked = node.scoring
+    key = (
+        evaluate.tokenizer_digest(artifact.folder), evaluate.positions_of(artifact.folder), node.conversation, asked.conversation, asked.limit
+    )  # fmt: skip
     tasks = state.prompts.setdefault(key, {})
     state.prompts.move_to_end(key)
     if cell.task.name not in tasks:
         tasks[cell.task.name] = evaluate.compile_task(
-            cell.task.name, artifact.folder, node.conversation, limit=node.scoring.limit, task_folders=state.order.tasks
+            cell.task.name, artifact.folder, node.conversation, limit=asked.limit, task_folders=state.order.tasks, metadata=asked.passed_on()
         )
     while len(state.prompts) > PROMPTS_KEPT:
         state.prompts.popitem(last=False)

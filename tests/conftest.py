@@ -1,7 +1,7 @@
 """What every test may rely on."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -23,9 +23,11 @@ class Answer:
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Answer]]:
     """Run `lep-bench ARGUMENTS` in this process, exactly as the console script does."""
     from lep_bench.cli import main
+
+    before = dict(os.environ)  # --data and --offline set variables for the workers to inherit
 
     def run(*arguments: object) -> Answer:
         monkeypatch.setattr("sys.argv", ["lep-bench", *map(str, arguments)])
@@ -38,4 +40,6 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         text = capsys.readouterr()
         return Answer(code, text.out, text.err)
 
-    return run
+    yield run
+    os.environ.clear()
+    os.environ.update(before)

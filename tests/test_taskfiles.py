@@ -35,7 +35,7 @@ def test_every_shipped_task_is_found_without_lm_eval() -> None:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert {"mini_facts_ru", "mini_facts_en", "mini_copy_ru", "mini_copy_en", "mini_text_ru", "darumeru_parus"} <= set(found)
     parus = taskfiles.scan().get("darumeru_parus")
-    assert parus.dataset == ("RefalMachine/darumeru", "parus", "aa98587") and parus.primary == "score"
+    assert parus.dataset == ("RefalMachine/darumeru", "parus", "aa98587d7c0b7e8e437dba126bb452daa1de386b") and parus.primary == "score"
     assert parus.path.is_relative_to(paths.folder("tasks"))
 
 
@@ -57,7 +57,7 @@ def test_fingerprints_follow_the_files_a_task_uses(folder: Path) -> None:
 
 def test_includes_and_local_data_count(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "_base.yaml").write_text("dataset_path: some/set\ndataset_name: part\nmetadata: {version: 3}\n")
-    (folder / "three.yaml").write_text("include: _base.yaml\ntask: three\n")
+    (folder / "three.yaml").write_text("include: _base.yaml\ntask: three\nclass: !function utils.Task\n")
     task = taskfiles.scan([folder]).get("three")
     assert (task.version, task.dataset) == ("3", ("some/set", "part"))
     before = task.fingerprint
@@ -72,6 +72,16 @@ def test_includes_and_local_data_count(folder: Path, tmp_path: Path, monkeypatch
     assert taskfiles.scan([folder]).get("three").fingerprint != changed
 
 
+def test_rows_of_other_datasets_do_not_count(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a class of the task's own takes the data folder itself for its dataset's."""
+    (folder / "four.yaml").write_text("task: four\ndataset_path: json\ndataset_kwargs: {data_files: rows.jsonl}\n")
+    before = taskfiles.scan([folder]).get("four").fingerprint
+    (folder.parent / "mirror").mkdir()
+    (folder.parent / "mirror" / "test.jsonl").write_text("{}")
+    monkeypatch.setenv("LEP_BENCH_DATA", str(folder.parent / "mirror"))
+    assert taskfiles.scan([folder]).get("four").fingerprint == before
+
+
 def test_what_is_wrong_is_named(folder: Path) -> None:
     with pytest.raises(UnknownName, match=r"did you mean mini_facts_ru"):
         taskfiles.select(["mini_fact_ru"])
@@ -83,6 +93,10 @@ def test_what_is_wrong_is_named(folder: Path) -> None:
     (folder / "again.yaml").write_text("task: x\n  broken: [\n")
     with pytest.raises(TaskError, match=r"again\.yaml:2: not valid YAML"):
         taskfiles.scan([folder])
+    for text in ("task: a\x00b\n", "task: x\nmetadata: {version: 2024-13-45}\n"):
+        (folder / "again.yaml").write_text(text)
+        with pytest.raises(TaskError, match=r"again\.yaml: not valid YAML"):
+            taskfiles.scan([folder])
     (folder / "again.yaml").write_text("task: ../escape\n")
     with pytest.raises(Exception, match="is not usable"):
         taskfiles.scan([folder])

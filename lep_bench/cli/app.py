@@ -48,6 +48,13 @@ ConfigFolders = Annotated[
 TaskFolders = Annotated[
     list[Path] | None, typer.Option("--tasks-dir", metavar="DIR", help="Also look for tasks in this folder (repeatable).", show_default=False)
 ]
+DataFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", metavar="DIR", envvar="LEP_BENCH_DATA", help="A bundle, or rows (and models) in the Hub's layout, read first.", show_default=False
+    ),
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Touch no network: what is not here already is an error.")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder that everything is written to.")]
 
 

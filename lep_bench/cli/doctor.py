@@ -15,7 +15,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from lep_bench.cli.app import Out, app
+from lep_bench.cli.app import AdapterFolders, ConfigFolders, DataFolder, Out, TaskFolders, app, names
+from lep_bench.errors import LepBenchError
 
 GIB = 2**30
 MEMORY_NEEDED = 3 * GIB  # what a run of the mini suite may take
@@ -40,6 +41,12 @@ class Finding:
 def doctor(
     out: Out = Path("runs"),
     deep: Annotated[bool, typer.Option("--deep", help="Also import torch and try a computation (takes some seconds).")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Check that a suite can be run without a network (with --suite, --data).")] = False,
+    suite: Annotated[str | None, typer.Option("--suite", metavar="NAME,...", help="The suites that --offline checks.", show_default=False)] = None,
+    data: DataFolder = None,
+    configs: ConfigFolders = None,
+    adapters: AdapterFolders = None,
+    tasks_dir: TaskFolders = None,
 ) -> None:
     """Check this machine and installation; say what to mend.
 
@@ -49,10 +56,18 @@ def doctor(
     Examples:
       lep-bench doctor
       lep-bench doctor --deep --out /data/runs
+      lep-bench doctor --offline --suite darumeru --data BUNDLE
     """
+    from lep_bench.cli import offline as leaving
     from lep_bench.cli.show import table
 
-    findings = [finding for part in (software(), machine(out), graphics(), hub(), torch_itself() if deep else iter(())) for finding in part]
+    if offline != (suite is not None):
+        raise LepBenchError("doctor --offline and --suite NAME go together: what is complete depends on the suite")
+    parts = [software(), machine(out), graphics()]
+    if suite is not None:
+        parts.append(leaving.check(names(suite, "--suite"), data, configs, adapters, tasks_dir))
+    parts += [hub(), *([torch_itself()] if deep else [])]
+    findings = [finding for part in parts for finding in part]
     table(["", "WHAT", "FOUND", "WHAT TO DO"], [(f.level, f.topic, f.text, f.advice) for f in findings])
     if any(finding.level == "error" for finding in findings):
         raise typer.Exit(1)

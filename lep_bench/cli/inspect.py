@@ -115,13 +115,15 @@ def tasks(folders: TaskFolders = None, configs: ConfigFolders = None) -> None:
     from lep_bench.cli.show import table
     from lep_bench.config import Configs
 
-    found = taskfiles.scan(tuple(folders or ()))
     known = Configs.of(tuple(configs or ()))
-    suites = {name: known.suite(name).tasks for name in known.names("suites")}
+    suites = [known.suite(name) for name in known.names("suites")]
+    borrowed = taskfiles.lm_eval_folders(sorted({folder for suite in suites for folder in suite.lm_eval}))
+    found = taskfiles.scan((*(folders or ()), *borrowed))
     rows = []
     for name, task in sorted(found.tasks.items()):
-        used = [suite for suite, listed in suites.items() if name in listed]
-        rows.append((name, task.version, ", ".join(used) or "-", str(task.path)))
+        used = [suite.name for suite in suites if name in suite.tasks]
+        if used or not any(task.path.is_relative_to(folder) for folder in borrowed):  # lm-eval's: those that a suite names
+            rows.append((name, task.version, ", ".join(used) or "-", str(task.path)))
     table(["TASK", "VERSION", "SUITES", "FILE"], rows)
 
 

@@ -38,13 +38,16 @@ class Setup:
         *,
         limit: int | None = None,
         seeds: int | None = None,
+        dtype: str | None = None,
     ) -> Setup:
-        """Read the suite and discover the adapters. Raises LepBenchError for unknown names and broken files."""
+        """Read the suite (`dtype` in place of its own) and discover the adapters. Raises LepBenchError for unknown names and broken files."""
         check_folder(out, "--out")
         known = config.Configs.of(configs or ())
         chosen = known.suite(suite)
+        chosen = chosen.model_copy(update={"dtype": dtype}) if dtype else chosen
         methods = registry.discover(adapters or ())
-        return cls(chosen, known, methods, Store(out), Settings(limit=limit), seeds or chosen.seeds, tuple(adapters or ()), tuple(tasks or ()))
+        folders = (*(tasks or ()), *taskfiles.lm_eval_folders(chosen.lm_eval))
+        return cls(chosen, known, methods, Store(out), Settings(limit=limit), seeds or chosen.seeds, tuple(adapters or ()), folders)
 
     def plan(self, patterns: Sequence[str], tasks: Sequence[str] | None = None) -> Plan:
         """The plan for models and tasks (default: the suite's; none: only build). Raises LepBenchError."""
@@ -66,5 +69,6 @@ class Setup:
     def names_of(self, results: Iterable[TaskResult]) -> list[str]:
         """Names of scored models that a plan can be made for today: the user's own checkpoints by their location."""
         known = {model.name for model in config.everything(self.suite, self.configs, self.registry)}
-        names = {r.model.lineage[0] if r.model.stage == "local" else r.model.name for r in results}
-        return sorted(name for name in names if name in known or Path(name).is_dir())
+        own = {r.model.lineage[0] for r in results if r.model.stage == "local"}
+        # A folder may be gone; Hub ids and built-in checkpoints can be planned for wherever they are.
+        return sorted({name for name in own if not Path(name).is_absolute() or Path(name).is_dir()} | known & {r.model.name for r in results})

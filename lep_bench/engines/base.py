@@ -1,4 +1,4 @@
-"""What every engine offers: scoring and greedy generation on token ids, and the exchange of patches."""
+"""What every engine offers: scoring and generation on token ids, and the exchange of patches."""
 
 from __future__ import annotations
 
@@ -26,6 +26,20 @@ class TokenScores:
     def total(self) -> float:
         """Log-probability of the whole continuation."""
         return sum(self.logprobs)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn, applied in this order (as in transformers): logits / temperature, the `top_k` best (0: all),
+    of these the fewest that reach probability `top_p`."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.temperature > 0 and self.top_k >= 0 and 0 < self.top_p <= 1):
+            raise ValueError(f"{self}: temperature > 0, top_k >= 0 and 0 < top_p <= 1 are needed")
 
 
 @dataclass(frozen=True)
@@ -64,18 +78,35 @@ class Engine(Protocol):
     def continuation_logprobs(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[TokenScores]:
         """Per (context, continuation), both non-empty, the scores of the continuation's tokens."""
 
-    def generate(self, contexts: Sequence[Ids], max_new: int, stop_ids: Ids, stop_strings: Sequence[str], decode: Decode) -> list[list[int]]:
-        """Greedy ids per context, without the stop id; a stop string ends after the token that completed it."""
+    def generate(
+        self,
+        contexts: Sequence[Ids],
+        max_new: int,
+        stop_ids: Ids,
+        stop_strings: Sequence[str],
+        decode: Decode,
+        sampling: Sampling | None = None,
+        seeds: Sequence[int] = (),
+        max_characters: int | None = None,
+    ) -> list[list[int]]:
+        """Ids per context, without the stop id; a stop string ends after the token that completed it.
+
+        Greedy without `sampling`; with it, context i draws from a generator of its own, seeded by seeds[i], so that its
+        answer does not depend on what else is asked. `max_characters`: a row may end once its text is longer.
+        """
 
     def close(self) -> None:
         """Give the memory back."""
 
 
 class StopStrings:
-    """Whether the text of generated ids holds a stop string; decodes a whole row only when its last token could
-    have completed one."""
+    """Whether the text of generated ids holds a stop string or is longer than `max_characters`; decodes a whole row only
+    when its last token could have completed a stop string, and every `LOOK` tokens for its length."""
 
-    def __init__(self, strings: Sequence[str], decode: Decode) -> None:
+    LOOK = 8
+
+    def __init__(self, strings: Sequence[str], decode: Decode, max_characters: int | None = None) -> None:
+        self._max_characters = max_characters
         self._strings = [text for text in strings if text]
         self._decode = decode
         self._ends = {text[-1] for text in self._strings}
@@ -83,6 +114,10 @@ class StopStrings:
 
     def hit(self, ids: list[int]) -> bool:
         """`ids`: everything generated for one row, the newest last."""
+        # Half a letter at the end decodes to U+FFFD: only what stands before it is settled.
+        if self._max_characters is not None and ids and len(ids) % self.LOOK == 0:
+            if len(self._decode(ids).rstrip("�")) > self._max_characters:
+                return True
         if not self._strings or not ids:
             return False
         last = ids[-1]

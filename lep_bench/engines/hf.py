@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from lep_bench.artifact import Artifact
 from lep_bench.engines import forward
-from lep_bench.engines.base import Counts, Decode, EngineInfo, Ids, StopStrings, TokenScores, batches
-from lep_bench.engines.generation import greedy
+from lep_bench.engines.base import Counts, Decode, EngineInfo, Ids, Sampling, StopStrings, TokenScores, batches
+from lep_bench.engines.generation import generate
 from lep_bench.errors import CheckpointError
 from lep_bench.surgery.patch import dtype_name, load_tensors, raw
 
@@ -190,17 +190,31 @@ class HfEngine:
         return [found[key] for key in keys]
 
     @torch.inference_mode()
-    def generate(self, contexts: Sequence[Ids], max_new: int, stop_ids: Ids, stop_strings: Sequence[str], decode: Decode) -> list[list[int]]:
-        """See `Engine`. Equal contexts are generated once."""
+    def generate(
+        self,
+        contexts: Sequence[Ids],
+        max_new: int,
+        stop_ids: Ids,
+        stop_strings: Sequence[str],
+        decode: Decode,
+        sampling: Sampling | None = None,
+        seeds: Sequence[int] = (),
+        max_characters: int | None = None,
+    ) -> list[list[int]]:
+        """See `Engine`. Equal questions are answered once."""
         self._check(contexts)
         self.counts.requests += len(contexts)
-        keys = list(dict.fromkeys(tuple(context) for context in contexts))
-        stops = StopStrings(stop_strings, decode)
-        found: dict[tuple[int, ...], list[int]] = {}
-        for batch in batches([len(key) + max_new for key in keys], self.generation_tokens):
-            chosen = [keys[i] for i in batch]
-            found.update(zip(chosen, greedy(self, chosen, max_new, frozenset(stop_ids), stops), strict=True))
-        return [list(found[tuple(context)]) for context in contexts]
+        asked = list(zip(map(tuple, contexts), [0] * len(contexts) if sampling is None else seeds, strict=True))
+        places: dict[tuple[int, ...], dict[tuple[tuple[int, ...], int], None]] = {}
+        for context, seed in asked:
+            places.setdefault(context, {})[context, seed] = None
+        groups = [list(group) for group in places.values()]  # all seeds of a context in one batch: it is read once
+        stops = StopStrings(stop_strings, decode, max_characters)
+        found: dict[tuple[tuple[int, ...], int], list[int]] = {}
+        for batch in batches([len(group) * (len(group[0][0]) + max_new) for group in groups], self.generation_tokens):
+            chosen = [key for i in batch for key in groups[i]]
+            found.update(zip(chosen, generate(self, chosen, max_new, frozenset(stop_ids), stops, sampling), strict=True))
+        return [list(found[key]) for key in asked]
 
     def close(self) -> None:
         """See `Engine`."""

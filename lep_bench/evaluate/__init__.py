@@ -4,9 +4,9 @@
 lm-eval's own filters, metrics and aggregations read the answers. `EngineLM` offers an engine to `lm_eval.evaluate`.
 """
 
-from lep_bench.evaluate.compiling import CompiledTask, Item, compile_task, compile_tasks, tokenizer_digest
+from lep_bench.evaluate.compiling import CompiledTask, Item, compile_task, compile_tasks, positions_of, tokenizer_digest
 from lep_bench.evaluate.encoding import Encoder
 from lep_bench.evaluate.enginelm import EngineLM
 from lep_bench.evaluate.scoring import Scored, score
 
-__all__ = ["CompiledTask", "EngineLM", "Encoder", "Item", "Scored", "compile_task", "compile_tasks", "score", "tokenizer_digest"]
+__all__ = ["CompiledTask", "EngineLM", "Encoder", "Item", "Scored", "compile_task", "compile_tasks", "positions_of", "score", "tokenizer_digest"]

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from lep_bench.errors import CheckpointError, TaskError
-from lep_bench.surgery import reading
+from lep_bench.surgery import reading, tokens
 
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
+NO_TEMPLATE = (
+    "{folder}: its tokenizer has no chat template: ask it as plain text (`format: plain` in a baseline's YAML, or in the suite's `instruct`), "
+    "or, under protocol paper, name a listed format in the family's or baseline's YAML (`conversation: llama3_no_system`, ...)"
+)
 
 
 class Encoder:
@@ -43,19 +50,34 @@ class Encoder:
     def render(self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The model's own chat template as text; without a generation prompt the last message is left open.
 
-        Raises TaskError when there is no template.
+        Raises TaskError when there is no template, or when it refuses the messages (some know no system role).
         """
+        return self._template(messages, add_generation_prompt, tokenize=False)
+
+    def template_ids(self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = True) -> tuple[int, ...]:
+        """The ids that transformers itself makes of a chat: what `encode(render(...))` must come to. Raises as `render` does."""
+        return tuple(self._template(messages, add_generation_prompt, tokenize=True, return_dict=False, tokenizer_kwargs={"verbose": False}))
+
+    def _template(self, messages: Sequence[dict[str, str]], add_generation_prompt: bool, **rest: Any) -> Any:
         if not self.has_template:
-            raise TaskError(f"{self.folder}: its tokenizer has no chat template: ask this model with format: plain")
-        return self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt, continue_final_message=not add_generation_prompt
-        )
+            raise TaskError(NO_TEMPLATE.format(folder=self.folder))
+        try:
+            return self.tokenizer.apply_chat_template(
+                list(messages), add_generation_prompt=add_generation_prompt, continue_final_message=not add_generation_prompt, **rest
+            )
+        except (TemplateError, ValueError) as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise TaskError(f"{self.folder}: its chat template refuses a conversation of {roles}: {str(error).splitlines()[0]}") from error
 
     def encode(self, texts: Iterable[str]) -> list[tuple[int, ...]]:
         """Ids with the tokenizer's own prefix, unless the text begins with BOS already (chat templates write it)."""
         texts = list(texts)
         marked = [bool(self._prefix_text) and text.startswith(self._prefix_text) for text in texts]
         return self._batch(texts, [not has for has in marked])
+
+    def begun(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """The ids with BOS in front, where there is one and it does not stand there yet."""
+        return ids if self.bos is None or ids[:1] == (self.bos,) else (self.bos, *ids)
 
     def plain(self, texts: Iterable[str]) -> list[tuple[int, ...]]:
         """Ids without any special token of the tokenizer's making."""
@@ -66,26 +88,71 @@ class Encoder:
         """(context, continuation) texts as ids: the continuation is what context + continuation has beyond the context.
 
         White space that ends a context moves to the continuation, since tokens begin with it; an empty context is `prefix`.
+        Of a context with several continuations only the last words are encoded with each, where that gives the same ids.
         """
         moved = []
         for context, continuation in pairs:
             kept = context.rstrip()
             moved.append((kept, context[len(kept) :] + continuation))
-        contexts = dict(zip([c for c, _ in moved], self.encode(c for c, _ in moved), strict=True))
-        wholes = self.encode(c + t for c, t in moved)
-        bare = self.plain(t for _, t in moved)
-        return [
-            (contexts[context], whole[len(contexts[context]) :]) if context else self._after_prefix(alone)
-            for (context, _), whole, alone in zip(moved, wholes, bare, strict=True)
-        ]
+        texts: dict[str, dict[str, None]] = {}
+        for context, text in moved:
+            texts.setdefault(context, {})[text] = None
+        contexts = dict(zip(texts, self.encode(texts), strict=True))
+        known = self._by_last_words({c: list(own) for c, own in texts.items() if len(own) > 2}, contexts)
+        rest = list(dict.fromkeys(pair for pair in moved if pair not in known))
+        # Behind no context a text stands after `prefix`, whatever the tokenizer sets.
+        alone = iter(self.plain(text for context, text in rest if not context))
+        wholes = iter(self.encode(context + text for context, text in rest if context))
+        for context, text in rest:
+            known[context, text] = (contexts[context], next(wholes)[len(contexts[context]) :]) if context else self._after_prefix(next(alone))
+        return [known[pair] for pair in moved]
+
+    def _by_last_words(self, texts: dict[str, list[str]], contexts: dict[str, tuple[int, ...]]) -> dict[tuple[str, str], Pair]:
+        """Pairs of the contexts that can be parted between two of their last words; left out are those that cannot.
+
+        No tokenizer here makes a token of the end of one word and the beginning of the next, and what follows the second
+        word does not reach over the first. Still each context is proven: its own ids, and those of one whole pair, must
+        be those of the parts. Where the space belongs to is the tokenizer's: to the second word (byte-level), or it is
+        set anew before a text (sentencepiece).
+        """
+        between = {context: place for context in texts if (place := _between_words(context))}
+        wholes = self.encode(context + texts[context][0] for context in between)
+        found: dict[tuple[str, str], Pair] = {}
+        left = dict(zip(between, wholes, strict=True))
+        for space in (0, 1):
+            ends = {context: context[between[context] + space :] for context in left}
+            own = dict(zip(ends, self.plain(ends.values()), strict=True))
+            asked = [(context, text) for context in ends for text in texts[context]]
+            made = dict(zip(asked, self.plain(ends[context] + text for context, text in asked), strict=True))
+            for context, whole in list(left.items()):
+                ids, end = contexts[context], own[context]
+                kept = ids[: len(ids) - len(end)]
+                if kept + end == ids and whole == kept + made[context, texts[context][0]]:
+                    del left[context]
+                    found.update({(context, text): (ids, made[context, text][len(end) :]) for text in texts[context]})
+        return found
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids, special tokens left out."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The tokenizer's own name of each id."""
-        return self.tokenizer.convert_ids_to_tokens(list(ids))
+        """Each id as the text it stands for, a byte that is no character as `\\xd0`; special tokens by their name."""
+        names = self.tokenizer.convert_ids_to_tokens(list(ids))
+        spelled = [self._view.bytes_of(number) for number in ids] if self._view else [None] * len(names)
+        return [name if value is None else value.decode("utf-8", errors="backslashreplace") for name, value in zip(names, spelled, strict=True)]
+
+    @cached_property
+    def special(self) -> frozenset[int]:
+        """Ids of the tokens that no ordinary text becomes: added ones."""
+        return frozenset(self.tokenizer.get_added_vocab().values())
+
+    @cached_property
+    def _view(self) -> tokens.Tokens | None:
+        try:
+            return tokens.Tokens.read(self.folder)
+        except CheckpointError:  # of a kind that surgery does not know: named as the tokenizer names them
+            return None
 
     def stop_tokens(self, strings: Iterable[str]) -> tuple[set[int], list[str]]:
         """Stop strings that are one special token (they never show in decoded text) as ids, and the other strings."""
@@ -98,16 +165,17 @@ class Encoder:
                 ids.add(token)
         return ids, texts
 
-    def prove(self, ids: Sequence[int], where: str) -> None:
-        """Raise TaskError unless BOS stands where it must: once at the beginning if the tokenizer adds one, never twice."""
+    def fault(self, ids: Sequence[int]) -> str | None:
+        """What is wrong with BOS in a prompt: it must stand at the beginning once if the tokenizer sets one, never twice."""
         if self.bos is None:
-            return
+            return None
         # Where BOS is EOS too (GPT-2, Qwen) it may stand between turns; only the beginning can be judged.
         found = list(ids).count(self.bos) if self.bos != self.eos else int(ids[:1] == (self.bos,)) + int(ids[:2] == (self.bos, self.bos))
         if found > 1:
-            raise TaskError(f"{where}: the prompt has {found} BOS tokens: the chat template and the tokenizer both write one")
+            return f"the prompt has {found} BOS tokens: the chat template and the tokenizer both write one"
         if self.adds_bos and ids[0] != self.bos:
-            raise TaskError(f"{where}: the prompt does not begin with BOS, though the tokenizer of {self.folder} sets one")
+            return f"the prompt does not begin with BOS, though the tokenizer of {self.folder} sets one"
+        return None
 
     def _after_prefix(self, ids: tuple[int, ...]) -> Pair:
         return ((self.prefix,), ids) if ids[:1] != (self.prefix,) else (ids[:1], ids[1:])
@@ -117,6 +185,14 @@ class Encoder:
         for flag in (True, False):
             wanted = list(dict.fromkeys(text for text, wish in zip(texts, special, strict=True) if wish is flag))
             if wanted:
-                ids = self.tokenizer(wanted, add_special_tokens=flag, return_attention_mask=False)["input_ids"]
+                ids = self.tokenizer(wanted, add_special_tokens=flag, return_attention_mask=False, verbose=False)["input_ids"]
                 done.update(zip(((text, flag) for text in wanted), map(tuple, ids), strict=True))
         return [done[key] for key in zip(texts, special, strict=True)]
+
+
+def _between_words(text: str) -> int:
+    """Where the last space with a letter on both sides stands; 0 where there is none."""
+    place = text.rfind(" ")
+    while place > 0 and not (text[place - 1].isalpha() and text[place + 1 : place + 2].isalpha()):
+        place = text.rfind(" ", 0, place)
+    return max(place, 0)

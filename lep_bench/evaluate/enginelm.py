@@ -63,7 +63,7 @@ class EngineLM(TemplateLM):
         return self._ask(requests, [((self.encoder.prefix,), text) for text in self.encoder.plain(request.args[0] for request in requests)])
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Greedy texts, cut at the stop strings."""
+        """Texts, cut at the stop strings; sampled ones with seed 0."""
         return self._ask(requests, [(ids, ()) for ids in self.encoder.encode(request.args[0] for request in requests)])
 
     def _loglikelihood_tokens(self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any) -> list[tuple[float, bool]]:
@@ -71,4 +71,4 @@ class EngineLM(TemplateLM):
         return self._ask(made, [(tuple(context), tuple(continuation)) for _, context, continuation in requests])
 
     def _ask(self, requests: Sequence[Any], ids: Sequence[Any]) -> list[Any]:
-        return [answer.response for answer in ask(self.engine, requests, ids, self.encoder, self._eos)]
+        return [answer.response for answer in ask(self.engine, requests, ids, self.encoder, self._eos)[0]]

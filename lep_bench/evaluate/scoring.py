@@ -1,8 +1,12 @@
-"""One model's answers to a compiled task, read by lm-eval's own filters, metrics and aggregations."""
+"""One model's answers to a compiled task, read by lm-eval's own filters, metrics and aggregations.
+
+Sampled answers are asked for several times, each seed a benchmark of its own: scores are aggregated per seed, then averaged.
+"""
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +17,13 @@ import numpy as np
 from lep_bench.artifact import Artifact
 from lep_bench.engines.base import Engine, stop_ids
 from lep_bench.errors import CheckpointError, TaskError
-from lep_bench.evaluate.compiling import CompiledTask, Item
+from lep_bench.evaluate import generations, proof
+from lep_bench.evaluate.compiling import CompiledTask, Item, doc_digest
 from lep_bench.evaluate.encoding import Encoder, Pair
+from lep_bench.evaluate.generations import Generation
 from lep_bench.evaluate.uncertainty import stderr
+from lep_bench.fingerprint import text_digest
 from lep_bench.results import Sample, Score
-
-NEW_TOKENS = 256  # lm-eval's own default where a task names no limit
-_LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
 
 @dataclass(frozen=True)
@@ -46,58 +50,89 @@ class Answer:
     tokens: int
 
 
-def score(engine: Engine, artifact: Artifact, compiled: CompiledTask) -> Scored:
+@dataclass(frozen=True)
+class Reading:
+    """One item's answers as the task reads them: its metrics, and the filtered answers they come from."""
+
+    metrics: dict[str, Any]
+    results: list[Any]
+
+
+def score(engine: Engine, artifact: Artifact, compiled: CompiledTask, samplings: int = 1) -> Scored:
     """Ask the engine (which must hold `artifact`) everything and compute the task's metrics as lm-eval does.
 
-    Raises TaskError for a prompt longer than the model or a score that is not finite, CheckpointError for a model whose
+    `samplings`: how often sampled answers are asked for, with seeds 0, 1, ...; greedy ones are asked for once. Raises
+    TaskError for a prompt longer than the model or a score that is not finite, CheckpointError for a model whose
     log-probabilities are not numbers. Whatever a task's own code raises comes through as it is.
     """
     before = (engine.counts.requests, engine.counts.tokens_in, engine.counts.tokens_out)
-    answers = ask(engine, compiled.requests, compiled.ids, compiled.encoder, stop_ids(artifact.folder))
-    if any(isinstance(a.response, tuple) and math.isnan(a.response[0]) for a in answers):
+    sampled = any(r.request_type == "generate_until" and generations.read(r).sampling for r in compiled.requests)
+    rounds = ask(
+        engine, compiled.requests, compiled.ids, compiled.encoder, stop_ids(artifact.folder), seeds=range(samplings if sampled else 1),
+        positions=compiled.max_length, max_characters=getattr(compiled.task, "character_limit", None),
+    )  # fmt: skip
+    if any(isinstance(a.response, tuple) and math.isnan(a.response[0]) for a in rounds[0]):
         raise CheckpointError(f"{artifact.name} gives log-probabilities that are not numbers: its weights are damaged")
-    for request, answer in zip(compiled.requests, answers, strict=True):
-        request.resps = [answer.response] * (request.repeats or 1)
-        request.filtered_resps = {}
-    compiled.task.apply_filters()
-    filters = list(compiled.requests[0].filtered_resps)
-    metrics = {name: [_metrics(compiled, item, name) for item in compiled.items] for name in filters}
+    found = [_read(compiled, answers) for answers in rounds]
+    first = next(iter(found[0]))
     scores: dict[str, Score] = {}
-    for name in filters:
-        scores |= _aggregate(compiled, metrics[name], "" if name == filters[0] else f",{name}")
+    for name in found[0]:
+        scores |= _aggregate(compiled, [read[name] for read in found], "" if name == first else f",{name}")
     if compiled.primary not in scores:
         raise TaskError(f"task {compiled.name} does not report its primary score {compiled.primary!r}: it has {', '.join(scores)}")
-    samples = [_sample(compiled, item, metrics[filters[0]][n], answers, filters[0]) for n, item in enumerate(compiled.items)]
+    samples = [_sample(compiled, item, [read[first][n] for read in found], rounds) for n, item in enumerate(compiled.items)]
     after = (engine.counts.requests, engine.counts.tokens_in, engine.counts.tokens_out)
     work = [new - old for new, old in zip(after, before, strict=True)]
     return Scored(scores, compiled.primary, compiled.higher_is_better, samples, *work, compiled.characters)
 
 
-def ask(engine: Engine, requests: Sequence[Any], ids: Sequence[Pair], encoder: Encoder, eos: Sequence[int]) -> list[Answer]:
-    """The engine's answers to lm-eval requests, in order: (log-probability, greedy), a sum for rolling texts, a text."""
-    answers: list[Answer | None] = [None] * len(requests)
+def ask(
+    engine: Engine,
+    requests: Sequence[Any],
+    ids: Sequence[Pair],
+    encoder: Encoder,
+    eos: Sequence[int],
+    seeds: Sequence[int] = (0,),
+    positions: int = 0,
+    max_characters: int | None = None,
+) -> list[list[Answer]]:
+    """Per seed the engine's answers to lm-eval requests, in order: (log-probability, greedy), a sum for rolling texts, a text.
+
+    What is not sampled is asked once and the same for every seed. `positions`: of the model, where not the engine's count.
+    """
+    rounds: list[list[Any]] = [[None] * len(requests) for _ in seeds]
     by_kind: dict[str, list[int]] = defaultdict(list)
     for i, request in enumerate(requests):
         by_kind[request.request_type].append(i)
-    for i in by_kind["loglikelihood"]:
-        _fits(requests[i], len(ids[i][0]) + len(ids[i][1]) - 1, engine.max_length)
-    for i, answer in zip(by_kind["loglikelihood"], _loglikelihoods(engine, [ids[i] for i in by_kind["loglikelihood"]]), strict=True):
-        answers[i] = answer
-    rolling = by_kind["loglikelihood_rolling"]
-    for i, answer in zip(rolling, _rolling(engine, [ids[i] for i in rolling]), strict=True):
-        answers[i] = answer
-    settings: dict[tuple[int, tuple[str, ...]], list[int]] = defaultdict(list)
+        wrong = proof.too_long(request, *ids[i], positions or engine.max_length)
+        if wrong is not None:
+            raise TaskError(f"task {request.task_name}, row {request.doc_id}: {wrong}")
+    likely, rolling = by_kind["loglikelihood"], by_kind["loglikelihood_rolling"]
+    once = [*zip(likely, _loglikelihoods(engine, [ids[i] for i in likely]), strict=True)]
+    once += zip(rolling, _rolling(engine, [ids[i] for i in rolling], positions or engine.max_length), strict=True)
+    settings: dict[Generation, list[int]] = defaultdict(list)
     for i in by_kind["generate_until"]:
-        settings[_limits(requests[i])].append(i)
-    for (new, until), chosen in settings.items():
-        for i in chosen:
-            _fits(requests[i], len(ids[i][0]) + new, engine.max_length, f" with {new} new tokens")
-        ends, texts = encoder.stop_tokens(until)
+        settings[generations.read(requests[i])].append(i)
+    for wanted, chosen in settings.items():
+        ends, texts = encoder.stop_tokens(wanted.until)
         stops = sorted({*eos, *ends, *([] if encoder.eos is None else [encoder.eos])})
-        generated = engine.generate([ids[i][0] for i in chosen], new, stops, texts, encoder.decode)
-        for i, tokens in zip(chosen, generated, strict=True):
-            answers[i] = Answer(_cut(encoder.decode(tokens), texts), len(tokens))
-    return [answer for answer in answers if answer is not None]
+        drawn = list(seeds) if wanted.sampling else [0]
+        own = [_seed(seed, requests[i].doc) for i in chosen for seed in drawn] if wanted.sampling else ()
+        contexts = [ids[i][0] for i in chosen for _ in drawn]
+        made = engine.generate(contexts, wanted.new, stops, texts, encoder.decode, wanted.sampling, own, max_characters)
+        answers = [Answer(_cut(encoder.decode(tokens), texts), len(tokens)) for tokens in made]
+        for n, i in enumerate(chosen):
+            for r, answered in enumerate(rounds):
+                answered[i] = answers[n * len(drawn) + (r if wanted.sampling else 0)]
+    for i, answer in once:
+        for answered in rounds:
+            answered[i] = answer
+    return rounds
+
+
+def _seed(seed: int, doc: Any) -> int:
+    """Of a sampled answer: the same whatever else is asked, and however it is batched."""
+    return int(text_digest(f"{seed} {doc_digest(doc)}"), 16)
 
 
 def _loglikelihoods(engine: Engine, pairs: Sequence[Pair]) -> list[Answer]:
@@ -124,7 +159,7 @@ def _loglikelihoods(engine: Engine, pairs: Sequence[Pair]) -> list[Answer]:
     return answers
 
 
-def _rolling(engine: Engine, pairs: Sequence[Pair]) -> list[Answer]:
+def _rolling(engine: Engine, pairs: Sequence[Pair], positions: int) -> list[Answer]:
     """Whole texts: windows of the model's length, each token scored once, the last window with full context."""
     if not pairs:
         return []
@@ -133,26 +168,12 @@ def _rolling(engine: Engine, pairs: Sequence[Pair]) -> list[Answer]:
     windows = [
         (n, make_disjoint_window(window))
         for n, ((prefix,), text) in enumerate(pairs)
-        for window in get_rolling_token_windows(list(text), prefix, engine.max_length, 1)
+        for window in get_rolling_token_windows(list(text), prefix, positions, 1)
     ]
     totals = [0.0] * len(pairs)
     for (n, _), scores in zip(windows, engine.continuation_logprobs([window for _, window in windows]), strict=True):
         totals[n] += scores.total
     return [Answer(total, len(text)) for total, (_, text) in zip(totals, pairs, strict=True)]
-
-
-def _limits(request: Any) -> tuple[int, tuple[str, ...]]:
-    arguments = dict(request.args[1])
-    if arguments.get("do_sample") or float(arguments.get("temperature") or 0.0) > 0.0:
-        raise TaskError(f"task {request.task_name} asks for sampling: only greedy generation is offered")
-    until = arguments.get("until") or []
-    new = next((arguments[name] for name in _LIMITS if arguments.get(name) is not None), NEW_TOKENS)
-    return int(new), tuple(text for text in ([until] if isinstance(until, str) else until) if text)
-
-
-def _fits(request: Any, length: int, longest: int, extra: str = "") -> None:
-    if length > longest:
-        raise TaskError(f"task {request.task_name}, document {request.doc_id}: {length} tokens{extra} do not fit the model's {longest}")
 
 
 def _cut(text: str, stops: Sequence[str]) -> str:
@@ -161,36 +182,59 @@ def _cut(text: str, stops: Sequence[str]) -> str:
     return text
 
 
-def _metrics(compiled: CompiledTask, item: Item, name: str) -> dict[str, Any]:
-    return compiled.task.process_results(item.doc, [compiled.requests[i].filtered_resps[name] for i in item.requests])
+def _read(compiled: CompiledTask, answers: Sequence[Answer]) -> dict[str, list[Reading]]:
+    """Per filter of the task (the first one first), how the task reads each item's answers."""
+    for request, answer in zip(compiled.requests, answers, strict=True):
+        request.resps = [answer.response] * (request.repeats or 1)
+        request.filtered_resps = {}
+    compiled.task.apply_filters()
+    read: dict[str, list[Reading]] = {}
+    for name in compiled.requests[0].filtered_resps:
+        for item in compiled.items:
+            results = [compiled.requests[i].filtered_resps[name] for i in item.requests]
+            read.setdefault(name, []).append(Reading(compiled.task.process_results(item.doc, results), results))
+    return read
 
 
-def _aggregate(compiled: CompiledTask, metrics: Sequence[dict[str, Any]], suffix: str) -> dict[str, Score]:
-    """Per metric: lm-eval's aggregation (the mean where a task names none) and the standard error by group."""
+def _aggregate(compiled: CompiledTask, rounds: Sequence[Sequence[Reading]], suffix: str) -> dict[str, Score]:
+    """Per metric: lm-eval's aggregation (the mean where a task names none) per seed, their mean and spread, and the
+    standard error by group over items averaged over the seeds."""
     from lm_eval.api.metrics import mean
 
     scores = {}
-    for name in dict.fromkeys(key for found in metrics for key in found):
+    for name in dict.fromkeys(key for reading in rounds[0] for key in reading.metrics):
         aggregate = compiled.task.aggregation().get(name, mean)
-        chosen = [(found[name], item.group) for found, item in zip(metrics, compiled.items, strict=True) if name in found]
-        values = [value for value, _ in chosen]
-        value = float(aggregate(values))
-        if not math.isfinite(value):
-            raise TaskError(f"task {compiled.name}: {name} is {value}")
-        scores[name + suffix] = Score(value=value, stderr=stderr(values, [group for _, group in chosen], aggregate))
+        chosen = [n for n, reading in enumerate(rounds[0]) if name in reading.metrics]
+        values = [[readings[n].metrics[name] for n in chosen] for readings in rounds]
+        each = [float(aggregate(own)) for own in values]
+        if not all(map(math.isfinite, each)):
+            raise TaskError(f"task {compiled.name}: {name} is {next(value for value in each if not math.isfinite(value))}")
+        items = [_average(own) for own in zip(*values, strict=True)]
+        error = stderr(items, [compiled.items[n].group for n in chosen], aggregate)
+        spread = statistics.stdev(each) if len(each) > 1 else None
+        scores[name + suffix] = Score(value=statistics.fmean(each), stderr=error, spread=spread, samplings=len(each))
     return scores
 
 
-def _sample(compiled: CompiledTask, item: Item, metrics: dict[str, Any], answers: Sequence[Answer], name: str) -> Sample:
+def _average(values: Sequence[Any]) -> Any:
+    """An item's value over the seeds: the mean of numbers, of pairs each part; the first where that has no meaning (labels)."""
+    first = values[0]
+    if all(value == first for value in values):
+        return first
+    if isinstance(first, (tuple, list)):
+        return tuple(_average(parts) for parts in zip(*values, strict=True))
+    return statistics.fmean(values) if all(isinstance(value, (int, float, np.number, np.bool_)) for value in values) else first
+
+
+def _sample(compiled: CompiledTask, item: Item, readings: Sequence[Reading], rounds: Sequence[Sequence[Answer]]) -> Sample:
     """The values that every score can be recomputed from: metrics, log-probabilities per request, generated text, tokens."""
-    own = [answers[i] for i in item.requests]
-    values: dict[str, Any] = {key: _plain(value) for key, value in metrics.items()}
+    own = [rounds[0][i] for i in item.requests]
+    values: dict[str, Any] = {key: _plain(_average([reading.metrics[key] for reading in readings])) for key in readings[0].metrics}
     values["tokens"] = [answer.tokens for answer in own]
-    results = [compiled.requests[i].filtered_resps[name] for i in item.requests]
     prediction = ""
     if isinstance(own[0].response, str):
         values["text"] = own[0].response
-        prediction = str(results[0])
+        prediction = str(readings[0].results[0])
     elif isinstance(own[0].response, tuple):
         values["logprobs"] = [answer.response[0] for answer in own]
         values["greedy"] = [answer.response[1] for answer in own]
@@ -199,15 +243,23 @@ def _sample(compiled: CompiledTask, item: Item, metrics: dict[str, Any], answers
             values["gold_index"] = item.gold_index
     else:
         values["logprobs"] = [answer.response for answer in own]
+    if len(rounds) > 1:
+        values["samplings"] = [
+            {"text": answers[item.requests[0]].response, "tokens": [answers[i].tokens for i in item.requests], **_plain(reading.metrics)}
+            for answers, reading in zip(rounds, readings, strict=True)
+        ]
     readable = getattr(compiled.task, "doc_to_prediction", None)  # a task of several prompts per document says it best
     return Sample(
         doc_id=item.doc_id, doc_hash=item.doc_hash, group=item.group, gold=item.gold,
-        prediction=str(readable(item.doc, results)) if readable else prediction, values=values, prompt_ids=item.prompt_ids, shots=compiled.shots,
+        prediction=str(readable(item.doc, readings[0].results)) if readable else prediction,
+        values=values, prompt_ids=item.prompt_ids, shots=item.shots, cut=item.cut,
     )  # fmt: skip
 
 
 def _plain(value: Any) -> Any:
     """A metric's value as JSON: numpy numbers become Python's, tuples lists."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value]
     return value.item() if isinstance(value, (np.generic, np.ndarray)) and np.ndim(value) == 0 else value

@@ -2,54 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from lep_bench.config import ORIGINAL, Suite
-from lep_bench.leaderboard import stats
-from lep_bench.leaderboard.cells import Chosen, Condition, Items, Lookup, averaged
-from lep_bench.leaderboard.table import Block, Cell, Column, Difference, Failure, Row, Section, Table, columns_of
+from lep_bench.leaderboard import measure
+from lep_bench.leaderboard.cells import Chosen, Condition, Lookup
+from lep_bench.leaderboard.measure import Draft, Scale
+from lep_bench.leaderboard.table import Block, Column, Contamination, Failure, Note, Row, Section, Summary, Table, columns_of, summaries_of
 from lep_bench.results import ModelRecord
 
 STAGES = ("base", "instruct", "init", "instruct-init", "donor", "propagation", "baseline", "local")
 REASON = 160  # characters of a failure's first line that a page shows
 
 
-@dataclass(eq=False)
-class Draft:
-    """The cells of one model under one condition: task -> training seed -> result."""
-
-    record: ModelRecord
-    condition: Condition
-    cells: dict[str, dict[int, Chosen]] = field(default_factory=dict)
-
-    def scored(self, task: str) -> dict[int, Chosen]:
-        """The cells of a task that hold a number, by seed."""
-        return {seed: c for seed, c in sorted(self.cells.get(task, {}).items()) if c.failure is None}
-
-
 @dataclass(frozen=True)
-class Scale:
-    """The suite's mean as weights: mean = sum of w_t * s_t + constant. The constant cancels in every difference."""
+class Plan:
+    """What every row shall hold: a cell per column, the suite's mean, further means, scores without flagged rows."""
 
-    chance: dict[str, float]
-    kind: str
+    columns: tuple[Column, ...]
+    scale: Scale
+    summaries: tuple[tuple[Summary, Scale], ...]
+    flagged: tuple[str, ...]
 
-    def weight(self, task: str) -> float:
-        """d mean / d score."""
-        own = 1.0 / (1.0 - self.chance[task]) if self.kind == "centred" else 1.0
-        return own / len(self.chance)
+    @classmethod
+    def of(cls, chosen: Sequence[Chosen], suite: Suite, found: Contamination | None) -> Plan:
+        """The plan of a suite's rows."""
+        chance = suite.mean.tasks
+        scales = [
+            (one, Scale({task: 0.0 if one.group else chance.get(task, 0.0) for task in one.tasks}, "plain" if one.group else suite.mean.kind))
+            for one in summaries_of(suite)
+        ]
+        flagged = tuple(task for task, _, _ in found.flagged) if found else ()
+        return cls(columns_of(chosen, suite), Scale(dict(chance), suite.mean.kind), tuple(scales), flagged)
 
-    def mean(self, scores: dict[str, float]) -> float:
-        """The suite's mean of one model's scores; every task of the mean must be there."""
-        chance = self.chance if self.kind == "centred" else dict.fromkeys(self.chance, 0.0)
-        return stats.mean([stats.centred(scores[task], chance[task]) for task in chance])
 
-
-def assemble(chosen: Sequence[Chosen], items: Lookup, suite: Suite, order: Sequence[str]) -> Table:
-    """The table of these results, one per cell. See `table.build`."""
-    columns = columns_of(chosen, suite)
-    scale = Scale(dict(suite.mean.tasks), suite.mean.kind)
+def assemble(chosen: Sequence[Chosen], items: Lookup, suite: Suite, order: Sequence[str], found: Contamination | None = None) -> Table:
+    """The table of these results, one per cell; `found` is what a scan of training texts found. See `table.build`."""
+    plan = Plan.of(chosen, suite, found)
     drafts = _drafts(chosen, suite)
     blocks, failures = [], []
     letters: list[str] = []
@@ -57,12 +47,34 @@ def assemble(chosen: Sequence[Chosen], items: Lookup, suite: Suite, order: Seque
         peers = {d.record.name: d for d in drafts if d.condition == condition}
         sections = []
         for family, prefix, members in _families(list(peers.values()), order):
-            rows = [_row(draft, peers, columns, scale, items) for draft in members]
+            rows = [_row(draft, peers, plan, items) for draft in members]
             rows = [_number(row, peers[row.model], suite, failures) for row in rows]
             sections.append(Section(family, prefix, tuple(_letter([replace(r, label=r.model.removeprefix(prefix)) for r in rows], letters))))
         blocks.append(Block(condition, tuple(sections)))
     counts = tuple((task, max((c.result.samples for c in chosen if c.result.task == task), default=0)) for task in suite.tasks)
-    return Table(suite.name, suite.title, suite.note, columns, scale.kind, tuple(suite.mean.tasks.items()), counts, tuple(blocks), tuple(failures))
+    return Table(
+        suite.name, suite.title, suite.note, plan.columns, suite.mean.kind, tuple(suite.mean.tasks.items()), counts, tuple(blocks), tuple(failures),
+        suite.mean.name, summaries_of(suite), found, _unpaired(chosen, items, suite), _notes(drafts, suite),
+    )  # fmt: skip
+
+
+def _unpaired(chosen: Sequence[Chosen], items: Lookup, suite: Suite) -> tuple[str, ...]:
+    """Tasks of the mean whose score is no mean of its items."""
+    scored = {task: [c for c in chosen if c.result.task == task and c.failure is None] for task in suite.mean.tasks}
+    return tuple(task for task, cells in scored.items() if any(measure.usable([c], items) is None for c in cells))
+
+
+def _notes(drafts: Sequence[Draft], suite: Suite) -> tuple[Note, ...]:
+    """What the results say beside their numbers, each once with its models and tasks."""
+    tasks: dict[tuple[str, str], dict[str, None]] = {}
+    for draft in drafts:
+        for task in (t for t in suite.tasks if t in draft.cells):
+            for note in dict.fromkeys(n for c in draft.cells[task].values() for n in c.result.provenance.notes):
+                tasks.setdefault((note, draft.record.name), {})[task] = None
+    models: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (note, model), found in tasks.items():
+        models.setdefault((note, tuple(found)), []).append(model)
+    return tuple(Note(note, found, tuple(sorted(set(names)))) for (note, found), names in models.items())
 
 
 def fair_control(model: ModelRecord) -> str | None:
@@ -136,98 +148,14 @@ def _families(drafts: Sequence[Draft], order: Sequence[str]) -> list[tuple[str, 
     return [(name, f"{name}/", sorted(groups[name], key=position)) for name in sorted(groups, key=family_position)]
 
 
-def _row(draft: Draft, peers: dict[str, Draft], columns: Sequence[Column], scale: Scale, items: Lookup) -> Row:
+def _row(draft: Draft, peers: dict[str, Draft], plan: Plan, items: Lookup) -> Row:
     model = draft.record
-    cells = tuple(_cell(draft, column, items) for column in columns)
+    cells = tuple(measure.cell(draft, column, items) for column in plan.columns)
     control = fair_control(model)
-    difference = _difference(draft, peers[control], scale, items) if control in peers else None
-    return Row(model.name, model.name, model.stage, "", cells, _mean(draft, scale, items), control, difference, None)
-
-
-def _cell(draft: Draft, column: Column, items: Lookup) -> Cell:
-    asked = draft.cells.get(column.task, {})
-    scored = {seed: c for seed, c in draft.scored(column.task).items() if not column.metric or column.metric in c.result.scores}
-    if not scored:
-        return Cell("failed" if asked else "missing")
-    scores = [c.result.scores[column.metric] for c in scored.values()]
-    stderr = scores[0].stderr
-    if column.metric == next(iter(scored.values())).result.primary and (len(scored) > 1 or stderr is None):
-        averages = _usable(list(scored.values()), items)
-        stderr = stats.clustered_stderr(averages.values, averages.clusters(column.task)) if averages else None
-    elif len(scored) > 1:
-        stderr = None
-    values = [s.value for s in scores]
-    return _marked(Cell("ok", stats.mean(values), stderr, stats.spread(values), len(values)), scored.values())
-
-
-def _marked(cell: Cell, used: Iterable[Chosen]) -> Cell:
-    """The cell with what must stand beside its number: how many items, whether limited or of an earlier version."""
-    used = list(used)
-    limits = [c.result.scoring.limit for c in used if c.result.scoring.limit is not None]
-    samples = min(c.result.samples for c in used)
-    return replace(cell, samples=samples, limit=min(limits, default=None), stale=any(c.stale for c in used))
-
-
-def _usable(cells: Sequence[Chosen], items: Lookup) -> Items | None:
-    """Items averaged over seeds, only where the score really is their mean: other metrics get no error from them."""
-    each = [items(c.result) for c in cells]
-    for found, cell in zip(each, cells):
-        if found is None or abs(stats.mean(found.values) - cell.result.scores[cell.result.primary].value) > 1e-5:
-            return None
-    return averaged(each)
-
-
-def _complete(draft: Draft, scale: Scale) -> list[int]:
-    """Training seeds for which every task of the mean has a number."""
-    return sorted(set.intersection(*(set(draft.scored(task)) for task in scale.chance))) if scale.chance else []
-
-
-def _means(draft: Draft, scale: Scale, seeds: Sequence[int]) -> list[float]:
-    def score(task: str, seed: int) -> float:
-        result = draft.cells[task][seed].result
-        return result.scores[result.primary].value
-
-    return [scale.mean({task: score(task, seed) for task in scale.chance}) for seed in seeds]
-
-
-def _mean(draft: Draft, scale: Scale, items: Lookup) -> Cell:
-    seeds = _complete(draft, scale)
-    if not seeds:
-        failed = any(c.failure is not None for task in scale.chance for c in draft.cells.get(task, {}).values())
-        return Cell("failed" if failed else "missing")
-    means = _means(draft, scale, seeds)
-    parts: list[stats.Part] | None = []
-    for task in scale.chance:
-        found = _usable([draft.cells[task][seed] for seed in seeds], items)
-        parts = None if found is None or parts is None else [*parts, stats.Part(scale.weight(task), found.values, found.clusters(task))]
-    used = [draft.cells[task][seed] for task in scale.chance for seed in seeds]
-    stderr = stats.combined_stderr(parts) if parts else None
-    return _marked(Cell("ok", stats.mean(means), stderr, stats.spread(means), len(seeds)), used)
-
-
-def _difference(draft: Draft, control: Draft, scale: Scale, items: Lookup) -> Difference | None:
-    """None unless both have the whole mean, on the same version of every task and the same items."""
-    a_seeds, b_seeds = _complete(draft, scale), _complete(control, scale)
-    if not a_seeds or not b_seeds:
-        return None
-    parts: list[stats.Part] | None = []
-    for task in scale.chance:
-        a, b = [draft.cells[task][s] for s in a_seeds], [control.cells[task][s] for s in b_seeds]
-        if len({(c.result.task_fingerprint, c.result.samples, c.result.scoring.limit) for c in (*a, *b)}) > 1:
-            return None
-        ours, theirs = _usable(a, items), _usable(b, items)
-        if ours is None or theirs is None:
-            parts = None
-        elif ours.ids != theirs.ids or ours.groups != theirs.groups:
-            return None
-        elif parts is not None:
-            gaps = [x - y for x, y in zip(ours.values, theirs.values)]
-            parts.append(stats.Part(scale.weight(task), gaps, ours.clusters(task)))
-    a_means, b_means = _means(draft, scale, a_seeds), _means(control, scale, b_seeds)
-    stderr = stats.with_seeds(stats.combined_stderr(parts) if parts else None, a_means, b_means)
-    # The references have no training of ours behind them: their one seed limits no claim.
-    trained = [len(s) for d, s in ((draft, a_seeds), (control, b_seeds)) if d.record.tuning or d.record.stage in ("donor", "propagation")]
-    return Difference(control.record.name, "", stats.mean(a_means) - stats.mean(b_means), stderr, min(trained, default=1))
+    difference = measure.difference(draft, peers[control], plan.scale, items) if control in peers else None
+    means = tuple(measure.mean(draft, scale, items) for _, scale in plan.summaries)
+    rest = measure.clean(draft, plan.scale, plan.flagged)
+    return Row(model.name, model.name, model.stage, "", cells, measure.mean(draft, plan.scale, items), control, difference, None, means, rest)
 
 
 def _number(row: Row, draft: Draft, suite: Suite, failures: list[Failure]) -> Row:

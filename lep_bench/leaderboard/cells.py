@@ -28,10 +28,12 @@ class Condition:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A result that enters the table. `stale`: of a model or task version that is no longer the current one."""
+    """A result that enters the table. `stale`: of a model or task version that is no longer the current one; `clean`: its
+    primary score without the rows that stand in training texts (None: no such rows, or not known)."""
 
     result: TaskResult
     stale: bool = False
+    clean: float | None = None
 
     @property
     def failure(self) -> str | None:

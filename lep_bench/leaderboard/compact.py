@@ -2,7 +2,8 @@
 
 Line 1 is the head (version, suite, order of the models). Then come `items` lines (ids and groups, once for all cells that were asked
 the same) and `cell` lines (the TaskResult without what differs from machine to machine: time, hardware, packages, git state;
-and the primary score of every item: a string of 0 and 1, or numbers with five significant digits).
+the primary score of every item: a string of 0 and 1, or numbers with five significant digits; and, where a scan of training texts
+flagged rows, the score without them).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pydantic import ValidationError
 from lep_bench.config import Suite
 from lep_bench.errors import LepBenchError
 from lep_bench.leaderboard.cells import Chosen, Condition, Items, Lookup
-from lep_bench.results import Provenance, TaskResult
+from lep_bench.leaderboard.table import Contamination
+from lep_bench.results import Provenance, Score, TaskResult
 
 VERSION = 1
 
@@ -32,6 +34,7 @@ class Published:
     order: tuple[str, ...]
     chosen: tuple[Chosen, ...]
     items: tuple[Items | None, ...]
+    contamination: Contamination | None = None
 
     def lookup(self, result: TaskResult) -> Items | None:
         """The items of one of `chosen`'s results."""
@@ -42,7 +45,7 @@ class Published:
         return {id(c.result): items for c, items in zip(self.chosen, self.items)}
 
 
-def dump(suite: Suite, order: Sequence[str], chosen: Sequence[Chosen], lookup: Lookup) -> str:
+def dump(suite: Suite, order: Sequence[str], chosen: Sequence[Chosen], lookup: Lookup, found: Contamination | None = None) -> str:
     """The file's text; the same cells give the same text in whatever order they come."""
     names = {c.result.model.name for c in chosen}
     known = [name for name in dict.fromkeys(order) if name in names]
@@ -54,12 +57,16 @@ def dump(suite: Suite, order: Sequence[str], chosen: Sequence[Chosen], lookup: L
         return *cell, how.format, how.shots, how.engine, how.dtype, how.protocol
 
     head = {"lep_bench_results": VERSION, "suite": suite.model_dump(mode="json", exclude_defaults=True), "order": known}
+    if found is not None:
+        head["contamination"] = {"texts": found.texts, "ngram": found.ngram, "tasks": found.tasks}
     lines = [_line(head)]
     numbers: dict[tuple[Any, ...], int] = {}
     for c in sorted(chosen, key=position):
         entry: dict[str, Any] = {"cell": _without_noise(c.result).model_dump(mode="json", exclude_defaults=True)}
         if c.stale:
             entry["stale"] = True
+        if c.clean is not None:
+            entry["clean"] = _short(c.clean, 12)
         items = lookup(c.result) if c.failure is None else None
         if items is not None:
             asked = (c.result.task, items.ids, items.groups)
@@ -80,22 +87,25 @@ def load(file: Path) -> Published:
     head: dict[str, Any] = {}
     number = 0
     try:
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        # Not splitlines(): a note may hold U+2028 or U+0085, which end no line of the file.
+        for number, line in enumerate(filter(None, file.read_text(encoding="utf-8").split("\n")), 1):
             entry = json.loads(line)
             if number == 1:
                 if not isinstance(entry, dict) or entry.get("lep_bench_results") != VERSION:
                     raise LepBenchError(f"{file}:1: not a results file of version {VERSION}: publish it again with this lep-bench")
                 head, suite = entry, Suite.model_validate(entry["suite"])
+                scan = entry.get("contamination")
+                found = scan and Contamination(tuple(scan["texts"]), scan["ngram"], tuple((str(t), int(n), int(f)) for t, n, f in scan["tasks"]))
             elif "items" in entry:
                 asked[entry["items"]] = tuple(entry["ids"]), tuple(entry["groups"] or [""] * len(entry["ids"]))
             else:
-                chosen.append(Chosen(TaskResult.model_validate(entry["cell"]), entry.get("stale", False)))
+                chosen.append(Chosen(TaskResult.model_validate(entry["cell"]), entry.get("stale", False), entry.get("clean")))
                 scores.append(_unpack(*asked[entry["of"]], entry["values"]) if "of" in entry else None)
     except (OSError, KeyError, TypeError, ValueError, ValidationError) as error:
         raise LepBenchError(f"{file}:{number}: cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}): publish it again") from error
     if not head:
         raise LepBenchError(f"{file}: empty: publish it again")
-    return Published(suite, tuple(head["order"]), tuple(chosen), tuple(scores))
+    return Published(suite, tuple(head["order"]), tuple(chosen), tuple(scores), found)
 
 
 def _without_noise(result: TaskResult) -> TaskResult:
@@ -104,10 +114,14 @@ def _without_noise(result: TaskResult) -> TaskResult:
         created="", engine=p.engine, device=p.device.split(":")[0], dtype=p.dtype, requests=p.requests, tokens_in=p.tokens_in,
         tokens_out=p.tokens_out, characters=p.characters, notes=p.notes,
     )  # fmt: skip
-    scores = {name: s.model_copy(update={"value": _short(s.value, 12), "stderr": None if s.stderr is None else _short(s.stderr, 12)})
-              for name, s in sorted(result.scores.items())}  # fmt: skip
+    scores = {name: _shortened(score) for name, score in sorted(result.scores.items())}
     error = None if result.error is None else (result.error.strip().splitlines() or [""])[0][:300]
     return result.model_copy(update={"provenance": kept, "scores": scores, "error": error})
+
+
+def _shortened(score: Score) -> Score:
+    numbers = {"value": score.value, "stderr": score.stderr, "spread": score.spread}
+    return score.model_copy(update={name: None if number is None else _short(number, 12) for name, number in numbers.items()})
 
 
 def _pack(values: Sequence[float]) -> str | list[float]:

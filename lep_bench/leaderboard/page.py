@@ -16,6 +16,7 @@ def page(table: Table) -> str:
     families = [f for f in table.families if f not in ("baselines", "local")]
     lines += [f"{count(table.models, 'model')} in {count(len(families), 'family')}, {count(len(table.items), 'task')}, {_engines(table)}.", ""]
     lines += [*_measured(table), "", *_reading(table), "", render.markdown(table).rstrip("\n"), ""]
+    lines += [*found, ""] if (found := render.contamination(table)) else []
     lines += [
         "### Make it again",
         "",
@@ -36,30 +37,44 @@ def _measured(table: Table) -> list[str]:
     chance = dict(table.mean_tasks)
     items = dict(table.items)
     shown = {c.task: c for c in table.columns if c.metric != SYMBOLS}
+    groups = {task: s.label for s in table.summaries if s.group for task in s.tasks}
     lines = ["| task | score | items | in the mean |", "| :-- | :-- | --: | :-- |"]
+    if groups:
+        lines = ["| task | score | items | in the mean | group |", "| :-- | :-- | --: | :-- | :-- |"]
     for task, column in shown.items():
         metric = escape(column.metric.replace("_", " ") or text.MISSING) + (" (lower is better)" if column.metric == BITS else "")
         inside = "no"
         if task in chance:
             inside = f"yes, guessing gives {chance[task]:g}" if table.mean_kind == "centred" else "yes"
-        lines.append(f"| {code(task)} | {metric} | {items.get(task) or text.MISSING} | {inside} |")
+        group = f" {escape(groups.get(task, text.MISSING))} |" if groups else ""
+        lines.append(f"| {code(task)} | {metric} | {items.get(task) or text.MISSING} | {inside} |{group}")
     return lines
 
 
 def _reading(table: Table) -> list[str]:
     lines = ["**How to read it.**", ""]
+    mean = escape(text.mean_label(table))
     symbols = next((c for c in table.columns if c.metric == SYMBOLS), None)
     lines.append("- Scores are in percent, ± one standard error over items, clustered by item group; none where all items agree.")
+    if table.samplings > 1:
+        lines.append(f"- {text.sampling_remark(table)}")
     if symbols:
-        lines.append(f"- *symbols per token*: characters per token of the held-out Russian text in {code(symbols.task)}; more is cheaper.")
+        is_text = any(c.task == symbols.task and c.metric == BITS for c in table.columns)
+        what = "the held-out Russian text" if is_text else "the model's answers"
+        lines.append(f"- *symbols per token*: characters per token of {what} in {code(symbols.task)}; more is cheaper.")
     if table.mean_kind == "centred":
-        lines.append("- *centred mean*: the mean of (s − c) / (1 − c) over the tasks of the mean, c being what guessing gives; not clipped.")
+        lines.append(f"- *{mean}*: the mean of (s − c) / (1 − c) over the tasks of the mean, c being what guessing gives; not clipped.")
     else:
-        lines.append("- *mean*: the plain mean over the tasks of the mean.")
+        lines.append(f"- *{mean}*: the plain mean over the {len(table.mean_tasks)} tasks of the mean.")
     lines[-1] += " It is printed only where all of them were scored."
+    lines += _summaries(table)
     lines.append("- *difference*: of the mean, against the row whose letter follows, the fair control. Its error is paired: both models")
     lines.append("  answered the same items, and one item group counts as one draw. What is compared with what:")
     lines += [f"  - {row}: with {control}" for row, control in text.controls()]
+    if table.unpaired:
+        names = ", ".join(code(task) for task in table.unpaired)
+        lines.append(f"- Scores that are no means over items: {names}. Their errors come from a jackknife; in a difference those of both")
+        lines.append("  rows count as independent, which makes its error too wide rather than too narrow.")
     lines.append("- Tables under different headings were asked in different ways. No number may be compared across such headings.")
     lines.append(f"- {text.seed_remark(table)}")
     lines.append(f"- {text.MISSING}: not scored. A failed row gives its reason below the tables.")
@@ -67,6 +82,17 @@ def _reading(table: Table) -> list[str]:
         lines.append(f"- {text.STALE} of an earlier version of the model or the task.")
     if any(row.limit is not None for row in table.rows):
         lines.append("- limit N: asked only N items per task; not a result to cite.")
+    return lines
+
+
+def _summaries(table: Table) -> list[str]:
+    lines = []
+    for one in (s for s in table.summaries if not s.group):
+        rest = [code(task) for task, _ in table.mean_tasks if task not in one.tasks]
+        lines.append(f"- *{escape(one.label)}*: the same over {count(len(one.tasks), 'task')}, without {', '.join(rest)}.")
+    groups = ", ".join(f"*{escape(s.label)}*" for s in table.summaries if s.group)
+    if groups:
+        lines.append(f"- {groups}: plain means over the tasks of a group (last column above), printed only where all of them were scored.")
     return lines
 
 

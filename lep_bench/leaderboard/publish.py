@@ -12,6 +12,7 @@ from lep_bench.errors import LepBenchError
 from lep_bench.leaderboard import compact, paper, render
 from lep_bench.leaderboard.assemble import assemble
 from lep_bench.leaderboard.cells import choose, remembering
+from lep_bench.leaderboard.clean import Scan, rescored
 from lep_bench.leaderboard.page import END, START, fresh, page, place
 from lep_bench.leaderboard.table import Table
 from lep_bench.results import Sample, TaskResult
@@ -26,13 +27,15 @@ def write(
     samples: Callable[[TaskResult], Sequence[Sample]],
     order: Sequence[str] = (),
     current: Mapping[str, str] | None = None,
+    scan: Scan | None = None,
 ) -> Table:
     """Write `folder`/{results.jsonl, table.csv, README.md}, each whole or not at all; returns the table they show.
 
     Everything is rendered from the text of results.jsonl, so `check` finds the same bytes. Own prose outside the markers of an existing
     README.md stays. Raises LepBenchError when that page has no pair of markers. Arguments: see `table.build`.
     """
-    text = compact.dump(suite, order, choose(results, suite.name, suite.tasks, current), remembering(samples))
+    chosen = rescored(choose(results, suite.name, suite.tasks, current), samples, scan)
+    text = compact.dump(suite, order, chosen, remembering(samples), scan and scan.found)
     target = folder / PAGE
     existing = target.read_text(encoding="utf-8") if target.is_file() else None
     if existing is not None and place(existing, "") is None:
@@ -47,7 +50,7 @@ def write(
 def read(folder: Path) -> Table:
     """The table that a folder's committed results give. Raises LepBenchError when they cannot be read."""
     held = compact.load(folder / RESULTS)
-    return assemble(held.chosen, held.lookup, held.suite, held.order)
+    return assemble(held.chosen, held.lookup, held.suite, held.order, held.contamination)
 
 
 def check(folder: Path) -> list[str]:

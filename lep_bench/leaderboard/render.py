@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from lep_bench.leaderboard import text
-from lep_bench.leaderboard.table import Block, Cell, Row, Section, Table
+from lep_bench.leaderboard.table import BITS, Block, Cell, Row, Section, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,13 +28,18 @@ def terminal(table: Table, console: Console) -> None:
     if not table.blocks:
         console.print("Nothing has been scored yet.")
         return
-    layout = _Layout.fit(table, console.width)
+    layouts = [_Layout.fit(table, part, console.width) for part in text.parts(table)]
+    if len(layouts) > 1 and not layouts[0].fits:
+        layouts[0] = _Layout.fit(table, "short", console.width)
     for block in table.blocks:
         console.print()
         console.print(Text(text.condition(block), style="bold cyan"))
-        console.print(layout.table(table, block))
+        for i, layout in enumerate(one for one in layouts if one.fits or one.part != "tasks"):
+            if i:
+                console.print()
+            console.print(layout.table(table, block))
     console.print()
-    for line in _legend(table, layout.score_errors):
+    for line in _legend(table, layouts):
         console.print(Text(f" {line}", style="dim"))
     for failure in table.failures:
         what = f"{text.clean(failure.model)}, {failed_tasks(table, failure.tasks)}: failed: {text.clean(failure.reason)}"
@@ -43,8 +48,10 @@ def terminal(table: Table, console: Console) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """One set of column widths for all blocks, so that they line up: the richest one that the terminal holds."""
+    """One set of column widths for all blocks, so that they line up: the richest one that the terminal holds, if one `fits`."""
 
+    part: text.Part
+    fits: bool
     score_errors: bool
     joint: str
     gap: int
@@ -52,19 +59,19 @@ class _Layout:
     widths: tuple[int, ...]
 
     @classmethod
-    def fit(cls, table: Table, width: int) -> _Layout:
+    def fit(cls, table: Table, part: text.Part, width: int) -> _Layout:
         from rich.cells import cell_len
 
         label = max(cell_len(_label(row).plain) for row in table.rows) + 2
         for score_errors, joint, gap in ((True, " ±", 3), (True, " ±", 2), (True, "±", 1), (False, " ±", 2), (False, "±", 1)):
-            widths = [max(cell_len(word) for word in header.split()) for header in text.headers(table)]
+            widths = [max(cell_len(word) for word in header.split()) for header in text.headers(table, part)]
             for row in table.rows:
-                widths = [max(w, cell_len(t)) for w, t in zip(widths, text.numbers(table, row, joint, score_errors))]
+                widths = [max(w, cell_len(t)) for w, t in zip(widths, text.numbers(table, row, part, joint, score_errors))]
             if label + sum(widths) + gap * len(widths) <= width:
                 break
         # Where even the last layout is too wide the names fold; numbers never do.
         label = max(16, min(label, width - sum(widths) - gap * len(widths)))
-        return cls(score_errors, joint, gap, label, tuple(widths))
+        return cls(part, label + sum(widths) + gap * len(widths) <= width, score_errors, joint, gap, label, tuple(widths))
 
     def table(self, table: Table, block: Block) -> Any:
         from rich import box
@@ -74,15 +81,16 @@ class _Layout:
         # SIMPLE_HEAD draws its column dividers as one space: the gap is that and the padding.
         out = RichTable(box=box.SIMPLE_HEAD, padding=(0, self.gap - 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
         out.add_column("model", width=self.label, overflow="fold", vertical="bottom")
-        for header, width in zip(text.headers(table), self.widths):
-            out.add_column(header, width=width, justify="right", no_wrap=header.count(" ") == 0, vertical="bottom")
+        for header, width in zip(text.headers(table, self.part), self.widths):
+            # Text: a bracket in the name of a mean is no markup.
+            out.add_column(Text(text.clean(header)), width=width, justify="right", no_wrap=header.count(" ") == 0, vertical="bottom")
         for i, section in enumerate(block.sections):
             if i:
                 out.add_row()
             out.add_row(Text(text.clean(section.family), style="bold"))
             previous = None
             for row in section.rows:
-                values = [Text(t, style=_style(t)) for t in text.numbers(table, row, self.joint, self.score_errors)]
+                values = [Text(t, style=_style(t)) for t in text.numbers(table, row, self.part, self.joint, self.score_errors)]
                 # A vocabulary's rows stand together; a thin space of style, not of lines, sets the groups apart.
                 group = row.label.split("/")[0] if "/" in row.label else ""
                 label = Text("  ") + _label(row, fold=self.label - 2)
@@ -111,15 +119,24 @@ def _style(value: str) -> str:
     return "red" if value == "failed" else "dim" if value == text.MISSING else ""
 
 
-def _legend(table: Table, score_errors: bool) -> list[str]:
-    lines = ["Scores in percent, ± standard error over items (none where all agree). Compare within a block only.", "Fewer bits per byte are better."]
+def _legend(table: Table, layouts: list[_Layout]) -> list[str]:
+    lines = ["Scores in percent, ± standard error over items (none where all agree). Compare within a block only."]
+    if any(c.metric == BITS for c in table.columns):
+        lines.append("Fewer bits per byte are better.")
+    if table.samplings > 1 and any(layout.joint[0].isspace() for layout in layouts):
+        lines.append(text.sampling_remark(table))
     if any(row.difference for row in table.rows):
         lines.append("difference: of the mean, paired over items, against the row with that letter, which is")
         lines.append("  for propagation the instruct model, tuned alike if tuned; for init and original/donor the base;")
         lines.append("  for the other donors original/donor: the same text, the old vocabulary.")
     lines.append(text.seed_remark(table))
-    if not score_errors:
+    if not all(layout.fits for layout in layouts if layout.part == "tasks"):
+        groups = "the groups and " if layouts[0].part == "short" else ""
+        lines.append(f"This terminal is too narrow for {groups}the {len(table.items)} single tasks; README.md and table.csv have them.")
+    elif not all(layout.score_errors for layout in layouts):
         lines.append("This terminal is too narrow for the errors of single tasks; table.csv has them.")
+    if table.contamination and table.contamination.flagged:
+        lines.append("Some rows stand in scanned training texts: README.md has the scores without them.")
     if any(row.stale for row in table.rows):
         lines.append(f"{text.STALE} of an earlier version of the model or the task: the same command scores it again.")
     if any(row.limit is not None for row in table.rows):
@@ -144,19 +161,57 @@ def markdown(table: Table) -> str:
     for block in table.blocks:
         lines += [f"### {escape(text.condition(block))}", ""]
         for section in block.sections:
-            lines += [f"#### {escape(section.family)}", "", *_markdown_section(table, section), ""]
+            lines += [f"#### {escape(section.family)}", ""]
+            for part in text.parts(table):
+                lines += [*_markdown_section(table, section, part), ""]
     lines += [f"- ({f.number}) {code(f.model)}, {escape(failed_tasks(table, f.tasks))}: failed: {escape(f.reason)}" for f in table.failures]
+    lines += _notes(table)
     return "\n".join(lines).rstrip("\n") + "\n" if lines else ""
 
 
-def _markdown_section(table: Table, section: Section) -> list[str]:
-    heads = [escape(h) for h in text.headers(table)]
+def _markdown_section(table: Table, section: Section, part: text.Part) -> list[str]:
+    heads = [escape(h) for h in text.headers(table, part)]
     lines = ["| model | " + " | ".join(heads) + " |", "| :-- |" + " --: |" * len(heads)]
     for row in section.rows:
-        marks = text.marks(row)
-        label = code(row.label) + (f" **{row.letter}**" if row.letter else "") + (f" {escape(marks)}" if marks else "")
-        values = text.numbers(table, row, f"{NBSP}±")
-        lines.append(f"| {label} | " + " | ".join(values) + " |")
+        values = text.numbers(table, row, part, f"{NBSP}±")
+        lines.append(f"| {_markdown_label(row, row.label)} | " + " | ".join(values) + " |")
+    return lines
+
+
+def _markdown_label(row: Row, name: str) -> str:
+    marks = text.marks(row)
+    return code(name) + (f" **{row.letter}**" if row.letter else "") + (f" {escape(marks)}" if marks else "")
+
+
+def _notes(table: Table) -> list[str]:
+    lines = []
+    for note in table.notes:
+        models = "every model" if len(note.models) == table.models > 1 else ", ".join(map(code, note.models))
+        lines.append(f"- {escape(note.text)}: {escape(failed_tasks(table, note.tasks))}; {models}")
+    return ["", "Notes of the runs:", "", *lines] if lines else []
+
+
+def contamination(table: Table) -> list[str]:
+    """Markdown lines of the scores without the rows that stand in training texts, a table per block; empty without a scan."""
+    found = table.contamination
+    if found is None:
+        return []
+    texts = ", ".join(code(name) for name in found.texts)
+    clear = [code(task) for task, _, flagged in found.tasks if not flagged]
+    unread = [code(task) for task, _ in table.items if task not in {name for name, _, _ in found.tasks}]
+    lines = ["### Without rows found in training text", ""]
+    lines.append(f"- Scanned: {texts}, by sequences of {found.ngram} words (`lep-bench contamination`). Which model saw them is not known here.")
+    lines += [f"- No row flagged: {', '.join(clear)}."] if clear else []
+    lines += [f"- Not scanned: {', '.join(unread)}."] if unread else []
+    if not found.flagged:
+        return lines
+    lines.append(f"- Score on all rows → score without the flagged ones; the last column has these in its mean. {text.MISSING}: not known.")
+    heads = [escape(h) for h in text.clean_headers(table)]
+    for block in table.blocks:
+        rows = [row for section in block.sections for row in section.rows if any(row.clean)]
+        if rows:
+            lines += ["", f"#### {escape(text.condition(block))}", "", "| model | " + " | ".join(heads) + " |", "| :-- |" + " --: |" * len(heads)]
+            lines += [f"| {code(row.model)} | " + " | ".join(text.clean_numbers(table, row)) + " |" for row in rows]
     return lines
 
 
@@ -182,16 +237,19 @@ def csv(table: Table) -> str:
     out = io.StringIO()
     writer = csv_module.writer(out, lineterminator="\n")
     head = ["model", "family", "stage", "format", "shots", "protocol", "engine", "dtype", "limit", "stale", "failed", "training_seeds"]
-    names = [c.key for c in table.columns] + ["mean"]
-    writer.writerow([*head, *(f"{n}{part}" for n in names for part in ("", "_stderr", "_seed_sd")), "control", "difference", "difference_stderr"])
+    names = [c.key for c in table.columns] + ["mean"] + [s.label for s in table.summaries]
+    sampled = ("_sampling_sd",) if table.samplings > 1 else ()
+    parts = ("", "_stderr", "_seed_sd", *sampled)
+    writer.writerow([*head, *(f"{n}{part}" for n in names for part in parts), "control", "difference", "difference_stderr"])
     for block in table.blocks:
-        c = block.condition
+        how = block.condition
         for section in block.sections:
             for row in section.rows:
-                kind = [row.model, section.family, row.stage, c.format, c.shots, c.protocol, c.engine, c.dtype]
+                kind = [row.model, section.family, row.stage, how.format, how.shots, how.protocol, how.engine, how.dtype]
                 failed = "all" if row.failed else "some" if row.failure else ""
                 state = [row.limit, int(row.stale), failed, max(x.seeds for x in (*row.cells, row.mean))]
-                values = [_plain(v) for cell in (*row.cells, row.mean) for v in (cell.value, cell.stderr, cell.spread)]
+                cells = (*row.cells, row.mean, *row.summaries)
+                values = [_plain(v) for c in cells for v in (c.value, c.stderr, c.spread, *([c.sampling] if sampled else []))]
                 d = row.difference
                 gap = [row.control, _plain(d.value if d else None), _plain(d.stderr if d else None)]
                 writer.writerow([_harmless(v) for v in (*kind, *state, *values, *gap)])
@@ -223,4 +281,4 @@ def json(table: Table) -> str:
     return json_module.dumps(plain(table), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
-__all__ = ["Cell", "code", "count", "csv", "escape", "json", "markdown", "terminal"]
+__all__ = ["Cell", "code", "contamination", "count", "csv", "escape", "json", "markdown", "terminal"]

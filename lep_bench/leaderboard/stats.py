@@ -53,6 +53,16 @@ def combined_stderr(parts: Sequence[Part]) -> float | None:
     return math.sqrt(math.fsum(totals * totals))
 
 
+def joined(parts: Sequence[Part], others: Sequence[float | None]) -> float | None:
+    """Standard error of a sum of item means (`parts`) and of scores that are none, whose errors `others` are taken as independent
+    (already weighted). None where one of them is not known or nothing is given."""
+    known = [error for error in others if error is not None]
+    items = combined_stderr(parts) if parts else None
+    if len(known) < len(others) or (parts and items is None) or not (parts or known):
+        return None
+    return items if items is not None and not known else math.hypot(items or 0.0, *known)
+
+
 def clustered_stderr(values: Sequence[float], groups: Sequence[Hashable]) -> float | None:
     """Standard error of mean(values), clustered; None with fewer than two groups."""
     return combined_stderr([Part(1.0, values, groups)])

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lep_bench.config import Suite
 from lep_bench.leaderboard.cells import Chosen, Condition, choose, remembering
 from lep_bench.results import Sample, TaskResult
+
+if TYPE_CHECKING:
+    from lep_bench.leaderboard.clean import Scan
 
 SYMBOLS = "symbols_per_token"
 BITS = "bits_per_byte"
@@ -28,7 +32,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A number and how sure it is. `stderr` is over items, `spread` the standard deviation over `seeds` training seeds.
+    """A number and how sure it is. `stderr` is over items, `spread` the standard deviation over `seeds` training seeds,
+    `sampling` the one over `samplings` draws of sampled answers, whose mean `value` is (None where nothing was sampled).
 
     Status "missing": never asked; "failed": asked, and the reason stands in the table's failures. `limit`: asked on so many items only.
     """
@@ -41,6 +46,31 @@ class Cell:
     samples: int = 0
     limit: int | None = None
     stale: bool = False
+    sampling: float | None = None
+    samplings: int = 1
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A further mean: over the tasks of a group (always plain), or over fewer tasks than the suite's own mean (of its kind)."""
+
+    label: str
+    tasks: tuple[str, ...]
+    group: bool
+
+
+@dataclass(frozen=True)
+class Contamination:
+    """What a scan of training texts found: per task the number of rows read and of rows flagged. `ngram` is in words."""
+
+    texts: tuple[str, ...]
+    ngram: int
+    tasks: tuple[tuple[str, int, int], ...]
+
+    @property
+    def flagged(self) -> tuple[tuple[str, int, int], ...]:
+        """The tasks with at least one flagged row."""
+        return tuple(found for found in self.tasks if found[2])
 
 
 @dataclass(frozen=True)
@@ -56,7 +86,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Row:
-    """One model under one condition, all its training seeds together. `letter` names a row that others are compared with."""
+    """One model under one condition, all its training seeds together. `letter` names a row that others are compared with.
+
+    `clean`: (score, score without the flagged rows) per task with flagged rows, then of the mean; None where there is no such number.
+    """
 
     model: str
     label: str
@@ -67,6 +100,8 @@ class Row:
     control: str | None
     difference: Difference | None
     failure: int | None
+    summaries: tuple[Cell, ...] = ()
+    clean: tuple[tuple[float, float] | None, ...] = ()
 
     @property
     def limit(self) -> int | None:
@@ -112,8 +147,18 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Note:
+    """What results say beside their numbers: how a tokenizer had to be read, prompts cut, shots dropped, rows left out."""
+
+    text: str
+    tasks: tuple[str, ...]
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Table:
-    """Everything a page says. `items` gives each task's count of items, 0 where nothing was scored."""
+    """Everything a page says. `items` gives each task's count of items, 0 where nothing was scored; `unpaired` the tasks of the mean
+    whose score is no mean of its items."""
 
     suite: str
     title: str
@@ -124,6 +169,11 @@ class Table:
     items: tuple[tuple[str, int], ...]
     blocks: tuple[Block, ...]
     failures: tuple[Failure, ...]
+    mean_name: str | None = None
+    summaries: tuple[Summary, ...] = ()
+    contamination: Contamination | None = None
+    unpaired: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -145,6 +195,11 @@ class Table:
         """The largest number of training seeds behind a cell."""
         return max((c.seeds for row in self.rows for c in (*row.cells, row.mean)), default=0)
 
+    @property
+    def samplings(self) -> int:
+        """The largest number of draws of sampled answers behind a cell; 1 where nothing was sampled."""
+        return max((c.samplings for row in self.rows for c in row.cells), default=1)
+
 
 def build(
     results: Iterable[TaskResult],
@@ -152,16 +207,25 @@ def build(
     suite: Suite,
     order: Sequence[str] = (),
     current: Mapping[str, str] | None = None,
+    scan: Scan | None = None,
 ) -> Table:
     """The table of a suite from its cells.
 
     `samples` reads the items of a cell (asked only where an error needs them); `order` lists model names as the plan derives
-    them; `current` maps model keys to today's fingerprints, so that results of older artifacts are marked. Raises nothing of
-    its own: what is not there is missing, what failed says so.
+    them; `current` maps model keys to today's fingerprints, so that results of older artifacts are marked; `scan` is what was
+    found of the rows in training texts. Raises nothing of its own: what is not there is missing, what failed says so.
     """
+    from lep_bench.leaderboard import clean
     from lep_bench.leaderboard.assemble import assemble
 
-    return assemble(choose(results, suite.name, suite.tasks, current), remembering(samples), suite, order)
+    chosen = clean.rescored(choose(results, suite.name, suite.tasks, current), samples, scan)
+    return assemble(chosen, remembering(samples), suite, order, scan and scan.found)
+
+
+def summaries_of(suite: Suite) -> tuple[Summary, ...]:
+    """Means over fewer tasks first, then the groups, each as the suite orders them."""
+    means = [Summary(label, tuple(t for t in suite.mean.tasks if t not in left_out), False) for label, left_out in suite.without.items()]
+    return (*means, *(Summary(label, tuple(tasks), True) for label, tasks in suite.groups.items()))
 
 
 def columns_of(chosen: Sequence[Chosen], suite: Suite) -> tuple[Column, ...]:
@@ -169,12 +233,14 @@ def columns_of(chosen: Sequence[Chosen], suite: Suite) -> tuple[Column, ...]:
     primary = {c.result.task: (c.result.primary, c.result.higher_is_better) for c in chosen if c.failure is None}
     held = {task: {m for c in chosen if c.result.task == task for m in c.result.scores} for task in suite.tasks}
     short = _short_names(suite.tasks)
+    # What a token is worth on Russian text is the question: a task that ends in _ru goes before one on English text.
+    counted = next(iter(sorted((t for t in suite.tasks if SYMBOLS in held[t]), key=lambda t: not t.endswith("_ru"))), None)
     first: list[Column] = []
     scores: list[Column] = []
     last: list[Column] = []
     for task in suite.tasks:
         metric, higher = primary.get(task, ("", True))
-        if SYMBOLS in held[task] and not first:
+        if task == counted:
             first.append(Column(SYMBOLS, "symbols per token", task, SYMBOLS, False, 2, False))
         if BITS in held[task]:
             label = "bits per byte" if not last else f"{short[task]} bits per byte"

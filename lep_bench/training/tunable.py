@@ -77,7 +77,8 @@ class Tunable:
 def read_jsonl(file: Path) -> list[dict[str, str]]:
     """Rows with "prompt" and "answer". Raises LepBenchError (file:line) for anything else."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        with open(file, encoding="utf-8") as opened:
+            lines = list(opened)  # not splitlines(): an answer may hold U+2028, which ends no line of the file
     except (OSError, UnicodeDecodeError) as error:
         raise LepBenchError(f"{file} cannot be read: {error}") from error
     rows = []

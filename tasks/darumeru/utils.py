@@ -1,175 +1,328 @@
 """The Darumeru tasks for lm-eval. Plain lm-eval code: works with `lm_eval run --include_path` from any folder.
 
-Prompts travel with the rows: `messages` are templates with {named} slots, `inputs` fills them, the last message is the
-beginning of the model's answer ("Ответ:") and the model goes on from there.
+Each class says what is asked and how the answers are scored; what they share is in `base.py` and `kinds.py`.
 """
 
-import importlib.util
-import json
-import os
+import hashlib
+import importlib
+import math
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lm_eval.api.instance import Instance
-from lm_eval.api.task import ConfigurableTask
-
-_FOLDER = Path(__file__).resolve().parent
-_FIELDS = ("messages", "inputs", "outputs", "meta")
-_SPLITS = ("test", "prompt")
-Messages = list[dict[str, str]]
+from lm_eval.api.metrics import mean  # lm-eval's own: it knows the standard error of that one only
 
 
-def _load_metrics() -> Any:
-    # lm-eval loads this file by path, so a sibling cannot be imported by name.
-    spec = importlib.util.spec_from_file_location("darumeru_metrics", _FOLDER / "metrics.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def _package() -> str:
+    """The name under which this folder can be imported from. lm-eval loads this file by path, outside any package."""
+    folder = Path(__file__).resolve().parent
+    name = f"darumeru_{hashlib.blake2b(str(folder).encode(), digest_size=8).hexdigest()}"
+    for known in [module for module in sys.modules if module.split(".")[0] == name]:
+        del sys.modules[known]  # lm-eval loads this file anew when it has changed: then its siblings may have, too
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [str(folder)]
+    return name
 
 
-metrics = _load_metrics()
+_NAME = _package()
+kinds, prompts, metrics, mmlu, lemmas = (importlib.import_module(f"{_NAME}.{name}") for name in ("kinds", "prompts", "metrics", "mmlu", "lemmas"))
+Row = dict[str, Any]
+Results = list[Any]
 
 
-class Rows(list):
-    """Rows as they stand in the files. A datasets.Dataset would add a None for every slot that another row has."""
+class Choice(kinds.OptionTask):
+    """One of a few one-letter options; the gold option stands in `outputs`."""
 
-    @property
-    def features(self) -> dict[str, None]:
-        return dict.fromkeys(_FIELDS)
+    NAMES = {"acc": mean, "score": mean}
 
+    def process_results(self, doc: Row, results: Results) -> dict[str, Any]:
+        right = float(self.doc_to_prediction(doc, results) == self.gold(doc))
+        return {"acc": right, "score": right}
 
-def read_rows(file: Path) -> Rows:
-    """One JSON Lines file. Raises ValueError naming file and line for a row without the fields."""
-    rows = Rows()
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file}:{number}: not JSON: {error}") from error
-        missing = [name for name in _FIELDS if not isinstance(row, dict) or name not in row]
-        if missing:
-            raise ValueError(f"{file}:{number}: the row has no {', '.join(missing)}")
-        rows.append(row)
-    if not rows:
-        raise ValueError(f"{file}: no rows")
-    return rows
+    def gold(self, doc: Row) -> str:
+        """The right option. Raises ValueError for a row whose answer is none of them."""
+        answer = self.doc_to_target(doc)
+        if answer not in self.OPTIONS:
+            raise ValueError(f"{self.config.task}: row {self.row_name(doc)}: its answer {answer!r} is none of {', '.join(self.OPTIONS)}")
+        return answer
+
+    def doc_to_prediction(self, doc: Row, results: Results) -> str:
+        """The option that is chosen."""
+        return metrics.choose([value for value, _ in results], self.OPTIONS)
 
 
-def fetch(dataset: str, config: str, revision: str, split: str) -> Path:
-    """The split's file in the Hub's dataset at a pinned revision (a short hash is looked up among the commits)."""
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+class RuMmlu(Choice):
+    """MERA's ruMMLU: plain accuracy over all rows."""
 
-    where = f"{dataset} at revision {revision}"
-    try:
-        if len(revision) < 40 and not HF_HUB_OFFLINE:
-            commits = [commit.commit_id for commit in HfApi().list_repo_commits(dataset, repo_type="dataset")]
-            found = [commit for commit in commits if commit.startswith(revision)]
-            if len(found) != 1:
-                raise OSError(f"{where}: {len(found)} commits begin with that hash")
-            revision = found[0]
-        return Path(hf_hub_download(dataset, f"data/{config}/{split}.jsonl", repo_type="dataset", revision=revision))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
-        raise OSError(f"{where} cannot be fetched; set LEP_BENCH_DATA to a local copy (DIR/data/{config}/{split}.jsonl)") from error
+    OPTIONS = metrics.LETTERS
 
 
-def filled(row: dict[str, Any], **changes: str) -> Messages:
-    """The row's messages with their slots filled. A few-shot row without inputs is text already."""
-    inputs = {**row["inputs"], **changes}
-    roles = {"user": "user", "bot": "assistant", "system": "system"}
-    return [
-        {"role": roles[message["role"]], "content": message["content"].format(**inputs) if inputs else message["content"]}
-        for message in row["messages"]
-    ]
+class Rwsd(Choice):
+    """Winograd schemas: right when the gold answer begins with the chosen one."""
+
+    OPTIONS = ("Да", "Нет")
+
+    def process_results(self, doc: Row, results: Results) -> dict[str, Any]:
+        right = float(doc["outputs"].startswith(self.doc_to_prediction(doc, results)))
+        return {"acc": right, "score": right}
 
 
-def plain_text(messages: Messages) -> str:
-    """How a model without chat template is asked: turns end with a newline, answers with two, the last is left open."""
-    ends = ["\n\n" if message["role"] == "assistant" else "\n" for message in messages]
-    return "".join(message["content"] + end for message, end in zip(messages[:-1], ends[:-1])) + messages[-1]["content"]
+class ChoiceF1(Choice):
+    """Accuracy and macro F1; the score is their mean."""
+
+    OPTIONS = metrics.LETTERS
+    NAMES = {"acc": mean, "f1_macro": metrics.f1_macro, "score": metrics.half_f1}
+
+    def process_results(self, doc: Row, results: Results) -> dict[str, Any]:
+        pair = (self.gold(doc), self.doc_to_prediction(doc, results))
+        return {"acc": float(pair[0] == pair[1]), "f1_macro": pair, "score": pair}
 
 
-class DarumeruTask(ConfigurableTask):
-    """What the tasks share: rows from the Hub or a local folder, prompts from the rows, shots nearest first in front.
+class Rcb(ChoiceF1):
+    """Does the hypothesis follow (1), contradict (2) or neither (3)?"""
 
-    metadata {"data": DIR} or the environment's LEP_BENCH_DATA names a local folder in the Hub's layout
-    (DIR/data/CONFIG/{test,prompt}.jsonl). Metrics are declared in `aggregation`: a metric name of one's own in
-    metric_list makes lm-eval ask the Hub for it.
+    OPTIONS = ("1", "2", "3")
+
+
+class Parus(Choice):
+    """Two alternatives, each row as is and with the alternatives exchanged: right only if both orders are."""
+
+    OPTIONS = ("1", "2")
+
+    def variants(self, doc: Row) -> list[Any]:
+        inputs = doc["inputs"]
+        if not {"choice1", "choice2"} <= set(inputs):
+            raise ValueError(f"{self.config.task}: row {doc.get('meta')}: its inputs have no choice1 and choice2")
+        return [prompts.filled(doc), prompts.filled(doc, choice1=inputs["choice2"], choice2=inputs["choice1"])]
+
+    def process_results(self, doc: Row, results: Results) -> dict[str, Any]:
+        return metrics.parus([value for value, _ in results], self.gold(doc))
+
+    def doc_to_prediction(self, doc: Row, results: Results) -> str:
+        """The answers to both orders."""
+        values = [value for value, _ in results]
+        return f"{metrics.choose(values[:2], self.OPTIONS)}, exchanged {metrics.choose(values[2:], self.OPTIONS)}"
+
+
+class Rucola(Choice):
+    """Is a sentence acceptable? Accuracy and Matthews correlation; the score is their mean."""
+
+    FIELDS = ("sentence", "label")
+    OPTIONS = ("0", "1")
+    FIRST_SHOT = 29
+    NAMES = {"acc": mean, "mcc": metrics.mcc, "score": metrics.half_mcc}
+    QUESTION = (
+        "Твоя задача определить приемлемость текста для русского языка с точки зрения синтаксиса, морфологии и семантики. "
+        "Ответом должно служить одно число: 0 или 1, где 0 - предложение не приемлемо с точки зрения русского языка, "
+        "1 - приемлемо.\nТекст: "
+    )
+
+    def variants(self, doc: Row) -> list[Any]:
+        return [prompts.exchange(self.QUESTION + doc["sentence"], "Ответ:")]
+
+    def shot(self, row: Row) -> Any:
+        return prompts.exchange(self.QUESTION + row["sentence"], "Ответ:", self.doc_to_target(row))
+
+    def doc_to_target(self, doc: Row, doc_to_target: Any = None) -> str:
+        return str(doc["label"]).strip()
+
+    def process_results(self, doc: Row, results: Results) -> dict[str, Any]:
+        pair = (self.gold(doc), self.doc_to_prediction(doc, results))
+        return {"acc": float(pair[0] == pair[1]), "mcc": pair, "score": pair}
+
+
+class _Mmlu(Choice):
+    """The 57 subjects of MMLU, macro-averaged over subjects and then over four categories."""
+
+    LANGUAGE = "ru"
+    CONFIGS = tuple(metrics.SUBJECTS)
+    OPTIONS = metrics.LETTERS
+    NATURAL_ORDER = True
+    NAMES = {"acc": metrics.by_category, "score": metrics.by_category}
+
+    def __init__(self, config: Row, **rest: Any) -> None:
+        self.FIELDS = (f"question_{self.LANGUAGE}", f"choices_{self.LANGUAGE}", "answer")
+        super().__init__(config, **rest)
+
+    def merged(self, rows: dict[str, list[Row]]) -> list[Row]:
+        return [{**row, "subject": subject} for subject, own in rows.items() for row in own]
+
+    def shot_rows(self, doc: Row) -> list[Row]:
+        subject = self._subject(doc)
+        return [row for row in super().shot_rows(doc) if row["subject"] == subject]
+
+    def _subject(self, doc: Row) -> str:
+        if doc.get("subject") not in metrics.SUBJECTS:
+            raise ValueError(f"{self.config.task}: the row's subject is {doc.get('subject')!r}: one of MMLU's 57 is needed")
+        return doc["subject"]
+
+    def variants(self, doc: Row) -> list[Any]:
+        return [prompts.exchange(mmlu.question(doc, self.LANGUAGE), mmlu.LEADS[self.LANGUAGE])]
+
+    def shot(self, row: Row) -> Any:
+        return prompts.exchange(mmlu.question(row, self.LANGUAGE), mmlu.LEADS[self.LANGUAGE], mmlu.answer(row))
+
+    def headed(self, doc: Row, messages: Any, shots: int) -> Any:
+        """The headline stands before the first shot; protocol paper has none without shots (as the benchmark had none)."""
+        if not shots and self.protocol == "paper":
+            return messages
+        first = {**messages[0], "content": mmlu.headline(self._subject(doc), self.LANGUAGE) + messages[0]["content"]}
+        return [first, *messages[1:]]
+
+    def doc_to_target(self, doc: Row, doc_to_target: Any = None) -> str:
+        return mmlu.answer(doc)
+
+    def process_results(self, doc: Row, results: Results) -> dict[str, Any]:
+        subject = self._subject(doc) if doc.get("subject") else ""
+        right = (subject, float(self.doc_to_prediction(doc, results) == self.gold(doc)))
+        return {"acc": right, "score": right}
+
+
+class MmluRu(_Mmlu):
+    """MMLU in Russian."""
+
+
+class MmluEn(_Mmlu):
+    """MMLU in English, from the same rows."""
+
+    LANGUAGE = "en"
+
+
+class MultiQ(kinds.GenerationTask):
+    """A question over two texts; any of the accepted segments is right."""
+
+    CHARACTERS = 256
+    NAMES = {"f1": mean, "em": mean, "score": mean}
+
+    def doc_to_target(self, doc: Row, doc_to_target: Any = None) -> list[str]:
+        return [answer["segment"] for answer in doc["outputs"]]
+
+    def score(self, doc: Row, text: str) -> dict[str, Any]:
+        return metrics.squad(text, self.doc_to_target(doc))
+
+
+class Use(kinds.GenerationTask):
+    """Tasks of the Unified State Exam; the grade of each of its variants, over full marks."""
+
+    CHARACTERS = 64
+    NAMES = {"grade_norm": metrics.grade, "score": metrics.grade}
+
+    def score(self, doc: Row, text: str) -> dict[str, Any]:
+        meta = doc["meta"]
+        value = (metrics.exam_points(text, doc["outputs"], str(meta["type"]), str(meta["id_task"])), meta["variant"])
+        return {"grade_norm": value, "score": value}
+
+
+class Abstractive(kinds.GenerationTask):
+    """A short summary of an article, against a summary written by hand."""
+
+    FIELDS = ("src_sents", "summary_sents")
+    FIRST_ROWS = 500
+    NEW_TOKENS = 512
+    CHARACTERS = 2000
+    NAMES = {"rouge1": mean, "rouge2": mean, "score": mean}
+    QUESTION = "Напиши краткую аннотацию на русском языке к следующему тексту.\nТекст: "
+
+    def variants(self, doc: Row) -> list[Any]:
+        return [prompts.exchange(self.QUESTION + " ".join(doc["src_sents"]), "TL;DR:")]
+
+    def shot(self, row: Row) -> Any:
+        return prompts.exchange(self.QUESTION + " ".join(row["src_sents"]), "TL;DR:", self.doc_to_target(row))
+
+    def doc_to_target(self, doc: Row, doc_to_target: Any = None) -> str:
+        return " ".join(doc["summary_sents"])
+
+    def score(self, doc: Row, text: str) -> dict[str, Any]:
+        return lemmas.rouge(text, self.doc_to_target(doc))
+
+
+class Extractive(kinds.OptionTask):
+    """Which sentences of an article are its summary? The most probable ones after the lead-in; never any shots.
+
+    Sentences are compared over equal lengths: as many tokens (strict: characters) as the article's shortest has.
     """
 
-    NAMES: tuple[str, ...] = ("score",)
+    FIELDS = ("src_sents", "extractive_summary")
+    FIRST_ROWS = 500
+    NAMES = {"r_prec": mean, "score": mean}
+    LEAD = "Наиболее важные предложения статьи:"
 
-    def __init__(self, config: dict[str, Any], **_: Any) -> None:
-        super().__init__(config={key: value for key, value in config.items() if key != "class"})
+    def variants(self, doc: Row) -> list[Any]:
+        return [prompts.exchange("Твоя задача определить наиболее важные предложения.\nТекст: " + " ".join(doc["src_sents"]), self.LEAD)]
 
-    def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:
-        config, revision = self.DATASET_NAME, str((dataset_kwargs or {})["revision"])
-        local = (self.config.metadata or {}).get("data") or os.environ.get("LEP_BENCH_DATA")
-        folder = Path(local).expanduser() / "data" / config if local else None
-        files = {split: folder / f"{split}.jsonl" if folder else fetch(self.DATASET_PATH, config, revision, split) for split in _SPLITS}
-        self.dataset = {split: read_rows(file) for split, file in files.items()}
+    def options(self, doc: Row) -> list[str]:
+        self.doc_to_target(doc)  # a row that cannot be scored is found before the model is asked
+        sentences = doc["src_sents"]
+        if self.protocol == "paper":
+            return self.tokens_for("cutting sentences to equal lengths").cut_alike(self.LEAD, sentences)
+        length = max(1, min(map(len, sentences)))
+        return [" " + sentence[:length] for sentence in sentences]
 
-    def fewshot_context(
-        self,
-        doc: dict[str, Any],
-        num_fewshot: int = 0,
-        system_instruction: str | None = None,
-        apply_chat_template: bool = False,
-        chat_template: Callable[..., str] | None = None,
-        **_: Any,
-    ) -> list[str]:
-        """The prompts of a row, one per entry of `variants`. Shots k-1 ... 0 stand in front: row 0 is nearest."""
-        rows = self.dataset["prompt"]
-        if num_fewshot > len(rows):
-            raise ValueError(f"{self.config.task}: {num_fewshot} shots were asked for, the prompt split has {len(rows)} rows")
-        shots = [message for row in reversed(rows[:num_fewshot]) for message in filled(row)]
-        system = [{"role": "system", "content": system_instruction}] if system_instruction else []
-        prompts = [system + shots + messages for messages in self.variants(doc)]
-        if apply_chat_template and chat_template:
-            return [chat_template(messages, add_generation_prompt=messages[-1]["role"] != "assistant") for messages in prompts]
-        return [plain_text(messages) for messages in prompts]
+    def doc_to_target(self, doc: Row, doc_to_target: Any = None) -> list[int]:
+        if not doc["extractive_summary"]:
+            raise ValueError(f"{self.config.task}: row {self.row_name(doc)}: its extractive_summary is empty: R-precision is not defined")
+        return [int(number) for number in doc["extractive_summary"]]
 
-    def variants(self, doc: dict[str, Any]) -> list[Messages]:
-        """The conversations that a row is asked in."""
-        return [filled(doc)]
+    def process_results(self, doc: Row, results: Results) -> dict[str, Any]:
+        gold, count = self.doc_to_target(doc), len(doc["src_sents"])
+        if len(results) != count or not all(0 <= number < count for number in gold):
+            raise ValueError(f"{self.config.task}: row {self.row_name(doc)}: {count} sentences, {len(results)} results, gold sentences {gold}")
+        share = metrics.r_precision([value for value, _ in results], gold)
+        return {"r_prec": share, "score": share}
 
-    def doc_to_text(self, doc: dict[str, Any], doc_to_text: Any = None) -> str:
-        return plain_text(filled(doc))
-
-    def doc_to_prefix(self, doc: dict[str, Any]) -> None:
-        return None
-
-    def aggregation(self) -> dict[str, Any]:
-        return {name: lambda values: sum(values) / len(values) for name in self.NAMES}
-
-    def higher_is_better(self) -> dict[str, bool]:
-        return dict.fromkeys(self.NAMES, True)
-
-
-class Parus(DarumeruTask):
-    """Two alternatives by the log-probability of " 1" and " 2"; each row as is and with the alternatives exchanged."""
-
-    NAMES = ("acc", "score")
-
-    def variants(self, doc: dict[str, Any]) -> list[Messages]:
-        inputs = doc["inputs"]
-        return [filled(doc), filled(doc, choice1=inputs["choice2"], choice2=inputs["choice1"])]
-
-    def construct_requests(self, doc: dict[str, Any], ctx: list[str], **kwargs: Any) -> list[Instance]:
-        for name in ("apply_chat_template", "chat_template"):  # passed on by lm-eval, unknown to an Instance
-            kwargs.pop(name, None)
-        # Where a tokenizer cuts " 1" into a blank and "1", the blank is a common factor: the first tokens decide.
-        requests = [(context, option) for context in ctx for option in (" 1", " 2")]
-        return [Instance(request_type="loglikelihood", doc=doc, arguments=pair, idx=n, **kwargs) for n, pair in enumerate(requests)]
-
-    def process_results(self, doc: dict[str, Any], results: list[tuple[float, bool]]) -> dict[str, float]:
-        return metrics.parus([value for value, _ in results], doc["outputs"])
-
-    def doc_to_prediction(self, doc: dict[str, Any], results: list[tuple[float, bool]]) -> str:
-        """For samples: the answers to both orders."""
+    def doc_to_prediction(self, doc: Row, results: Results) -> str:
+        """Numbers of the sentences chosen, the most probable first."""
         values = [value for value, _ in results]
-        return f"{metrics.choose(values[:2], ['1', '2'])}, exchanged {metrics.choose(values[2:], ['1', '2'])}"
+        return str(sorted(range(len(values)), key=lambda i: -values[i])[: len(doc["extractive_summary"])])
+
+
+class _Copy(kinds.GenerationTask):
+    """Repeat a text. Protocol paper counts the model's own tokens; strict compares characters and needs no tokenizer."""
+
+    PRIMARY = "len"
+    TOKENS_SCORED = True
+    NAMES = {"len": mean, "lcs": mean, "symbols_per_token": mean, "score": mean}
+    STOPS = ("\n\n",)  # strict, plain text: the text itself may have line breaks
+
+    def aggregation(self) -> dict[str, Callable[..., float]]:
+        return {name: mean for name in self.NAMES if self.protocol == "paper" or name != "symbols_per_token"}
+
+    def doc_to_target(self, doc: Row, doc_to_target: Any = None) -> str:
+        return doc["inputs"].get("text") or doc["outputs"]
+
+    def characters_for(self, doc: Row) -> int:
+        """A quarter more than the text, so that no output ends before the text does."""
+        return min(self.CHARACTERS, math.ceil(1.25 * len(self.doc_to_target(doc))) + 16)
+
+    def score(self, doc: Row, text: str) -> dict[str, Any]:
+        gold = self.doc_to_target(doc)
+        if self.protocol == "paper":
+            tokens = self.tokens_for("counting the tokens of copies")
+            found = metrics.copy_tokens(gold, text, self.NEW_TOKENS, tokens.count_copy, tokens.count)
+            return {**found, "score": found[self.PRIMARY]}
+        return self.strict_score(metrics.copy_characters(gold, text))
+
+    def strict_score(self, found: dict[str, float]) -> dict[str, float]:
+        return {**found, "score": found["lcs"]}
+
+
+class CopySentence(_Copy):
+    """The score is the ratio of lengths; strict: the longest common subsequence over the sentence's length."""
+
+    NEW_TOKENS = 128
+    CHARACTERS = 1000
+
+
+class CopyParagraph(_Copy):
+    """The score is the share of paragraphs that are copied (99% of the characters)."""
+
+    PRIMARY = "lcs"
+    NEW_TOKENS = 1024
+    CHARACTERS = 6000
+    STEP = 512
+
+    def strict_score(self, found: dict[str, float]) -> dict[str, float]:
+        copied = float(found["lcs"] >= metrics.COPIED)
+        return {**found, "lcs": copied, "score": copied}

@@ -11,6 +11,7 @@ from invented_run import ORDER, SUITE, TASKS, Run, cell, models
 from lep_bench.errors import LepBenchError
 from lep_bench.leaderboard import build, publish, render
 from lep_bench.leaderboard.page import END, START
+from lep_bench.store import Store
 
 
 @pytest.fixture
@@ -101,3 +102,17 @@ def test_small_and_quick(tmp_path: Path) -> None:
     start = time.perf_counter()
     assert publish.check(tmp_path) == []
     assert time.perf_counter() - start < 2
+
+
+def test_a_line_ends_where_the_file_says_so(tmp_path: Path) -> None:
+    """U+2028 and U+0085 in somebody's text end no line of a JSON Lines file."""
+    run = Run.whole(items=12)
+    result = run.results[0]
+    noted = result.model_copy(update={"provenance": result.provenance.model_copy(update={"notes": ("a\u2028b\x85c",)})})
+    run.results[0], run._samples[id(noted)] = noted, run.samples(result)
+    publish.write(tmp_path / "mini", SUITE, run.results, run.samples, ORDER)
+    assert publish.check(tmp_path / "mini") == []
+    store = Store(tmp_path / "runs")
+    samples = [one.model_copy(update={"prediction": "Да.\u2028Нет.\x85\u2029"}) for one in run.samples(noted)]
+    store.write(noted, samples)
+    assert store.read_samples(noted) == samples

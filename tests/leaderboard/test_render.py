@@ -126,3 +126,10 @@ def test_json(whole: Table) -> None:
 )
 def test_numbers(value: float, percent: bool, digits: int, sign: bool, expected: str) -> None:
     assert text.number(value, percent, digits, sign) == expected
+
+
+def test_a_bracket_in_the_name_of_a_mean_is_no_markup() -> None:
+    suite = SUITE.model_copy(update={"groups": {"[/b] facts [red]": TASKS[:2]}, "mean": SUITE.mean.model_copy(update={"name": "all [bold]"})})
+    run = Run.whole()
+    out = shown(build(run.results, run.samples, suite, ORDER), 200)
+    assert all(word in out for word in ("[/b]", "[red]", "[bold]"))

@@ -1,0 +1,145 @@
+"""`lep-bench bundle`: everything that a suite needs, in one folder, to be carried to a machine without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lep_bench.cli.app import AdapterFolders, ConfigFolders, DataFolder, TaskFolders, app, check_folder, names
+from lep_bench.errors import CheckpointError, LepBenchError, RunFailed
+
+if TYPE_CHECKING:
+    from lep_bench.config import Suite
+    from lep_bench.origins import Folder, Found, Need
+
+
+@app.command()
+def bundle(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make, or to complete.", show_default=False)],
+    suite: Annotated[str, typer.Option("--suite", metavar="NAME,...", help="The suites whose rows (and models) are stored.")],
+    models: Annotated[bool, typer.Option("--models", help="Also the checkpoints of the suite's families and baselines.")] = False,
+    wheels: Annotated[bool, typer.Option("--wheels", help="Also a wheelhouse for this platform and Python, at the tested versions.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="Print what would be stored, and stop. Nothing is fetched.")] = False,
+    data: DataFolder = None,
+    configs: ConfigFolders = None,
+    adapters: AdapterFolders = None,
+    tasks_dir: TaskFolders = None,
+) -> None:
+    """Store what a suite needs for work without a network: rows, dictionaries and, on request, models and packages.
+
+    Every file is checked against the Hub's hash; bundle.json lists ids, revisions, bytes, hashes, licences and gating.
+    Interrupted, the same command goes on. Then: lep-bench doctor --offline --suite NAME --data DIR.
+
+    \b
+    lep-bench bundle --suite darumeru bundle --list
+    lep-bench bundle --suite darumeru bundle --models --wheels
+    """
+    from lep_bench import bundling, origins
+
+    check_folder(folder)
+    suites = names(suite, "--suite")
+    needs = bundling.keep_revisions(wanted(suites, folder, models, configs, adapters, tasks_dir), folder)
+    local = origins.Folder(data) if data is not None else None
+    found, missing = find(needs, local, listed)
+    if listed:
+        show(needs, found, folder, wheels)
+        for line in missing:
+            typer.echo(line, err=True)
+        return
+    entries, refused = bundling.store(found, folder, typer.echo)
+    if wheels:
+        entries.append(bundling.wheels(folder))
+        typer.echo(f"stored {len(entries[-1].files)} wheels, {entries[-1].bytes:,} bytes")
+    made = bundling.write(folder, suites, entries)
+    typer.echo(f"{folder}: {len(made.entries)} entries, {sum(entry.bytes for entry in made.entries):,} bytes")
+    for line in (*missing, *refused):
+        typer.echo(f"missing: {line}", err=True)
+    if missing or refused:
+        raise RunFailed(f"the bundle has all but {len(missing) + len(refused)}: mend what is said above, the same command goes on")
+
+
+Folders = Sequence[Path] | None
+
+
+def wanted(suites: Sequence[str], folder: Path, models: bool, configs: Folders, adapters: Folders, tasks_dir: Folders) -> list[Need]:
+    """What the suites read. Raises LepBenchError for unknown names and broken files."""
+    from lep_bench import bundling, taskfiles
+    from lep_bench.cli import checkpoints
+    from lep_bench.cli.setup import Setup
+
+    needs: dict[tuple[str, str], Need] = {}
+    for name in suites:
+        # Results of an earlier run must not hide what a run reads: a folder without any.
+        given = Setup.read(name, folder / "no-results", configs, adapters, tasks_dir)
+        known = taskfiles.scan(given.task_folders)
+        found = bundling.of_tasks([known.get(task) for task in given.suite.tasks], known.folders, metadata(given.suite))
+        if models:
+            found += bundling.of_models(checkpoints.of_plan(given.plan(["all"]), given.checkpoints()).values())
+        for need in found:
+            needs[need.kind, need.id] = bundling.joined(needs.get((need.kind, need.id)), need)
+    return list(needs.values())
+
+
+def metadata(suite: Suite) -> dict[str, Any]:
+    """What the suite's tasks are given in a run, as far as it decides which rows they read."""
+    return {**suite.metadata, "protocol": suite.protocol}
+
+
+def find(needs: Sequence[Need], local: Folder | None, listed: bool) -> tuple[list[Found], list[str]]:
+    """Each need where it can be had: the local folder first, then the Hub. What cannot be had as one line each.
+
+    Raises LepBenchError without a way to the Hub, except for a list: it says what is known.
+    """
+    from lep_bench import bundling, origins, sources
+
+    found: list[Found] = []
+    missing: list[str] = []
+    unreachable: LepBenchError | None = None
+    for need in needs:
+        try:
+            here = bundling.dictionaries(need) if need.kind == "dictionaries" else local.find(need) if local else None
+            if here is None and unreachable is None:
+                here = origins.Hub().find(need)
+            found += [here] if here else []
+        except sources.HubUnreachable as error:
+            if not listed:
+                raise
+            unreachable = error
+            missing.append(f"sizes are not known without the Hub: {error}")
+        except CheckpointError as error:
+            missing.append(str(error))
+    return found, missing
+
+
+def show(needs: Sequence[Need], found: Sequence[Found], folder: Path, wheels: bool) -> None:
+    """The table of `--list`."""
+    from lep_bench import bundle as manifest
+    from lep_bench import bundling
+    from lep_bench.cli.show import size, table
+
+    known = {(one.need.kind, one.need.id): one for one in found}
+    old = manifest.read(folder)
+    rows, missing = [], 0
+    for need in needs:
+        one = known.get((need.kind, need.id))
+        licence, gated = (one.licence, one.gated) if one else (need.licence, need.gated)
+        count = sum(file.bytes for file in one.files) if one else need.bytes
+        entry = old.entry(need.kind, need.id) if old else None
+        here = bundling.here(one, folder) if one else entry is not None and not manifest.wrong(folder, entry, hashes=False)
+        missing += 0 if here else count or 0
+        rows.append((
+            need.kind, need.id, (one.commit if one and one.commit else need.revision) or "newest", str(len(one.files)) if one else "?",
+            size(count) if count else "?", licence, "yes" if gated else "", "here" if here else "to fetch",
+        ))  # fmt: skip
+    if wheels:
+        count = len(bundling.requirements())
+        rows.append(("wheels", f"{count} requirements and what they need", "constraints.txt", "?", "?", "each its own", "", ""))
+    if not rows:
+        typer.echo("nothing: the suite's rows and models come with lep-bench")
+        return
+    table(["WHAT", "ID", "REVISION", "FILES", "BYTES", "LICENCE", "GATED", "HERE"], rows)
+    if missing:
+        typer.echo(f"to fetch: about {size(missing)} into {folder}")

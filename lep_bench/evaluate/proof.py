@@ -1,0 +1,107 @@
+"""Proof of the prompts: what the engine will read is what the task asked, whole, in the model's own form, with one BOS.
+
+Checked for every prompt: BOS; that each message's text stands in the prompt, in order; that options have tokens of their
+own; that the prompt fits the model. Checked for the first `COMPARED` distinct prompts of a task that the model's chat
+template rendered: the ids against `apply_chat_template(tokenize=True)`, in which neither lm-eval nor the task has a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lep_bench.evaluate import generations
+from lep_bench.evaluate.encoding import Encoder, Pair
+
+if TYPE_CHECKING:
+    from lep_bench.evaluate.compiling import CompiledTask, Item, Prompt
+
+COMPARED = 16
+
+
+def faults(compiled: CompiledTask) -> Iterator[str]:
+    """What is wrong with the prompts, one line each: task, row, what. Nothing when all is well."""
+    compared: set[str] = set()
+    for item in compiled.items:
+        for prompt in item.prompts:
+            pairs, requests = [compiled.ids[i] for i in prompt.requests], [compiled.requests[i] for i in prompt.requests]
+            found = _fault(prompt, item, pairs, compiled) or _unanswerable(pairs, requests, compiled.positions)
+            asked = compiled.by_template and not item.cut and requests[0].request_type != "loglikelihood_rolling"
+            if found is None and asked and prompt.text not in compared and len(compared) < COMPARED:
+                compared.add(prompt.text)
+                found = unlike_template(prompt, pairs, compiled.encoder)
+            if found is not None:
+                yield f"task {compiled.name}, row {item.doc_id}: {found}"
+
+
+def shortened(compiled: CompiledTask) -> Iterator[str]:
+    """Rows asked with fewer shots than wanted or with the left end cut off (both by the task's rules), one line each."""
+    for item in compiled.items:
+        found = [f"{item.shots} of {item.asked_shots} shots fit"] if item.shots < item.asked_shots else []
+        found += ["the prompt is longer than the model and was cut on the left"] if item.cut else []
+        if found:
+            yield f"task {compiled.name}, row {item.doc_id}: {'; '.join(found)}"
+
+
+def _fault(prompt: Prompt, item: Item, pairs: Sequence[Pair], compiled: CompiledTask) -> str | None:
+    found = compiled.encoder.fault(pairs[0][0])
+    if found is not None or prompt.messages is None:
+        return found
+    # Of a prompt that was cut on the left, the end is what must be there.
+    return dropped(prompt.text, prompt.messages[-1:] if item.cut else prompt.messages)
+
+
+def _unanswerable(pairs: Sequence[Pair], requests: Sequence[Any], positions: int) -> str | None:
+    """`positions`: the model's; 0 where they are not known."""
+    for (context, continuation), request in zip(pairs, requests, strict=True):
+        if request.request_type == "loglikelihood" and not continuation:
+            return f"the option {request.args[1]!r} has no token of its own after the prompt"
+        wrong = too_long(request, context, continuation, positions) if positions else None
+        if wrong is not None:
+            return wrong
+    return None
+
+
+def too_long(request: Any, context: Sequence[int], continuation: Sequence[int], positions: int) -> str | None:
+    """Says so where prompt and answer need more than the model's positions. Running text is read in windows and always fits."""
+    if request.request_type == "loglikelihood_rolling":
+        return None
+    new = generations.read(request).new if request.request_type == "generate_until" else 0
+    length = len(context) + (new or len(continuation) - 1)
+    extra = f" with {new} new tokens" if new else ""
+    return f"{length} tokens{extra} do not fit the model's {positions}" if length > positions else None
+
+
+def dropped(text: str, messages: Sequence[dict[str, str]]) -> str | None:
+    """The first message whose content does not stand in `text` behind the contents before it. Templates may strip white space."""
+    place = 0
+    for number, message in enumerate(messages, 1):
+        content = message["content"].strip()
+        begin = text.find(content, place)
+        if begin < 0:
+            short = content if len(content) <= 40 else content[:39] + "…"
+            return f"the {message['role']}'s text, message {number} of {len(messages)}, is not in the prompt in its place: {short!r}"
+        place = begin + len(content)
+    return None
+
+
+def unlike_template(prompt: Prompt, pairs: Sequence[Pair], encoder: Encoder) -> str | None:
+    """Where the ids differ from those that transformers makes of the same messages; a BOS that the tokenizer sets is allowed."""
+    if prompt.messages is None:
+        return "the prompt was not rendered by the model's chat template"
+    expected = encoder.template_ids(prompt.messages, prompt.generation_prompt)
+    if encoder.adds_bos and expected[:1] != (encoder.bos,):
+        expected = (encoder.bos, *expected)
+    # White space that ends a context goes to the continuation (lm-eval's rule, since tokens begin with it): there the
+    # template's ids are looked for in the two together, or without the white space in the context.
+    moved = prompt.text != prompt.text.rstrip() and bool(pairs[0][1])
+    bare = expected
+    while moved and bare and not encoder.pieces(bare[-1:])[0].strip():
+        bare = bare[:-1]
+    for context, continuation in pairs:
+        found = (*context, *continuation)[: len(expected)] if moved else context
+        if found != expected and not (moved and context == bare):
+            at = next((n for n, (ours, theirs) in enumerate(zip(found, expected)) if ours != theirs), min(len(found), len(expected)))
+            ours, theirs = (repr(encoder.pieces(ids[at : at + 1])[0]) if ids[at:] else "nothing" for ids in (found, expected))
+            return f"the ids differ from the model's own chat template: token {at} is {ours}, the template's {theirs}"
+    return None

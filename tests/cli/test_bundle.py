@@ -1,0 +1,345 @@
+"""`lep-bench bundle` against a Hub on the loopback interface, and work with the bundle where no network is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from huggingface_hub import constants
+
+from lep_bench import atomic, bundle, bundling, paths
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from hub import Hub
+
+BASE = paths.checkpoints() / "mini-llama" / "base"
+pytestmark = pytest.mark.skipif(not BASE.is_dir(), reason="no shipped checkpoints")
+DARUMERU = yaml.safe_load((paths.folder("tasks") / "darumeru" / "_darumeru.yaml").read_text(encoding="utf-8"))["dataset_kwargs"]["revision"]
+SUITE = {
+    "title": "Tiny", "tasks": ["darumeru_parus"], "baselines": ["pico"], "protocol": "paper", "base": {"format": "plain", "shots": 1},
+    "mean": {"kind": "plain", "tasks": {"darumeru_parus": 0.25}},
+}  # fmt: skip
+
+
+def parus(number: int) -> dict[str, object]:
+    """A row like those of the dataset."""
+    messages = [{"role": "user", "content": "{premise} 1. {choice1} 2. {choice2}"}, {"role": "bot", "content": "Ответ:"}]
+    inputs = {"premise": f"Дождь шёл {number} дней.", "choice1": "Река вышла из берегов.", "choice2": "Трава засохла."}
+    return {"messages": messages, "inputs": inputs, "outputs": "1", "meta": {"id": number, "task": "effect"}}
+
+
+def lines(rows: list[dict[str, object]]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+DATA = {
+    "README.md": b"---\nlicense: mit\n---\n",
+    "data/parus/test.jsonl": lines([parus(n) for n in range(3)]),
+    "data/parus/prompt.jsonl": lines([parus(n) for n in range(10, 12)]),
+    "data/rcb/test.jsonl": b"{}\n",
+}
+MODEL = {path.name: path.read_bytes() for path in BASE.iterdir()} if BASE.is_dir() else {}
+STORED = sorted(name for name in DATA if "parus" in name)
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands set these variables for all that they start; after a test they are as before."""
+    for name in (bundle.DATA, bundle.DICTIONARIES):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name in bundle.OFFLINE:
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch):
+    with Hub() as served:
+        monkeypatch.setattr(constants, "ENDPOINT", served.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", served.url + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        served.add("dataset", "RefalMachine/darumeru", DATA, commit=DARUMERU, licence="mit")
+        more = {"pytorch_model.bin": b"pickle", "original/params.json": b"{}"}
+        served.commit = served.add("model", "org/pico", {**MODEL, **more}, licence="apache-2.0")
+        yield served
+
+
+@pytest.fixture
+def configs(tmp_path: Path, hub: Hub) -> Path:
+    """A suite of one task and one model, pinned."""
+    baseline = {"model": "org/pico", "revision": hub.commit, "format": "plain", "conversation": "non_instruct_simple", "parameters": 300_000}
+    for kind, name, content in (("suites", "tiny", SUITE), ("baselines", "pico", baseline)):
+        (tmp_path / "configs" / kind).mkdir(parents=True)
+        (tmp_path / "configs" / kind / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return tmp_path / "configs"
+
+
+@pytest.fixture
+def make(cli, configs: Path, tmp_path: Path):
+    """`lep-bench bundle --suite tiny DIR ...`."""
+    return lambda *more, folder=None: cli("bundle", "--suite", "tiny", folder or tmp_path / "bundle", "--configs", configs, *more)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_list_names_everything_and_fetches_nothing(make, hub: Hub, tmp_path: Path) -> None:
+    done = make("--list", "--models", "--wheels")
+    assert done.code == 0, done.err
+    rows = {line.split()[0]: line for line in done.out.splitlines()}
+    assert rows["dataset"].split()[1:3] == ["RefalMachine/darumeru", DARUMERU] and " mit " in rows["dataset"]
+    assert rows["model"].split()[1:4] == ["org/pico", hub.commit, "5"] and "apache-2.0" in rows["model"] and "to fetch" in rows["model"]
+    assert "pymorphy3_dicts_ru" in rows["dictionaries"] and "constraints.txt" in rows["wheels"]
+    assert not (tmp_path / "bundle").exists() and not hub.downloads()
+
+
+def test_a_bundle_holds_what_is_needed_and_proves_it(make, hub: Hub, tmp_path: Path) -> None:
+    done = make("--models")
+    assert done.code == 0, done.err
+    root = tmp_path / "bundle"
+    assert files(root / "RefalMachine") == [f"darumeru/{name}" for name in STORED], "another task's rows are not needed"
+    assert files(root / "models") == sorted(f"org/pico/{name}" for name in MODEL), "no pickles, no folders below"
+    assert sorted(hub.downloads()) == sorted([*STORED, *MODEL])
+    held = bundle.read(root)
+    assert held.suites == ("tiny",) and {entry.kind for entry in held.entries} == {"dataset", "dictionaries", "model"}
+    rows = held.entry("dataset", "RefalMachine/darumeru")
+    assert (rows.licence, rows.gated, rows.commit) == ("mit", False, DARUMERU)
+    stored = {file.path.removeprefix("RefalMachine/darumeru/"): file for file in rows.files}
+    assert {name: file.sha256 for name, file in stored.items()} == {name: hashlib.sha256(DATA[name]).hexdigest() for name in STORED}
+    assert sum(file.bytes for file in stored.values()) == sum(len(DATA[name]) for name in STORED) == rows.bytes
+    asked = len(hub.asked)
+    assert make("--models").code == 0 and len(hub.downloads()) == len(STORED) + len(MODEL), "what is here is not fetched again"
+    assert len(hub.asked) > asked
+    assert "here" in make("--list").out.splitlines()[1]
+
+
+def test_what_broke_off_goes_on(make, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.fails_after = 1
+    with monkeypatch.context() as quick:
+        quick.setattr("time.sleep", lambda seconds: None)  # between the library's own attempts
+        done = make()
+    last = done.err.splitlines()[-1]
+    assert done.code == 2 and "cannot reach the Hugging Face Hub" in last and "the same command goes on" in last
+    assert len(files(tmp_path / "bundle")) == 1 and not (tmp_path / "bundle" / "bundle.json").exists()
+    hub.fails_after, hub.asked[:] = None, []
+    assert make().code == 0
+    assert hub.downloads() == [name for name in STORED if name != "data/parus/prompt.jsonl"]
+    assert files(tmp_path / "bundle" / "RefalMachine") == [f"darumeru/{name}" for name in STORED]
+
+
+def test_a_file_that_is_not_the_revisions_is_refused(make, hub: Hub, tmp_path: Path) -> None:
+    honest = DATA["data/parus/test.jsonl"]
+    hub.corrupt["data/parus/test.jsonl"] = honest.replace("Трава".encode(), "трава".encode())
+    done = make()
+    assert done.code == 1 and f"data/parus/test.jsonl is not what revision {DARUMERU} says" in done.err
+    assert "data/parus/test.jsonl" not in str(files(tmp_path / "bundle"))
+    assert bundle.read(tmp_path / "bundle").entry("dataset", "RefalMachine/darumeru") is None
+
+
+def test_a_gated_model_is_one_line_and_the_rest_is_stored(make, hub: Hub, tmp_path: Path) -> None:
+    hub.repositories["model", "org/pico"].gated = True
+    done = make("--models")
+    assert done.code == 1 and "missing: org/pico is gated: accept its licence on its Hub page, then run `hf auth login`" in done.err
+    assert bundle.read(tmp_path / "bundle").entry("dataset", "RefalMachine/darumeru") is not None
+    assert bundle.read(tmp_path / "bundle").entry("model", "org/pico") is None
+    assert " yes " in make("--models", "--list").out
+
+
+def test_bad_input_is_one_line(make, hub: Hub, configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*words: str, code: int = 2, options: tuple[object, ...] = (), folder: object = None) -> None:
+        done = make(*options, folder=folder)
+        assert done.code == code and all(word in done.err for word in words) and "Traceback" not in done.err, done.err
+
+    refused("cannot write", folder="/dev/null/bundle")
+    (tmp_path / "file").write_text("x")
+    refused("is a file, a folder is needed", folder=tmp_path / "file")
+    refused("there is no such folder", options=("--data", tmp_path / "nothing"))
+    with monkeypatch.context() as small:
+        small.setattr(atomic.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
+        refused("free some space", folder=tmp_path / "full")
+    assert not (tmp_path / "full").exists()
+    repository = hub.repositories["dataset", "RefalMachine/darumeru"]
+    honest = repository.commits[DARUMERU]
+    repository.commits[DARUMERU] = {**honest, "../../data/parus/test.jsonl": b"{}"}
+    refused("'../../data/parus/test.jsonl' is refused")
+    repository.commits[DARUMERU] = {"data/rcb/test.jsonl": b"{}\n"}
+    refused("has no file for parus/prompt, parus/test", code=1)
+    repository.commits = {"b" * 40: honest}
+    repository.branches = {"main": "b" * 40}
+    refused(f"has no revision '{DARUMERU}'", code=1)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    refused("cannot reach the Hugging Face Hub")
+    assert "sizes are not known without the Hub" in make("--list").err
+
+
+def test_a_local_folder_feeds_a_bundle(make, cli, hub: Hub, configs: Path, tmp_path: Path) -> None:
+    mirror = tmp_path / "mirror"
+    for name in STORED:
+        (mirror / "RefalMachine" / "darumeru" / name).parent.mkdir(parents=True, exist_ok=True)
+        (mirror / "RefalMachine" / "darumeru" / name).write_bytes(DATA[name])
+    done = make("--data", mirror)
+    assert done.code == 0 and not hub.downloads() and "no manifest proves its revision" in done.out
+    assert bundle.read(tmp_path / "bundle").entry("dataset", "RefalMachine/darumeru").commit is None
+    own = mirror / "RefalMachine" / "darumeru" / "data"  # one dataset's own folder
+    assert make("--data", own, folder=tmp_path / "second").code == 0 and not hub.downloads()
+    assert make(folder=tmp_path / "proven").code == 0
+    hub.asked.clear()
+    assert make("--data", tmp_path / "proven", folder=tmp_path / "third").code == 0 and not hub.asked
+    assert bundle.read(tmp_path / "third").entry("dataset", "RefalMachine/darumeru").commit == DARUMERU
+    assert make("--data", mirror, folder=mirror).code == 0 and (mirror / "bundle.json").is_file(), "a mirror gets its manifest in place"
+
+
+GUARD = """
+import os, socket
+def refuse(*arguments, **more):
+    with open(os.environ["GUARD"], "a") as file:
+        file.write(repr(arguments[-1]) + "\\n")
+    raise OSError("the network was reached for")
+socket.getaddrinfo = socket.socket.connect = socket.socket.connect_ex = refuse
+"""
+
+
+@pytest.fixture
+def guarded(tmp_path: Path, configs: Path):
+    """Run `lep-bench ...` in a process (and all that it starts) whose sockets raise and leave a note."""
+    (tmp_path / "guard").mkdir()
+    (tmp_path / "guard" / "sitecustomize.py").write_text(GUARD)
+    away = {name: value for name, value in os.environ.items() if name not in bundle.OFFLINE}
+    surroundings = {**away, "PYTHONPATH": str(tmp_path / "guard"), "GUARD": str(tmp_path / "notes"), "HF_HOME": str(tmp_path / "home")}
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "lep_bench", *map(str, arguments), "--configs", str(configs)]
+        return subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=300)
+
+    return run
+
+
+@pytest.mark.slow
+def test_a_run_from_a_bundle_touches_no_network(make, guarded, tmp_path: Path) -> None:
+    assert make("--models").code == 0
+    root, notes = tmp_path / "bundle", tmp_path / "notes"
+    run = guarded("run", "--suite", "tiny", "--data", root, "--offline", "--out", tmp_path / "out", "--workers", 1)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert not notes.exists(), notes.read_text()
+    result = json.loads(next((tmp_path / "out" / "tiny" / "results").rglob("*.json")).read_text(encoding="utf-8"))
+    assert result["status"] == "ok" and result["samples"] == 3 and result["model"]["name"] == "baselines/pico"
+    assert guarded("bundle", "--suite", "tiny", tmp_path / "other", "--list").returncode == 0
+    assert notes.exists(), "the guard does not see what the library asks for"
+
+
+def test_a_bundle_that_was_changed_is_refused_by_name(make, cli, configs: Path, tmp_path: Path) -> None:
+    assert make("--models").code == 0
+    root = tmp_path / "bundle"
+
+    def refused(*words: str) -> None:
+        done = cli("run", "--suite", "tiny", "--configs", configs, "--data", root, "--offline", "--dry-run", "--out", tmp_path / "out")
+        assert done.code == 2 and all(word in done.err for word in words) and "lep-bench bundle --suite tiny" in done.err, done.err
+        assert done.err.count("\n") == 1
+
+    rows, weights = root / "RefalMachine" / "darumeru" / "data" / "parus" / "test.jsonl", root / "models" / "org" / "pico" / "model.safetensors"
+    honest = rows.read_bytes()
+    rows.write_bytes(honest.replace("берегов".encode(), "берегоф".encode()))
+    refused("RefalMachine/darumeru/data/parus/test.jsonl was changed")
+    (tmp_path / "text.txt").write_text("Раз, два, три.")
+    for command in (("contamination", "--suite", "tiny", "--text", tmp_path / "text.txt"), ("prompts", "baselines/pico", "darumeru_parus")):
+        done = cli(*command, "--configs", configs, "--data", root, "--offline", "--out", tmp_path / "out")
+        assert done.code == 2 and "data/parus/test.jsonl was changed" in done.err, done.err
+    rows.write_bytes(honest[:-1])
+    refused("data/parus/test.jsonl has", "were stored")
+    rows.unlink()
+    refused("data/parus/test.jsonl is missing")
+    rows.write_bytes(honest)
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + b"x")
+    refused("models/org/pico/model.safetensors was changed", f"{root} --models")
+    weights.write_bytes(whole)
+    more = rows.with_name("test.parquet")
+    more.write_bytes(b"other rows")
+    refused("data/parus/test.parquet was added")
+    more.unlink()
+    words = root / "dictionaries" / "words.dawg"
+    words.write_bytes((kept := words.read_bytes())[:-1] + b"x")
+    refused("dictionaries/words.dawg was changed")
+    words.write_bytes(kept)
+    assert cli("run", "--suite", "tiny", "--configs", configs, "--data", root, "--dry-run", "--out", tmp_path / "out").code == 0
+
+
+def test_doctor_proves_that_a_suite_is_complete(make, cli, configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "bundle"
+
+    def doctor(*more: object) -> tuple[int, str]:
+        done = cli("doctor", "--offline", "--suite", "tiny", "--configs", configs, "--out", tmp_path, *more)
+        return done.code, done.out
+
+    assert make("--models").code == 0
+    code, text = doctor("--data", root)
+    assert code == 0, text
+    for words in ("3 rows", "pymorphy3", str(root / "dictionaries"), str(root / "models" / "org" / "pico"), f"run --suite tiny --data {root}"):
+        assert words in text
+    (root / "models" / "org" / "pico" / "model.safetensors").unlink()
+    (root / "dictionaries" / "words.dawg").unlink()
+    rows = root / "RefalMachine" / "darumeru" / "data" / "parus" / "prompt.jsonl"
+    rows.write_bytes(lines([{**parus(1), "inputs": None}]))
+    code, text = doctor("--data", root)
+    errors = [line for line in text.splitlines() if line.startswith("error")]
+    assert code == 1 and all("lep-bench bundle --suite tiny" in line for line in errors)
+    for words in ("prompt.jsonl has", "prompt.jsonl:1: the row has no inputs", "no model.safetensors", "pymorphy3 or its dictionaries do not load"):
+        assert any(words in line for line in errors), words
+    monkeypatch.delenv(bundle.DATA)  # set by the commands above for this process
+    monkeypatch.delenv(bundle.DICTIONARIES)
+    code, text = doctor()
+    assert code == 1 and "darumeru_parus" in text and "org/pico at" in text
+    assert cli("doctor", "--offline").code == 2
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that pip takes packages from instead of an index: empty wheels of all that lep-bench requires, as pinned."""
+    import base64
+    import zipfile
+
+    pins = dict(line.split("==") for line in (paths.folder("configs").parent / "constraints.txt").read_text().splitlines() if "==" in line[1:])
+    folder = tmp_path / "index"
+    folder.mkdir()
+    for need in bundling.requirements():
+        name = need.replace(">", "<").replace("=", "<").split("<")[0]
+        stem = f"{name.replace('-', '_')}-{pins[name]}"
+        content = {
+            "METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {pins[name]}\n",
+            "WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        }
+        with zipfile.ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as wheel:
+            record = ""
+            for file, text in content.items():
+                wheel.writestr(f"{stem}.dist-info/{file}", text)
+                digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
+                record += f"{stem}.dist-info/{file},sha256={digest},{len(text)}\n"
+            wheel.writestr(f"{stem}.dist-info/RECORD", record + f"{stem}.dist-info/RECORD,,\n")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "0")  # pip's odd way to say: without isolation
+    return folder
+
+
+def test_a_wheelhouse_has_every_requirement(make, index: Path, tmp_path: Path) -> None:
+    done = make("--wheels")
+    assert done.code == 0, done.err
+    held = {path.name for path in (tmp_path / "bundle" / "wheels").iterdir()}
+    assert {path.name for path in index.iterdir()} < held and any(name.startswith("lep_bench-") for name in held)
+    entry = next(entry for entry in bundle.read(tmp_path / "bundle").entries if entry.kind == "wheels")
+    assert len(entry.files) == len(held) and not bundle.wrong(tmp_path / "bundle", entry)
+    next(index.glob("typer-*")).unlink()
+    shutil.rmtree(tmp_path / "bundle" / "wheels")
+    done = make("--wheels")
+    assert done.code == 2 and "the wheelhouse cannot be made: pip download" in done.err and "typer" in done.err
