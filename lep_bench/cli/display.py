@@ -127,12 +127,13 @@ def check_disk(plan: Plan, out: Path) -> None:
 
 
 def finish(failed: list[tuple[str, str, str]], left_out: int) -> None:
-    """One line per failed model and reason, on stderr. Raises RunFailed when anything failed or was left out."""
+    """One line per reason and what failed for it, on stderr. Raises RunFailed when anything failed or was left out."""
     reasons: dict[tuple[str, str], list[str]] = {}
     for model, task, why in failed:
-        reasons.setdefault((model, why), []).append(task)
-    for (model, why), tasks in reasons.items():
-        print(f"failed: {model} ({', '.join(tasks)}): {why}", file=sys.stderr)
+        reasons.setdefault((task, why), []).append(model)
+    for (task, why), models in reasons.items():
+        more = f" and {len(models) - 3} more models" if len(models) > 3 else ""
+        print(f"failed: {', '.join(models[:3])}{more} ({task}): {why}", file=sys.stderr)
     if failed:
         raise RunFailed(f"{len(failed)} cells failed; what they need mended is above; the same command tries them again")
     if left_out:

@@ -12,7 +12,9 @@ from lep_bench.cli.app import AdapterFolders, ConfigFolders, DataFolder, Offline
 from lep_bench.errors import LepBenchError, RunFailed
 
 if TYPE_CHECKING:
+    from lep_bench.cli.setup import Setup
     from lep_bench.config import Suite
+    from lep_bench.plan import Plan
     from lep_bench.results import ModelRecord
     from lep_bench.store import Store
 
@@ -81,6 +83,7 @@ def run(
         display.dry_run(todo, hardware.workers, out)
         checkpoints.show(read.values())
         return
+    rows_there(todo, given)
     missing = checkpoints.fetch(read)
     with given.store.lock():
         # The lock was free only now: plan again, another run may just have finished some of it.
@@ -91,6 +94,30 @@ def run(
             outcome = execute(todo, given.store, given.configs, hardware, terminal, given.adapter_folders, given.task_folders)
         show(given.suite, given.plan(["all", *patterns]).expected, given.store, given.task_folders, publish=publish)
     display.finish(outcome.failed, left_out)
+
+
+def rows_there(todo: Plan, given: Setup) -> None:
+    """Read (from the Hub: fetch) the rows of every task that has a cell to score, before the first model is built.
+
+    Raises LepBenchError that names the tasks whose rows cannot be had, and those that can be scored.
+    """
+    from lep_bench import taskfiles
+    from lep_bench.cli.bundle import metadata
+    from lep_bench.evaluate import needs
+
+    tasks = {cell.task.name: cell.task for node in todo.nodes.values() for cell in node.cells if cell.task.dataset}
+    wrong: dict[str, str] = {}
+    for name, task in tasks.items():
+        try:
+            needs.rows(task, taskfiles.scan((*given.task_folders, *taskfiles.lm_eval_folders(given.suite.lm_eval))).folders, metadata(given.suite))
+        except LepBenchError as error:
+            wrong[name] = str(error)
+    if wrong:
+        rest = [name for name in given.suite.tasks if name not in wrong]
+        raise LepBenchError(
+            f"{len(wrong)} of {len(tasks)} tasks have no rows that can be read: {', '.join(wrong)}. The first: {next(iter(wrong.values()))}. "
+            + (f"Score the others with --tasks {','.join(rest)}" if rest else "See tasks/darumeru/README.md for where rows may lie")
+        )
 
 
 def show(

@@ -94,28 +94,38 @@ class Dataset:
         )
 
     def _fetch(self, patterns: list[str]) -> Path:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.constants import HF_HUB_OFFLINE
 
-        where = f"{self.path} at revision {self.revision}"
+        def snapshot(offline: bool) -> Path:
+            commit = self._commit(offline)
+            return Path(snapshot_download(self.path, repo_type="dataset", revision=commit, allow_patterns=patterns, local_files_only=offline))
+
         try:
-            return Path(snapshot_download(self.path, repo_type="dataset", revision=self._commit(), allow_patterns=patterns))
+            if not HF_HUB_OFFLINE:
+                # Fails at once where there is no way to the Hub; snapshot_download tries for half a minute, and says so six times.
+                HfApi().dataset_info(self.path, timeout=20)
+            return snapshot(HF_HUB_OFFLINE)
         except Exception as error:
             # The Hub's errors are OSErrors; without a network the HTTP library's own come through, too.
             if not isinstance(error, OSError) and not type(error).__module__.startswith("httpx"):
                 raise
+            with contextlib.suppress(OSError):
+                return snapshot(True)  # fetched before
             raise OSError(
-                f"{where} cannot be fetched; set LEP_BENCH_DATA to a local copy (DIR/{self.path}/... or the dataset's own folder)"
+                f"{self.path} at revision {self.revision} cannot be fetched; set LEP_BENCH_DATA to a local copy "
+                f"(DIR/{self.path}/... or the dataset's own folder)"
             ) from error
 
-    def _commit(self) -> str:
+    def _commit(self, offline: bool) -> str:
         """The full hash of a short one: among the commits, offline among the snapshots of the cache."""
         from huggingface_hub import HfApi
-        from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
+        from huggingface_hub.constants import HF_HUB_CACHE
         from huggingface_hub.errors import RevisionNotFoundError
 
         if not re.fullmatch(r"[0-9a-f]{7,39}", self.revision):
             return self.revision
-        if HF_HUB_OFFLINE:
+        if offline:
             known = [path.name for path in Path(HF_HUB_CACHE, "datasets--" + self.path.replace("/", "--"), "snapshots").glob("*")]
         else:
             known = []
