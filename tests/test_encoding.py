@@ -31,9 +31,11 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Shipped, made here, and real ones where the benchmarks' files are at hand."""
     found = {name: paths.checkpoints() / name / "instruct" for name in NAMES[:2]}
     found |= {kind: testing_pico.family(tmp_path_factory.mktemp(kind), kind=kind)[1] for kind in ("byte-level", "sentencepiece")}
-    home = loaded("real", ROOT / "benchmarks" / "real.py").HOME
-    found |= {name: home / "tok" / name for name in NAMES[4:]}
-    return {name: folder for name, folder in found.items() if (folder / "tokenizer.json").is_file()}
+    real = loaded("real", ROOT / "benchmarks" / "real.py")
+    if real.available():
+        home = tmp_path_factory.mktemp("real")
+        found |= {name: make(home / name) for name, make in real.TOKENIZERS.items()}
+    return found
 
 
 def loaded(name: str, file: Path) -> Any:

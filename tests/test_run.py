@@ -128,7 +128,10 @@ def test_killed_and_resumed_equals_undisturbed(configs, undisturbed, tmp_path):
 def test_ctrl_c_says_how_to_go_on(configs, tmp_path):
     for attempt in range(5):  # on a busy machine so small a run may be done before the signal comes
         out = tmp_path / str(attempt)
-        process = subprocess.Popen(command(configs, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        process = subprocess.Popen(
+            command(configs, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's background jobs ignore it
+        )  # fmt: skip
         while not list(out.glob("artifacts/**/*")) and process.poll() is None:
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGINT)

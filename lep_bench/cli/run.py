@@ -83,13 +83,12 @@ def run(
         display.dry_run(todo, hardware.workers, out)
         checkpoints.show(read.values())
         return
-    rows_there(todo, given)
     missing = checkpoints.fetch(read)
     with given.store.lock():
         # The lock was free only now: plan again, another run may just have finished some of it.
-        todo = given.plan(patterns, chosen)
-        todo, left_out = display.without(todo, missing)
+        todo, left_out = display.without(given.plan(patterns, chosen), missing)
         display.check_disk(todo, out)
+        rows_there(todo, given)
         with display.Terminal(todo, hardware) as terminal:
             outcome = execute(todo, given.store, given.configs, hardware, terminal, given.adapter_folders, given.task_folders)
         show(given.suite, given.plan(["all", *patterns]).expected, given.store, given.task_folders, publish=publish)
