@@ -31,15 +31,19 @@ def terminal(table: Table, console: Console) -> None:
     layouts = [_Layout.fit(table, part, console.width) for part in text.parts(table)]
     if len(layouts) > 1 and not layouts[0].fits:
         layouts[0] = _Layout.fit(table, "short", console.width)
+    widest = max(_width_across(table, block, "tasks") for block in table.blocks)
+    turned = [layout for layout in layouts if layout.part == "tasks" and not layout.fits and widest <= console.width]
     for block in table.blocks:
         console.print()
         console.print(Text(text.condition(block), style="bold cyan"))
-        for i, layout in enumerate(one for one in layouts if one.fits or one.part != "tasks"):
+        shown = [layout.table(table, block) for layout in layouts if layout.fits or layout.part != "tasks"]
+        shown += [_across(table, block, layout.part) for layout in layouts if layout in turned]
+        for i, one in enumerate(shown):
             if i:
                 console.print()
-            console.print(layout.table(table, block))
+            console.print(one)
     console.print()
-    for line in _legend(table, layouts):
+    for line in _legend(table, [layout for layout in layouts if layout not in turned]):
         console.print(Text(f" {line}", style="dim"))
     for failure in table.failures:
         what = f"{text.clean(failure.model)}, {failed_tasks(table, failure.tasks)}: failed: {text.clean(failure.reason)}"
@@ -98,6 +102,30 @@ class _Layout:
                 out.add_row(label, *values)
                 previous = group
         return out
+
+
+def _across(table: Table, block: Block, part: text.Part) -> Any:
+    """A few models over many tasks: a line for each task."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    out = RichTable(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+    out.add_column("")
+    rows = [row for section in block.sections for row in section.rows]
+    for row in rows:
+        out.add_column(_label(row), justify="right", no_wrap=True)
+    values = [text.numbers(table, row, part, " ±", True) for row in rows]
+    for header, *line in zip(text.headers(table, part), *values, strict=True):
+        out.add_row(Text(text.clean(header)), *(Text(value, style=_style(value)) for value in line))
+    return out
+
+
+def _width_across(table: Table, block: Block, part: text.Part) -> int:
+    from rich.cells import cell_len
+
+    columns = [[_label(row).plain, *text.numbers(table, row, part, " ±", True)] for section in block.sections for row in section.rows]
+    return sum(max(map(cell_len, column)) + 3 for column in [text.headers(table, part), *columns])
 
 
 def _label(row: Row, fold: int = 1000) -> Any:
