@@ -70,6 +70,7 @@ class Plan:
     current_cells: int
     expected: tuple[tuple[ModelRecord, str, str], ...]
     makers: dict[str, str]  # model key -> the node or checkpoint that makes it
+    engine: str = "hf"  # what scores the models
 
     @property
     def cells(self) -> int:

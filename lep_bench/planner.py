@@ -41,7 +41,8 @@ def make(
     makers = {spec.key: planner.model(spec)[0] for spec in models}
     wanted = _reachable(planner.nodes, ends if tasks else list(makers.values()))
     cached = tuple(node for node in planner.nodes.values() if node.cached)
-    return Plan(suite, tuple(models), {i: n for i, n in planner.nodes.items() if i in wanted}, cached, current, tuple(planner.expected), makers)
+    todo = {i: n for i, n in planner.nodes.items() if i in wanted}
+    return Plan(suite, tuple(models), todo, cached, current, tuple(planner.expected), makers, settings.engine)
 
 
 def _reachable(nodes: dict[str, Node], ends: list[str]) -> set[str]:

@@ -80,7 +80,7 @@ def execute(
     begin = time.monotonic()
     if plan.nodes:
         nodes = {**{n.id: n for n in plan.cached}, **plan.nodes}
-        order = Order(plan.suite.name, store, nodes, configs, adapters, tasks, hardware.threads, hardware.device)
+        order = Order(plan.suite.name, store, nodes, configs, adapters, tasks, hardware.threads, hardware.device, plan.engine)
         with _workers(min(hardware.workers, len(plan.nodes)), order) as crew:
             _loop(plan, order, crew, observer, outcome)
     outcome.seconds = time.monotonic() - begin

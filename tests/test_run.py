@@ -208,7 +208,6 @@ def test_two_runs_in_one_folder_are_refused(configs, tmp_path):
         (["--tasks", "mini_fact_ru"], "did you mean mini_facts_ru"),
         (["--suite", "tinny"], "did you mean tiny"),
         (["--models", "./nowhere"], "no such folder"),
-        (["--engine", "vllm"], "only hf"),
         (["--models", "somebody/some-model"], "cannot reach the Hugging Face Hub"),
     ],
 )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lep_bench.config import Suite
     from lep_bench.plan import Plan
     from lep_bench.results import ModelRecord
+    from lep_bench.run import Hardware
     from lep_bench.store import Store
 
 Models = Annotated[
@@ -46,7 +47,7 @@ def run(
     configs: ConfigFolders = None,
     adapters: AdapterFolders = None,
     tasks_dir: TaskFolders = None,
-    engine: Annotated[str, typer.Option("--engine", help="What runs the models: hf (transformers).")] = "hf",
+    engine: Annotated[Literal["hf", "vllm"], typer.Option("--engine", help="What scores the models: hf (transformers) or vllm.")] = "hf",
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default one per core, at most 8.", show_default=False)] = None,
     data: DataFolder = None,
     offline: Offline = False,
@@ -68,14 +69,12 @@ def run(
     bundle.use(data, offline)  # before anything is imported that reads the environment once
     from lep_bench.cli import checkpoints, display
     from lep_bench.cli.setup import Setup
-    from lep_bench.run import Hardware, execute
+    from lep_bench.run import execute
 
-    if engine != "hf":
-        raise LepBenchError(f"--engine {engine}: only hf (transformers) is there in this version; leave the option out")
-    given = Setup.read(suite, out, configs, adapters, tasks_dir, limit=limit, seeds=seeds, dtype=dtype)
+    given = Setup.read(suite, out, configs, adapters, tasks_dir, limit=limit, seeds=seeds, dtype=dtype, engine=engine)
     patterns, chosen = names(models, "--models"), None if tasks is None else names(tasks, "--tasks")
     todo = given.plan(patterns, chosen)
-    hardware = Hardware.detect(workers)
+    hardware = hardware_for(engine, workers)
     read = checkpoints.of_plan(todo, given.checkpoints())
     if data is not None:
         bundle.verify(data, {c.location for c in read.values()})
@@ -93,6 +92,18 @@ def run(
             outcome = execute(todo, given.store, given.configs, hardware, terminal, given.adapter_folders, given.task_folders)
         show(given.suite, given.plan(["all", *patterns]).expected, given.store, given.task_folders, publish=publish)
     display.finish(outcome.failed, left_out)
+
+
+def hardware_for(engine: str, workers: int | None) -> Hardware:
+    """What the run may use; each vLLM takes what the machine has. Raises LepBenchError for an engine that is not installed."""
+    from lep_bench.run import Hardware
+
+    if engine == "vllm":
+        from lep_bench.engines import vllm_start
+
+        vllm_start.installed()
+        workers = workers or 1
+    return Hardware.detect(workers)
 
 
 def rows_there(todo: Plan, given: Setup) -> None:
@@ -189,11 +200,11 @@ def leaderboard(
     if not scored:
         raise LepBenchError(f"no results of suite {suite} in {out}: run lep-bench run --suite {suite} first, or name its --out folder")
     seeds, expected = 1 + max(result.model.seed for result in scored), []
-    for dtype in sorted({result.scoring.dtype for result in scored}):
-        limits = {result.scoring.limit for result in scored if result.scoring.dtype == dtype}
+    for dtype, engine in sorted({(result.scoring.dtype, result.provenance.engine) for result in scored}):
+        limits = {result.scoring.limit for result in scored if (result.scoring.dtype, result.provenance.engine) == (dtype, engine)}
         # Results under a row limit are shown only where there are none without.
         limit = None if None in limits else max(limits)
-        given = Setup.read(suite, out, configs, adapters, tasks_dir, limit=limit, seeds=seeds, dtype=dtype)
+        given = Setup.read(suite, out, configs, adapters, tasks_dir, limit=limit, seeds=seeds, dtype=dtype, engine=engine)
         expected += given.plan(["all", *given.names_of(scored)]).expected
     if not {(r.model.name, r.task, r.key) for r in scored} & {(record.name, task, key) for record, task, key in expected}:
         raise LepBenchError(

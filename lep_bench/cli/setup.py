@@ -39,6 +39,7 @@ class Setup:
         limit: int | None = None,
         seeds: int | None = None,
         dtype: str | None = None,
+        engine: str = "hf",
     ) -> Setup:
         """Read the suite (`dtype` in place of its own) and discover the adapters. Raises LepBenchError for unknown names and broken files."""
         check_folder(out, "--out")
@@ -47,7 +48,7 @@ class Setup:
         chosen = chosen.model_copy(update={"dtype": dtype}) if dtype else chosen
         methods = registry.discover(adapters or ())
         folders = (*(tasks or ()), *taskfiles.lm_eval_folders(chosen.lm_eval))
-        return cls(chosen, known, methods, Store(out), Settings(limit=limit), seeds or chosen.seeds, tuple(adapters or ()), folders)
+        return cls(chosen, known, methods, Store(out), Settings(engine=engine, limit=limit), seeds or chosen.seeds, tuple(adapters or ()), folders)
 
     def plan(self, patterns: Sequence[str], tasks: Sequence[str] | None = None) -> Plan:
         """The plan for models and tasks (default: the suite's; none: only build). Raises LepBenchError."""

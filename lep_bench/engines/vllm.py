@@ -1,0 +1,303 @@
+"""The engine on vLLM 0.26 to 0.32, inside this process: one request per distinct context, shared prefixes read once.
+
+Log-probabilities and greedy ids are hf's (float32: to 1e-4). Sampled answers have the same distribution but are other
+answers: vLLM draws in its own way.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lep_bench.artifact import Artifact
+from lep_bench.engines import vllm_start
+from lep_bench.engines.base import Counts, Decode, EngineInfo, Ids, Sampling, StopStrings, TokenScores
+from lep_bench.errors import CheckpointError, LepBenchError
+from lep_bench.surgery.export import export
+
+DTYPES = ("float32", "bfloat16", "float16")
+IN_FLIGHT = 256  # requests that vLLM holds at once
+OPTIONS = 128  # ids that one request may ask for (vLLM's MAX_LOGPROB_TOKEN_IDS)
+COLDEST, HOTTEST = 0.01, 2  # a colder one vLLM would raise, with a warning only
+POSITIONS = 8192  # vLLM keeps room for one sequence of full length: of a model for 131,072 tokens that is 16 GiB and more
+Key = tuple[int, ...]
+Pair = tuple[Key, Key]
+
+
+class VllmEngine:
+    """A vLLM model as an `Engine`. `body` is a local checkpoint folder; nothing is fetched, no code is trusted, nothing listens.
+
+    vLLM starts with the first `exchange` or question. One runs per process: another that starts ends it, and it starts
+    again when it is next asked. `memory`: on a CPU GiB for keys and values (1), on a GPU the share of its memory to use
+    (0.85). `positions`: the longest sequence to make room for.
+    """
+
+    _running: weakref.ref[VllmEngine] | None = None
+
+    def __init__(self, body: Path, dtype: str = "float32", device: str = "cpu", memory: float | None = None, positions: int | None = None) -> None:
+        """Raises LepBenchError without a fitting vLLM (what to install), CheckpointError for a folder that is no checkpoint."""
+        if dtype not in DTYPES:
+            raise CheckpointError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+        self.info = EngineInfo("vllm", vllm_start.installed(), device, dtype)
+        self.body = Path(body).resolve()
+        config = _config(self.body)
+        self.max_length = int(getattr(config, "max_position_embeddings", None) or 2048)
+        self.positions = min(self.max_length, positions or POSITIONS)
+        self.real_rows = self._rows = int(config.vocab_size)
+        self.counts = Counts()
+        self.model: Artifact | None = None
+        self._memory = memory
+        self._engine: Any = None
+        self._number = 0
+
+    # ---- exchange -------------------------------------------------------------------------------------------------
+
+    def exchange(self, artifact: Artifact) -> None:
+        """See `Engine`. A model other than the running one is composed as a whole checkpoint, and vLLM starts anew on it.
+
+        Raises CheckpointError when the patch belongs to another body or does not fit it: what ran before goes on.
+        """
+        if Path(artifact.body).resolve() != self.body:
+            raise CheckpointError(f"{artifact.name} belongs to the body {artifact.body}, but {self.body} is loaded: it needs an engine of its own")
+        if self._engine is None or _identity(artifact) != _identity(self.model):
+            self._start(artifact)
+        self.model = artifact
+
+    def _start(self, artifact: Artifact | None) -> None:
+        # Written and proven while the old one still runs; vLLM copies the weights, so the folder is needed for the start only.
+        with tempfile.TemporaryDirectory(prefix="lep-bench-vllm-", ignore_cleanup_errors=True) as scratch:
+            folder = self.body if artifact is None or artifact.patch is None else export(artifact, Path(scratch) / "model")
+            rows = int(_config(folder).vocab_size)
+            real = (artifact.lep.vocabulary_size if artifact else 0) or rows
+            if artifact and real > rows:
+                raise CheckpointError(f"{artifact.folder}: lep.json counts {real} vocabulary entries, the head has {rows} rows")
+            other = VllmEngine._running() if VllmEngine._running else None
+            for engine in {self, *([other] if other else [])}:
+                engine._stop()
+            self._engine = vllm_start.start(folder, self.info.dtype, self.info.device, self.positions, self._memory)
+        VllmEngine._running = weakref.ref(self)
+        self._rows, self.real_rows = rows, real
+        if real != rows:
+            self._engine.collective_rpc("lep_limit_rows", args=(real,))
+
+    def _stop(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            VllmEngine._running = None
+            vllm_start.end(engine)
+
+    def close(self) -> None:
+        """See `Engine`."""
+        self._stop()
+
+    # ---- answers --------------------------------------------------------------------------------------------------
+
+    def option_logprobs(self, contexts: Sequence[Ids], options: Sequence[Ids]) -> list[list[tuple[float, bool]]]:
+        """See `Engine`. One request per distinct context (and `OPTIONS` options)."""
+        self._begin([*contexts, *options], max(map(len, contexts), default=0))
+        self.counts.requests += sum(map(len, options))
+        wanted: dict[Key, dict[int, None]] = {}
+        for context, own in zip(contexts, options, strict=True):
+            wanted.setdefault(tuple(context), {}).update(dict.fromkeys(own))
+        found = self._options({context: list(own) for context, own in wanted.items()})
+        return [[found[tuple(context)][option] for option in own] for context, own in zip(contexts, options, strict=True)]
+
+    def continuation_logprobs(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[TokenScores]:
+        """See `Engine`. One request per distinct pair; what contexts share is read from vLLM's prefix cache."""
+        self._begin([part for pair in pairs for part in pair], max((len(c) + len(a) - 1 for c, a in pairs), default=0))
+        self.counts.requests += len(pairs)
+        keys = [(tuple(context), tuple(continuation)) for context, continuation in pairs]
+        groups: dict[Key, dict[Pair, None]] = {}
+        for key in keys:
+            groups.setdefault(key[0], {})[key] = None
+        asked = [key for group in groups.values() for key in group]  # one context's stand together: its blocks are still there
+        found = self._score(asked, cached=True)
+        found |= self._score([key for key in asked if key not in found], cached=False)
+        return [found[key] for key in keys]
+
+    def generate(
+        self,
+        contexts: Sequence[Ids],
+        max_new: int,
+        stop_ids: Ids,
+        stop_strings: Sequence[str],
+        decode: Decode,
+        sampling: Sampling | None = None,
+        seeds: Sequence[int] = (),
+        max_characters: int | None = None,
+    ) -> list[list[int]]:
+        """See `Engine`. Equal questions are answered once; text is looked at here, with `decode`: vLLM sees ids only."""
+        self._begin(contexts, max(map(len, contexts), default=0) + max(max_new - 1, 0))
+        self.counts.requests += len(contexts)
+        keys = list(zip(map(tuple, contexts), [0] * len(contexts) if sampling is None else seeds, strict=True))
+        if max_new < 1:
+            return [[] for _ in keys]
+        if sampling is not None and not COLDEST <= sampling.temperature <= HOTTEST:
+            raise LepBenchError(f"engine vllm takes temperatures from {COLDEST} to {HOTTEST}, not {sampling.temperature}: use engine hf")
+        asked = list(dict.fromkeys(keys))
+        stops = StopStrings(stop_strings, decode, max_characters)
+        looking = any(stop_strings) or max_characters is not None
+        ends, made = frozenset(stop_ids), {key: list[int]() for key in asked}
+
+        def take(n: int, output: Any) -> bool:
+            for token in output.outputs[0].token_ids:
+                self.counts.tokens_out += 1
+                if token in ends:
+                    return True
+                made[asked[n]].append(token)
+                if looking and stops.hit(made[asked[n]]):
+                    return True
+            return False
+
+        settings: dict[str, Any] = {"stop_token_ids": sorted(ends)}
+        if sampling is not None:
+            settings |= {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
+
+        def questions() -> Iterator[tuple[Key, Any]]:
+            for context, seed in asked:
+                own = {} if sampling is None else {"seed": seed % (1 << 63)}  # torch takes no larger one
+                yield context, self._parameters(max_new, pieces=looking, **settings, **own)
+
+        self._ask(questions(), take)
+        return [list(made[key]) for key in keys]
+
+    def _options(self, wanted: dict[Key, list[int]]) -> dict[Key, dict[int, tuple[float, bool]]]:
+        """Per context and option, its log-probability next and whether it is the arg max."""
+        asked = [(context, own[i : i + OPTIONS]) for context, own in wanted.items() for i in range(0, len(own), OPTIONS)]
+        found: dict[Key, dict[int, tuple[float, bool]]] = {context: {} for context in wanted}
+
+        def take(n: int, output: Any) -> bool:
+            context, own = asked[n]
+            best, logprobs = _last(output)
+            found[context].update({option: (logprobs[option], option == best) for option in own})
+            return True
+
+        self._ask(((context, self._parameters(1, logprob_token_ids=own)) for context, own in asked), take)
+        return found
+
+    def _score(self, asked: Sequence[Pair], cached: bool) -> dict[Pair, TokenScores]:
+        """Scores of (context, continuation) pairs, without those whose first row vLLM took from its cache (`cached`).
+
+        The last token is not read but asked for as an option, the others are log-probabilities of the prompt. A prefix that
+        is cached is not computed: its rows are uninitialised memory in one of vLLM's runners and absent in the other, so
+        rows are counted from the end and only believed when they were computed.
+        """
+        found: dict[Pair, tuple[list[float], list[bool | None]]] = {}
+
+        def take(n: int, output: Any) -> bool:
+            context, continuation = asked[n]
+            if cached and (output.num_cached_tokens or 0) > len(context) - 1:
+                return True
+            best, logprobs = _last(output)
+            values, greedy = [], list[bool | None]()
+            for place, token in enumerate(continuation[:-1]):
+                row = output.prompt_logprobs[place - len(continuation) + 1]
+                values.append(row[token].logprob)
+                # Equal maxima: the first id counts, as in torch's argmax, and a rank does not tell which that is.
+                tied = row[token].rank != 1 and row[token].logprob == max(other.logprob for other in row.values())
+                greedy.append(None if tied else row[token].rank == 1)
+            found[asked[n]] = ([*values, logprobs[continuation[-1]]], [*greedy, best == continuation[-1]])
+            return True
+
+        def questions() -> Iterator[tuple[Key, Any]]:
+            for context, continuation in asked:
+                several = {"prompt_logprobs": 1, "skip_reading_prefix_cache": not cached} if len(continuation) > 1 else {}
+                yield context + continuation[:-1], self._parameters(1, logprob_token_ids=[continuation[-1]], **several)
+
+        self._ask(questions(), take)
+        tied = {(c + a[:n], a[n]) for (c, a), (_, greedy) in found.items() for n, best in enumerate(greedy) if best is None}
+        best = self._options({context: [token for other, token in sorted(tied) if other == context] for context, _ in sorted(tied)})
+        return {
+            (c, a): TokenScores(tuple(values), all(best[c + a[:n]][a[n]][1] if one is None else one for n, one in enumerate(greedy)))
+            for (c, a), (values, greedy) in found.items()
+        }
+
+    # ---- vLLM -----------------------------------------------------------------------------------------------------
+
+    def _begin(self, sequences: Iterable[Ids], longest: int) -> None:
+        """Checks of a list of questions; starts vLLM where it does not run."""
+        for ids in sequences:
+            if not ids:
+                raise ValueError("an empty token sequence cannot be scored")
+            if max(ids) >= self.real_rows or min(ids) < 0:
+                bad = next(i for i in ids if not 0 <= i < self.real_rows)
+                name = self.model.name if self.model else str(self.body)
+                raise CheckpointError(
+                    f"{name}: token id {bad} is outside the vocabulary of {self.real_rows}: tokenizer and model do not belong together"
+                )
+        if longest > self.positions:
+            raise LepBenchError(
+                f"engine vllm: {longest} tokens in one sequence, room was made for {self.positions} (the model has {self.max_length} positions)"
+            )
+        if self._engine is None:
+            self._start(self.model)
+        # What other questions left in the cache would change the last digits: answers depend on the list of questions only.
+        self._engine.reset_prefix_cache()
+
+    def _parameters(self, new: int, pieces: bool = False, **rest: Any) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        kind = RequestOutputKind.DELTA if pieces else RequestOutputKind.FINAL_ONLY
+        made = SamplingParams(**{"temperature": 0.0, **rest}, max_tokens=new, ignore_eos=True, detokenize=False, flat_logprobs=True, output_kind=kind)
+        made.skip_clone = True  # each belongs to one request; vLLM's deep copy takes a fifth of a short request
+        return made
+
+    def _ask(self, questions: Iterable[tuple[Key, Any]], take: Callable[[int, Any], bool]) -> None:
+        """Put (ids, parameters) to vLLM, at most `IN_FLIGHT` at once; `take(number, output)` says whether it has enough."""
+        from vllm.inputs import TokensPrompt
+
+        waiting, going = enumerate(questions), dict[str, tuple[int, int]]()
+        try:
+            while True:
+                while len(going) < IN_FLIGHT and (question := next(waiting, None)):
+                    n, (ids, parameters) = question
+                    self._number += 1
+                    name = str(self._number)
+                    self._engine.add_request(name, TokensPrompt(prompt_token_ids=list(ids)), parameters)
+                    going[name] = (n, len(ids))
+                if not going:
+                    return
+                enough = []
+                for output in self._engine.step():
+                    if output.request_id not in going:
+                        continue
+                    n, size = going[output.request_id]
+                    if take(n, output) or output.finished:
+                        self.counts.tokens_in += size - (output.num_cached_tokens or 0)
+                        del going[output.request_id]
+                        enough += [] if output.finished else [output.request_id]
+                if enough:
+                    self._engine.abort_request(enough)
+        except BaseException as error:
+            self._stop()  # what it still holds, and whether it is sound, is not known: the next question starts it anew
+            if vllm_start.out_of_memory(error):
+                raise LepBenchError(
+                    f"engine vllm: out of memory ({vllm_start.line(error)}): give vLLM a smaller share of it (`memory`) or lower IN_FLIGHT"
+                ) from error
+            raise
+
+
+def _last(output: Any) -> tuple[int, dict[int, float]]:
+    """(arg max, log-probability per id asked for) behind the end of a prompt."""
+    completion = output.outputs[0]
+    return completion.token_ids[0], {token: value.logprob for token, value in completion.logprobs[0].items()}
+
+
+def _identity(artifact: Artifact | None) -> tuple[Path, str] | None:
+    """What tells models of one body apart: None for the body itself."""
+    return None if artifact is None or artifact.patch is None else (Path(artifact.folder).resolve(), artifact.lep.fingerprint)
+
+
+def _config(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} is no checkpoint folder: it has no config.json")
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder} cannot be loaded: {str(error).strip().splitlines()[0]}") from error

