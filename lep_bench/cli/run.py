@@ -123,10 +123,10 @@ def rows_there(todo: Plan, given: Setup) -> None:
         except LepBenchError as error:
             wrong[name] = str(error)
     if wrong:
-        rest = [name for name in given.suite.tasks if name not in wrong]
+        rest = [name for name in tasks if name not in wrong]
         raise LepBenchError(
-            f"{len(wrong)} of {len(tasks)} tasks have no rows that can be read: {', '.join(wrong)}. The first: {next(iter(wrong.values()))}. "
-            + (f"Score the others with --tasks {','.join(rest)}" if rest else "See tasks/darumeru/README.md for where rows may lie")
+            f"{len(wrong)} of {len(tasks)} tasks cannot be asked: {', '.join(wrong)}. The first: {next(iter(wrong.values()))}"
+            + (f". Score the others with --tasks {','.join(rest)}" if rest else "")
         )
 
 
@@ -203,9 +203,9 @@ def leaderboard(
     for dtype, engine in sorted({(result.scoring.dtype, result.provenance.engine) for result in scored}):
         limits = {result.scoring.limit for result in scored if (result.scoring.dtype, result.provenance.engine) == (dtype, engine)}
         # Results under a row limit are shown only where there are none without.
-        limit = None if None in limits else max(limits)
-        given = Setup.read(suite, out, configs, adapters, tasks_dir, limit=limit, seeds=seeds, dtype=dtype, engine=engine)
-        expected += given.plan(["all", *given.names_of(scored)]).expected
+        for limit in (None,) if None in limits else sorted(limits):
+            given = Setup.read(suite, out, configs, adapters, tasks_dir, limit=limit, seeds=seeds, dtype=dtype, engine=engine)
+            expected += given.plan(["all", *given.names_of(scored)]).expected
     if not {(r.model.name, r.task, r.key) for r in scored} & {(record.name, task, key) for record, task, key in expected}:
         raise LepBenchError(
             f"{out} has {len(scored)} results of suite {suite}, all of other tasks, rows or settings than now: "

@@ -253,6 +253,8 @@ def _encode(name: str, requests: Sequence[Any], encoder: Encoder) -> tuple[Pair,
 def _told(name: str, task: Any, doc_id: int, doc: Any) -> tuple[Any, Any]:
     """What a task says of its row: the right answer, and what was asked (a task of chat messages)."""
     try:
+        if hasattr(task, "gold"):
+            task.gold(doc)  # an answer that is none of the options is found before anything is scored
         return task.doc_to_target(doc), task.asked(doc) if hasattr(task, "asked") else None
     except Exception as error:  # a row that is not as the task's code expects it: refused by name
         why = (str(error).strip() or "no reason given").splitlines()[0]

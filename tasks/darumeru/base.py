@@ -118,6 +118,8 @@ class DarumeruTask(ConfigurableTask):
             return found, []
         # By characters, so that every model is asked the same rows, whatever its tokenizer makes of them.
         fits = [self.characters(self.conversations(row, [])) <= self.prompt_characters for row in found]
+        if found and not any(fits):
+            raise ValueError(f"{self.config.task}: every row exceeds prompt_characters {self.prompt_characters}: set more in the metadata")
         left_out = [f"row {n} ({self.row_name(row)})" for n, (row, ok) in enumerate(zip(found, fits, strict=True)) if not ok]
         return [row for row, ok in zip(found, fits, strict=True) if ok], left_out
 

@@ -64,6 +64,9 @@ class Rwsd(Choice):
 
     OPTIONS = ("Да", "Нет")
 
+    def gold(self, doc: Row) -> str:
+        return next((option for option in self.OPTIONS if doc["outputs"].startswith(option)), "") or super().gold(doc)
+
     def process_results(self, doc: Row, results: Results) -> dict[str, Any]:
         right = float(doc["outputs"].startswith(self.doc_to_prediction(doc, results)))
         return {"acc": right, "score": right}
