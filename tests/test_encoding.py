@@ -151,3 +151,15 @@ def test_a_row_whose_answer_cannot_be_read_is_named(tokenizers: dict[str, Path],
     monkeypatch.setenv("LEP_BENCH_DATA", str(folder))
     with pytest.raises(TaskError, match="task darumeru_multiq, row 1: .*segment"):
         compile_tasks(["darumeru_multiq"], tokenizers["byte-level"], Conversation(format="chat"), metadata={"protocol": "strict", "max_length": 4096})
+
+
+def test_a_gold_answer_that_is_no_option_is_found_before_scoring(tokenizers: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = loaded("darumeru_folder", ROOT / "tests" / "tasks" / "darumeru_folder.py").build(tmp_path, [])
+    file = folder / "RefalMachine" / "darumeru" / "data" / "rcb" / "test.jsonl"
+    file.write_text(file.read_text(encoding="utf-8").replace('"outputs": "2"', '"outputs": "7"'), encoding="utf-8")
+    monkeypatch.setenv("LEP_BENCH_DATA", str(folder))
+    settings = {"protocol": "strict", "max_length": 4096}
+    with pytest.raises(TaskError, match="answer '7' is none of 1, 2, 3"):
+        compile_tasks(["darumeru_rcb"], tokenizers["byte-level"], Conversation(format="chat"), metadata=settings)
+    with pytest.raises(TaskError, match="every row exceeds prompt_characters 5"):
+        compile_tasks(["darumeru_rwsd"], tokenizers["byte-level"], Conversation(format="chat"), metadata={**settings, "prompt_characters": 5})
