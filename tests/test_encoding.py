@@ -153,7 +153,7 @@ def test_a_row_whose_answer_cannot_be_read_is_named(tokenizers: dict[str, Path],
         compile_tasks(["darumeru_multiq"], tokenizers["byte-level"], Conversation(format="chat"), metadata={"protocol": "strict", "max_length": 4096})
 
 
-def test_a_gold_answer_that_is_no_option_is_found_before_scoring(tokenizers: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gold_answer_that_is_no_option_is_found_first(tokenizers: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = loaded("darumeru_folder", ROOT / "tests" / "tasks" / "darumeru_folder.py").build(tmp_path, [])
     file = folder / "RefalMachine" / "darumeru" / "data" / "rcb" / "test.jsonl"
     file.write_text(file.read_text(encoding="utf-8").replace('"outputs": "2"', '"outputs": "7"'), encoding="utf-8")
