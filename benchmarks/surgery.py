@@ -1,6 +1,6 @@
 """Surgery at the size of LLaMa-3-8B's embeddings: time and memory of `lep-bench adapt`, its floor, and the published way.
 
-    python benchmarks/real.py && python benchmarks/surgery.py [--layers 2] [--published 16384,98304]
+    python benchmarks/real.py && python benchmarks/surgery.py [--layers 2] [--published 128000]
 
 The models have the real tokenizers, hidden size 4096, bf16 and a body of one or two layers in several shards; their rows
 are random, the instruct model's a planted linear map of the base's. Every part runs in a process of its own; memory is that
@@ -257,7 +257,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=HERE.parent / ".real" / "surgery", help="needs 15 GiB; removed at the end")
     parser.add_argument("--layers", type=int, default=1)
-    parser.add_argument("--published", default="16384", help="rows of the comparison with the published way, comma-separated; 0: none")
+    parser.add_argument("--published", default="128000", help="rows of the comparison with the published way, comma-separated; 0: none")
     parser.add_argument("--only", default="exact,bpe,extended,published", help="parts to run; the figures of the others stay")
     parser.add_argument("--keep", action="store_true", help="leave the models for the next time")
     given = parser.parse_args()

@@ -116,10 +116,11 @@ def rows_there(todo: Plan, given: Setup) -> None:
     from lep_bench.evaluate import needs
 
     tasks = {cell.task.name: cell.task for node in todo.nodes.values() for cell in node.cells if cell.task.dataset}
+    folders = taskfiles.scan(given.task_folders).folders if tasks else ()
     wrong: dict[str, str] = {}
     for name, task in tasks.items():
         try:
-            needs.rows(task, taskfiles.scan((*given.task_folders, *taskfiles.lm_eval_folders(given.suite.lm_eval))).folders, metadata(given.suite))
+            needs.rows(task, folders, metadata(given.suite))
         except LepBenchError as error:
             wrong[name] = str(error)
     if wrong:

@@ -4,6 +4,7 @@ Building a task reads no file and needs no network: rows are read when they are 
 length must be known.
 """
 
+import difflib
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from . import prompts, rows, tokens
 
 Row = dict[str, Any]
 PROTOCOLS = ("paper", "strict")
+SETTINGS = ("protocol", "conversation", "tokenizer", "pretrained", "data", "max_length", "prompt_characters")
 PROMPT_TOKENS = 4000  # protocol paper: a prompt with shots stays below that
 NEAR = 32  # tokens: farther than that from a budget, the sum of two parts decides as the whole would
 PROMPT_CHARACTERS = 6000  # protocol strict: prompts of all models, in characters of the messages
@@ -43,7 +45,7 @@ class DarumeruTask(ConfigurableTask):
         metadata = config.get("metadata") or {}
         self.protocol = str(metadata.get("protocol") or "paper")
         self.conversation = metadata.get("conversation")
-        self._check_settings(config["task"])
+        self._check_settings(config["task"], metadata)
         self._config = TaskConfig(**{**config, **self.generation_config()})
         self.VERSION = metadata.get("version", self.VERSION)
         self.OUTPUT_TYPE = self.config.output_type
@@ -57,7 +59,12 @@ class DarumeruTask(ConfigurableTask):
         self._asked: dict[bytes, Any] = {}
         self.dataset = rows.Splits(self._read)
 
-    def _check_settings(self, name: str) -> None:
+    def _check_settings(self, name: str, metadata: dict[str, Any]) -> None:
+        # lm-eval puts the model's arguments here, too: only what is nearly one of ours is a slip of the pen.
+        for key in metadata.keys() - set(SETTINGS):
+            near = difflib.get_close_matches(key, SETTINGS, n=1, cutoff=0.88)
+            if near:
+                raise ValueError(f"{name}: the metadata has {key!r}: did you mean {near[0]}?")
         if self.protocol not in PROTOCOLS:
             raise ValueError(f"{name}: there is no protocol {self.protocol!r}: {' and '.join(PROTOCOLS)} are known")
         known = (prompts.TEMPLATE, prompts.PLAIN) if self.protocol == "strict" else (prompts.TEMPLATE, *prompts.FORMATS)

@@ -153,3 +153,15 @@ def test_under_lm_evals_own_evaluator() -> None:
         assert len(found["samples"]["darumeru_rwsd"]) == 2
         for name, values in results.items():
             assert 0.0 <= values["score,none"] <= 1.0, name
+
+
+def test_a_misspelt_setting_is_no_silent_default() -> None:
+    from lm_eval.tasks import TaskManager
+
+    from lep_bench import paths
+
+    manager = TaskManager(include_path=str(paths.folder("tasks")), include_defaults=False, metadata={"protocl": "strict"})
+    with pytest.raises(ValueError, match="'protocl': did you mean protocol"):
+        manager.load(["darumeru_rcb"])
+    fine = {"dtype": "float32", "max_model_len": 4096, "tokenizer_mode": "auto", "batch_size": 1, "device": "cpu", "trust_remote_code": False}
+    assert TaskManager(include_path=str(paths.folder("tasks")), include_defaults=False, metadata=fine).load(["darumeru_rcb"])["tasks"]
