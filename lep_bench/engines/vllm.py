@@ -15,11 +15,12 @@ from typing import Any
 from lep_bench.artifact import Artifact
 from lep_bench.engines import vllm_start
 from lep_bench.engines.base import Counts, Decode, EngineInfo, Ids, Sampling, StopStrings, TokenScores
+from lep_bench.engines.vllm_host import Host, NotInPlace, last
 from lep_bench.errors import CheckpointError, LepBenchError
+from lep_bench.surgery.checkpoint import Checkpoint
 from lep_bench.surgery.export import export
 
 DTYPES = ("float32", "bfloat16", "float16")
-IN_FLIGHT = 256  # requests that vLLM holds at once
 OPTIONS = 128  # ids that one request may ask for (vLLM's MAX_LOGPROB_TOKEN_IDS)
 COLDEST, HOTTEST = 0.01, 2  # a colder one vLLM would raise, with a warning only
 POSITIONS = 8192  # vLLM keeps room for one sequence of full length: of a model for 131,072 tokens that is 16 GiB and more
@@ -32,12 +33,22 @@ class VllmEngine:
 
     vLLM starts with the first `exchange` or question. One runs per process: another that starts ends it, and it starts
     again when it is next asked. `memory`: on a CPU GiB for keys and values (1), on a GPU the share of its memory to use
-    (0.85). `positions`: the longest sequence to make room for.
+    (0.85). `positions`: the longest sequence to make room for. `rows`: the largest vocabulary to make room for; a larger one
+    that comes later costs a new start. `gpus`: how many share the model (tensor parallel).
     """
 
     _running: weakref.ref[VllmEngine] | None = None
 
-    def __init__(self, body: Path, dtype: str = "float32", device: str = "cpu", memory: float | None = None, positions: int | None = None) -> None:
+    def __init__(
+        self,
+        body: Path,
+        dtype: str = "float32",
+        device: str = "cpu",
+        memory: float | None = None,
+        positions: int | None = None,
+        rows: int = 0,
+        gpus: int = 1,
+    ) -> None:
         """Raises LepBenchError without a fitting vLLM (what to install), CheckpointError for a folder that is no checkpoint."""
         if dtype not in DTYPES:
             raise CheckpointError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
@@ -46,48 +57,71 @@ class VllmEngine:
         config = _config(self.body)
         self.max_length = int(getattr(config, "max_position_embeddings", None) or 2048)
         self.positions = min(self.max_length, positions or POSITIONS)
-        self.real_rows = self._rows = int(config.vocab_size)
+        self.real_rows = int(config.vocab_size)
         self.counts = Counts()
         self.model: Artifact | None = None
-        self._memory = memory
-        self._engine: Any = None
-        self._number = 0
+        self.notes: list[str] = []  # why vLLM was started anew where an exchange was expected
+        self._memory, self._room, self._gpus = memory, rows, gpus
+        self._host: Host | None = None
+        self._fixed = False  # the running vLLM is one model's own and cannot become another
 
     # ---- exchange -------------------------------------------------------------------------------------------------
 
     def exchange(self, artifact: Artifact) -> None:
-        """See `Engine`. A model other than the running one is composed as a whole checkpoint, and vLLM starts anew on it.
+        """See `Engine`. In place where the model differs from its body in vocabulary matrices and vectors (norms), and proven;
+        else, or when the proof fails, the model is composed as a whole checkpoint and vLLM starts anew on it.
 
-        Raises CheckpointError when the patch belongs to another body or does not fit it: what ran before goes on.
+        Raises CheckpointError when the patch belongs to another body, does not fit it, or fails the proof even so.
         """
         if Path(artifact.body).resolve() != self.body:
             raise CheckpointError(f"{artifact.name} belongs to the body {artifact.body}, but {self.body} is loaded: it needs an engine of its own")
-        if self._engine is None or _identity(artifact) != _identity(self.model):
-            self._start(artifact)
-        self.model = artifact
+        if self._host is not None and _identity(artifact) == _identity(self.model):
+            self.model = artifact
+            return
+        model = Checkpoint.open(artifact)
+        real = artifact.lep.vocabulary_size or model.rows
+        if real > model.rows:
+            raise CheckpointError(f"{artifact.folder}: lep.json counts {real} vocabulary entries, the head has {model.rows} rows")
+        try:
+            if self._host is None or self._fixed or model.rows > self._host.rows:
+                self._room = max(self._room, model.rows)
+                self._start(self.body)
+            assert self._host is not None
+            self._host.put(model, real)
+        except NotInPlace as why:
+            self.notes.append(f"{artifact.name}: vLLM was started anew: {why}")
+            self._start_anew(artifact, real)
+        except BaseException:
+            self._stop()  # half a model is none
+            raise
+        self.real_rows, self.model = real, artifact
 
-    def _start(self, artifact: Artifact | None) -> None:
-        # Written and proven while the old one still runs; vLLM copies the weights, so the folder is needed for the start only.
+    def _start_anew(self, artifact: Artifact, real: int) -> None:
+        # vLLM copies the weights, so the folder is needed for the start and the proof only.
         with tempfile.TemporaryDirectory(prefix="lep-bench-vllm-", ignore_cleanup_errors=True) as scratch:
-            folder = self.body if artifact is None or artifact.patch is None else export(artifact, Path(scratch) / "model")
-            rows = int(_config(folder).vocab_size)
-            real = (artifact.lep.vocabulary_size if artifact else 0) or rows
-            if artifact and real > rows:
-                raise CheckpointError(f"{artifact.folder}: lep.json counts {real} vocabulary entries, the head has {rows} rows")
-            other = VllmEngine._running() if VllmEngine._running else None
-            for engine in {self, *([other] if other else [])}:
-                engine._stop()
-            self._engine = vllm_start.start(folder, self.info.dtype, self.info.device, self.positions, self._memory)
+            folder = self.body if artifact.patch is None else export(artifact, Path(scratch) / "model")
+            self._start(folder, own=True)
+            assert self._host is not None
+            try:
+                self._host.put(Checkpoint.open(folder), real)
+            except NotInPlace as why:
+                self._stop()
+                raise CheckpointError(f"{artifact.name}: a fresh vLLM fails the proof, so none of its answers can be used: {why}") from why
+
+    def _start(self, folder: Path, own: bool = False) -> None:
+        other = VllmEngine._running() if VllmEngine._running else None
+        for engine in {self, *([other] if other else [])}:
+            engine._stop()
+        rows = 0 if own else self._room
+        self._host = Host(folder, self.info.dtype, self.info.device, self.positions, self._memory, rows, self._gpus)
+        self._fixed = own
         VllmEngine._running = weakref.ref(self)
-        self._rows, self.real_rows = rows, real
-        if real != rows:
-            self._engine.collective_rpc("lep_limit_rows", args=(real,))
 
     def _stop(self) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None:
+        host, self._host = self._host, None
+        if host is not None:
             VllmEngine._running = None
-            vllm_start.end(engine)
+            host.close()
 
     def close(self) -> None:
         """See `Engine`."""
@@ -171,7 +205,7 @@ class VllmEngine:
 
         def take(n: int, output: Any) -> bool:
             context, own = asked[n]
-            best, logprobs = _last(output)
+            best, logprobs = last(output)
             found[context].update({option: (logprobs[option], option == best) for option in own})
             return True
 
@@ -191,7 +225,7 @@ class VllmEngine:
             context, continuation = asked[n]
             if cached and (output.num_cached_tokens or 0) > len(context) - 1:
                 return True
-            best, logprobs = _last(output)
+            best, logprobs = last(output)
             values, greedy = [], list[bool | None]()
             for place, token in enumerate(continuation[:-1]):
                 row = output.prompt_logprobs[place - len(continuation) + 1]
@@ -232,46 +266,28 @@ class VllmEngine:
             raise LepBenchError(
                 f"engine vllm: {longest} tokens in one sequence, room was made for {self.positions} (the model has {self.max_length} positions)"
             )
-        if self._engine is None:
-            self._start(self.model)
+        if self._host is None:
+            self._again()
         # What other questions left in the cache would change the last digits: answers depend on the list of questions only.
-        self._engine.reset_prefix_cache()
+        assert self._host is not None
+        self._host.forget()
 
-    def _parameters(self, new: int, pieces: bool = False, **rest: Any) -> Any:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+    def _again(self) -> None:
+        """Start the vLLM that another engine of this process, or an error, has ended."""
+        model, self.model = self.model, None
+        if model is None:
+            self._start(self.body)
+        else:
+            self.exchange(model)
 
-        kind = RequestOutputKind.DELTA if pieces else RequestOutputKind.FINAL_ONLY
-        made = SamplingParams(**{"temperature": 0.0, **rest}, max_tokens=new, ignore_eos=True, detokenize=False, flat_logprobs=True, output_kind=kind)
-        made.skip_clone = True  # each belongs to one request; vLLM's deep copy takes a fifth of a short request
-        return made
+    def _parameters(self, *given: Any, **named: Any) -> Any:
+        assert self._host is not None
+        return self._host.parameters(*given, **named)
 
     def _ask(self, questions: Iterable[tuple[Key, Any]], take: Callable[[int, Any], bool]) -> None:
-        """Put (ids, parameters) to vLLM, at most `IN_FLIGHT` at once; `take(number, output)` says whether it has enough."""
-        from vllm.inputs import TokensPrompt
-
-        waiting, going = enumerate(questions), dict[str, tuple[int, int]]()
+        assert self._host is not None
         try:
-            while True:
-                while len(going) < IN_FLIGHT and (question := next(waiting, None)):
-                    n, (ids, parameters) = question
-                    self._number += 1
-                    name = str(self._number)
-                    self._engine.add_request(name, TokensPrompt(prompt_token_ids=list(ids)), parameters)
-                    going[name] = (n, len(ids))
-                if not going:
-                    return
-                enough = []
-                for output in self._engine.step():
-                    if output.request_id not in going:
-                        continue
-                    n, size = going[output.request_id]
-                    if take(n, output) or output.finished:
-                        self.counts.tokens_in += size - (output.num_cached_tokens or 0)
-                        del going[output.request_id]
-                        enough += [] if output.finished else [output.request_id]
-                if enough:
-                    self._engine.abort_request(enough)
+            self.counts.tokens_in += self._host.ask(questions, take)
         except BaseException as error:
             self._stop()  # what it still holds, and whether it is sound, is not known: the next question starts it anew
             if vllm_start.out_of_memory(error):
@@ -279,12 +295,6 @@ class VllmEngine:
                     f"engine vllm: out of memory ({vllm_start.line(error)}): give vLLM a smaller share of it (`memory`) or lower IN_FLIGHT"
                 ) from error
             raise
-
-
-def _last(output: Any) -> tuple[int, dict[int, float]]:
-    """(arg max, log-probability per id asked for) behind the end of a prompt."""
-    completion = output.outputs[0]
-    return completion.token_ids[0], {token: value.logprob for token, value in completion.logprobs[0].items()}
 
 
 def _identity(artifact: Artifact | None) -> tuple[Path, str] | None:

@@ -12,8 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lep_bench.errors import CheckpointError, LepBenchError
 
 OLDEST, NEWEST = (0, 26), (0, 32)
@@ -67,17 +65,21 @@ def load() -> Any:
     return vllm
 
 
-def start(folder: Path, dtype: str, device: str, positions: int, memory: float | None) -> Any:
+def start(folder: Path, dtype: str, device: str, positions: int, memory: float | None, rows: int = 0, gpus: int = 1) -> Any:
     """An `LLMEngine` on a checkpoint folder, for sequences of up to `positions` tokens; `memory` as in `VllmEngine`.
+
+    `rows`: vocabulary rows to make room for, where they are more than the folder's; `gpus`: how many share the model.
 
     Raises LepBenchError when the memory does not suffice (what to lower) or the build is for another device, CheckpointError
     when vLLM cannot load the folder.
     """
+    import torch  # here: whether vLLM is installed is asked by commands that must start fast
+
     vllm = load()
     threads = torch.set_num_threads  # its CPU worker replaces this function of torch for good
     try:
         with _quiet():
-            return _engine(vllm, folder, dtype, device, positions, memory)
+            return _engine(vllm, folder, dtype, device, positions, memory, rows, gpus)
     except LepBenchError:
         raise
     except (Exception, SystemExit) as error:
@@ -94,8 +96,10 @@ def start(folder: Path, dtype: str, device: str, positions: int, memory: float |
         torch.set_num_threads = threads
 
 
-def _engine(vllm: Any, folder: Path, dtype: str, device: str, positions: int, memory: float | None) -> Any:
+def _engine(vllm: Any, folder: Path, dtype: str, device: str, positions: int, memory: float | None, rows: int, gpus: int) -> Any:
     from vllm.platforms import current_platform
+
+    from lep_bench.engines.vllm_worker import LOADER, WorkerExtension
 
     cpu = current_platform.is_cpu()
     if cpu != (device == "cpu"):
@@ -107,7 +111,8 @@ def _engine(vllm: Any, folder: Path, dtype: str, device: str, positions: int, me
         model=str(folder), dtype=dtype, seed=0, trust_remote_code=False, skip_tokenizer_init=True, generation_config="vllm",
         # It wants room for one token more than the prompt, also where that token is never read.
         max_model_len=positions + 1, enable_prefix_caching=True, enforce_eager=cpu, disable_log_stats=True, use_tqdm_on_load=False,
-        worker_extension_cls="lep_bench.engines.vllm_worker.WorkerExtension", **share,
+        worker_extension_cls=f"{WorkerExtension.__module__}.{WorkerExtension.__name__}", load_format=LOADER, tensor_parallel_size=gpus,
+        hf_overrides={"vocab_size": rows} if rows else {}, **share,
     )  # fmt: skip
     return vllm.LLMEngine.from_engine_args(arguments)
 
@@ -138,6 +143,8 @@ def _quiet() -> Iterator[None]:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory did not suffice, of the machine or of the GPU."""
+    import torch
+
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 

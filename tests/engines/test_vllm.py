@@ -234,7 +234,7 @@ def test_one_runs_at_a_time_and_close_leaves_nothing() -> None:
         "listening = lambda: [c.laddr.ip for c in psutil.Process().net_connections() if c.status == 'LISTEN']\n"
         "assert set(listening()) <= {'127.0.0.1', '::1'}, listening()\n"
         "engines[1].option_logprobs([[5, 6]], [[7]])\n"
-        "assert engines[0]._engine is None and engines[1]._engine is not None\n"
+        "assert engines[0]._host is None and engines[1]._host is not None\n"
         "assert engines[0].option_logprobs([[5, 6]], [[7]]) == first\n"
         "for engine in engines:\n"
         "    engine.close()\n"
@@ -256,7 +256,7 @@ def test_refusals_are_one_line_that_says_what_to_do(tmp_path: Path) -> None:
     ]
     broken = shutil.copytree(body, tmp_path / "broken")
     (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:-100])
-    cases.append((VllmEngine(broken), CheckpointError, "broken: vLLM cannot load it"))
+    cases.append((VllmEngine(broken), CheckpointError, "model.safetensors is cut short"))
     for engine, kind, message in cases:
         with pytest.raises(kind, match=message) as caught:
             engine.option_logprobs([[1, 2, 3, 4]], [[5]])
