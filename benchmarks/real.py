@@ -36,9 +36,7 @@ PACKAGES = ("fortunes-ru", "manpages-ru", "debian-faq-ru", "developers-reference
 # More text, for training only: the four alone hold too few words for a vocabulary of the paper's size.
 MORE = ("libreoffice-help-ru", "manpages-ru-dev", "gnome-user-docs", "installation-guide-amd64", "aptitude-doc-ru", "maint-guide-ru")
 ENGLISH = ("manpages", "manpages-dev", "fortunes")
-LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+LLAMA3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA3_CHAT = (
     "{{ bos_token }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' "
     "+ message['content'] | trim + '<|eot_id|>' }}{% endfor %}"
@@ -210,7 +208,7 @@ def _documents(file: Path) -> Iterator[str]:
 
 
 def _without_roff(text: str) -> str:
-    lines = (line for line in text.splitlines() if not line.startswith((".\\\"", "'\\\"", ".de", ".ie", ".el", ".if", ".TH", ".nr", ".ds")))
+    lines = (line for line in text.splitlines() if not line.startswith(('.\\"', "'\\\"", ".de", ".ie", ".el", ".if", ".TH", ".nr", ".ds")))
     kept = (re.sub(r"^\.[A-Za-z]+ ?", "", line) for line in lines)
     return re.sub(r"\\f(\[[^\]]*\]|\(..|.)|\\[&,/|^]", "", "\n".join(kept)).replace("\\-", "-").replace("\\(em", "—").replace('"', "")
 

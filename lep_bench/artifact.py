@@ -83,9 +83,11 @@ def read(folder: Path) -> Artifact:
     return Artifact(folder, sources.locate(body) if lep.kind == "patch" and body else folder, lep)
 
 
-def whole(location: str, model: str, stage: str, fingerprint: str, revision: str | None = None) -> Artifact:
-    """A complete checkpoint (base, instruct, baseline, the user's own) as an artifact. Raises CheckpointError."""
-    folder = sources.locate(location, revision)
+def whole(location: str, model: str, stage: str, fingerprint: str, revision: str | None = None, weights: bool = True) -> Artifact:
+    """A complete checkpoint (base, instruct, baseline, the user's own) as an artifact; without `weights` its tokenizer alone. What is
+    served by name only has no folder: `api:NAME` stands in its place. Raises CheckpointError."""
+    served = sources.served(location) is not None
+    folder = Path(location) if served else sources.locate(location, revision) if weights else sources.locate_tokenizer(location, revision)
     if (folder / PATCH).is_file():
         return read(folder)
     lep = Lep(
@@ -93,7 +95,7 @@ def whole(location: str, model: str, stage: str, fingerprint: str, revision: str
         fingerprint=fingerprint,
         kind="checkpoint",
         stage=stage,
-        vocabulary_size=entries(folder),
+        vocabulary_size=0 if served else entries(folder),
         parents=(Parent(role="body", name=model, location=location, revision=revision),),
     )
     return Artifact(folder, folder, lep)

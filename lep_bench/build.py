@@ -44,15 +44,15 @@ class Workshop:
         location, revision = sources.parted(parent)
         return sources.locate(location, revision)
 
-    def artifact(self, parent: str, stage: str = "checkpoint") -> Artifact:
-        """The finished artifact of a node, or a whole checkpoint. Raises CheckpointError when it is not there."""
+    def artifact(self, parent: str, stage: str = "checkpoint", weights: bool = True) -> Artifact:
+        """The finished artifact of a node, or a whole checkpoint (see `artifact.whole`). Raises CheckpointError when it is not there."""
         if parent in self.nodes:
             try:
                 return artifact.read(self.nodes[parent].folder)
             except CheckpointError as error:
                 raise CheckpointError(f"{error}; remove {self.nodes[parent].folder} and run the same command again") from error
         location, revision = sources.parted(parent)
-        return artifact.whole(location, location, stage, sources.checkpoint_digest(location, revision), revision)
+        return artifact.whole(location, location, stage, sources.checkpoint_digest(location, revision, weights), revision, weights)
 
 
 def ensure(node: Node, shop: Workshop, progress: Progress) -> str:
@@ -93,11 +93,7 @@ def lep_of(node: Node, body: str, shop: Workshop) -> Lep:
         else:
             location, revision = sources.parted(parent)
             name = f"{node.family}/{role}" if role in ("base", "instruct") else f"{node.family}/{body}" if role == "body" else location
-            parents.append(
-                Parent(
-                    role=role, name=name, location=location, revision=revision, digest=sources.checkpoint_digest(location, revision)
-                )
-            )
+            parents.append(Parent(role=role, name=name, location=location, revision=revision, digest=sources.checkpoint_digest(location, revision)))
     return Lep(
         model=node.model,
         fingerprint=node.fingerprint,

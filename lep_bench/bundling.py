@@ -97,6 +97,7 @@ def store(found: Sequence[Found], root: Path, tell: Callable[[str], None]) -> tu
     atomic.need_space(root, need)
     entries, missing = [], []
     for one in found:
+        word = "there" if here(one, root) else "stored"
         try:
             entries.append(_store(one, root))
         except sources.HubUnreachable as error:
@@ -105,7 +106,8 @@ def store(found: Sequence[Found], root: Path, tell: Callable[[str], None]) -> tu
             missing.append(str(error))
         else:
             doubt = "" if one.commit or one.need.kind == "dictionaries" else ", a copy: no manifest proves its revision"
-            tell(f"stored {one.need.kind} {one.need.id}: {len(one.files)} files, {entries[-1].bytes:,} bytes{doubt}")
+            files = f"{len(one.files)} file{'s' if one.files[1:] else ''}"
+            tell(f"{word}: {one.need.kind} {one.need.id}: {files}, {entries[-1].bytes:,} bytes{doubt}")
     return entries, missing
 
 

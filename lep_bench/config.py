@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,12 +13,12 @@ from typing import Literal
 
 import yaml
 
-from lep_bench import paths, yamlfile
+from lep_bench import paths, sources, yamlfile
 from lep_bench.errors import ConfigError, LepBenchError, UnknownName, unknown
 from lep_bench.plugin import Kind
 from lep_bench.registry import Registry
 from lep_bench.results import Stage
-from lep_bench.schema import Baseline, Family, Suite
+from lep_bench.schema import Baseline, Devices, Family, Suite, suite_faults
 from lep_bench.schema import Conversation as Conversation  # offered here too: whoever reads configs needs one import
 from lep_bench.schema import Mean as Mean
 from lep_bench.schema import Pretraining as Pretraining
@@ -42,6 +43,8 @@ class ModelSpec:
     format: Literal["plain", "chat"] | None = None
     conversation: str | None = None
     parameters: int | None = None
+    url: str | None = None  # of the server, for a model `api:NAME`
+    key_variable: str | None = None
 
     @property
     def is_instruct(self) -> bool:
@@ -120,16 +123,10 @@ class Configs:
         return family.model_copy(update={**roles, "vocabularies": vocabularies, "corpus": corpus})
 
     def suite(self, name: str) -> Suite:
-        """Read a suite; the tasks of its means must be its own."""
+        """Read a suite; raises ConfigError for what `schema.suite_faults` finds in it."""
         suite = yamlfile.read(self.file("suites", name), Suite, name=name)
-        means: list[tuple[tuple[str, ...], Iterable[str]]] = [(("mean", "tasks"), suite.mean.tasks)]
-        means += [((part, label), tasks) for part in ("groups", "without") for label, tasks in getattr(suite, part).items()]
-        for where, tasks in means:
-            for task in tasks:
-                if task not in suite.tasks:
-                    raise ConfigError(f"{self.place('suites', name, *where)}: {task} is not among the suite's tasks: {', '.join(suite.tasks)}")
-        if suite.protocol != "paper" and any("micro-avg" in label.lower() for label in (suite.mean.name or "", *suite.without, *suite.groups)):
-            raise ConfigError(f"{self.place('suites', name, 'mean', 'name')}: Micro-Avg is the paper's mean, under protocol paper: give another name")
+        for where, wrong in suite_faults(suite):
+            raise ConfigError(f"{self.place('suites', name, *where)}: {wrong}")
         return suite
 
     def baseline(self, name: str) -> Baseline:
@@ -137,10 +134,14 @@ class Configs:
         baseline = yamlfile.read(self.file("baselines", name), Baseline, name=name)
         return baseline.model_copy(update={"model": self._placed("baselines", name, baseline.model, "model")})
 
+    def devices(self, name: str) -> Devices:
+        """Read a hardware config."""
+        return yamlfile.read(self.file("hardware", name), Devices, name=name)
+
     def _placed(self, kind: str, name: str, location: str, *where: str) -> str:
         """`location` as it stands when it is `builtin:` or a Hub id, else the folder as an absolute path: a relative one is
         relative to the YAML, wherever the command is run. Raises ConfigError (file:line: field) for a folder that is not there."""
-        if location.startswith("builtin:"):
+        if location.startswith(("builtin:", sources.API)):
             return location
         here = self.file(kind, name).parent
         folder = here / Path(location).expanduser()
@@ -175,6 +176,8 @@ def checkpoints(suite: Suite, configs: Configs) -> list[Checkpoint]:
             if given.donor is not None:
                 found.append(Checkpoint(f"{name}/{part}/donor", given.donor, given.donor_revision, size, unverified=given.unverified))
     for given in map(configs.baseline, suite.baselines):
+        if given.model.startswith(sources.API):
+            continue  # nothing of it is ever here
         found.append(Checkpoint(f"baselines/{given.name}", given.model, given.revision, given.parameters, given.gated, given.unverified))
     return found
 
@@ -230,20 +233,36 @@ def in_all(model: ModelSpec, family: Family, registry: Registry) -> bool:
 
 
 def select(patterns: Sequence[str], suite: Suite, configs: Configs, registry: Registry, seeds: int = 1) -> list[ModelSpec]:
-    """The models that `--models` names: `all`, exact names, patterns (`mini-llama/*/conversion`), paths or Hub ids.
+    """The models that `--models` names: `all` (of the suite), exact names and patterns (`mini-llama/*/conversion`) of any family,
+    which win over Hub ids of the same text, paths or Hub ids.
 
     Raises UnknownName (with near names) for a name or pattern that fits nothing, ConfigError for a broken family.
     """
-    known = everything(suite, configs, registry)
+    known = everything(widened(suite, patterns, configs), configs, registry)
     usual = all_names(suite, configs, registry)
     chosen: dict[str, ModelSpec] = {}
     for pattern in patterns:
         for model in _matching(pattern, known, usual):
             other = chosen.setdefault(model.name, model)
             if other.location != model.location:
-                raise LepBenchError(f"{other.location} and {model.location} would both be called {model.name}: rename one of them")
+                raise LepBenchError(f"{other.location} and {model.location} would both be called {model.name}: {another_name(model)}")
     order = {m.name: i for i, m in enumerate(known)}
     return with_seeds(sorted(chosen.values(), key=lambda m: order.get(m.name, len(order))), seeds)
+
+
+def widened(suite: Suite, names: Iterable[str], configs: Configs) -> Suite:
+    """The suite with the families and baselines beside its own that names of models begin with: any model can be asked what it asks."""
+    names = set(names)
+    heads = {name.split("/")[0] for name in names if "/" in name}
+    families = [name for name in configs.names("families") if name in heads and name not in suite.families]
+    baselines = [name for name in configs.names("baselines") if f"baselines/{name}" in names and name not in suite.baselines]
+    return suite.model_copy(update={"families": (*suite.families, *families), "baselines": (*suite.baselines, *baselines)})
+
+
+def another_name(model: ModelSpec) -> str:
+    """What to do about two checkpoints of one name."""
+    link = f"ln -s {model.location} OTHER-NAME, then --models ./OTHER-NAME" if Path(model.location or "").is_absolute() else "rename the folder"
+    return f"give one of them a name of its own ({link})"
 
 
 def everything(suite: Suite, configs: Configs, registry: Registry) -> list[ModelSpec]:
@@ -255,7 +274,7 @@ def everything(suite: Suite, configs: Configs, registry: Registry) -> list[Model
         models += _derived(name, configs, registry)
     for given in map(configs.baseline, suite.baselines):
         known = {"location": given.model, "revision": given.revision, "parameters": given.parameters}
-        known |= {"format": given.format, "conversation": given.conversation}
+        known |= {"format": given.format, "conversation": given.conversation, "url": given.url, "key_variable": given.key_variable}
         models.append(ModelSpec(f"baselines/{given.name}", "baseline", **known))
     return models
 
@@ -305,11 +324,14 @@ def _matching(pattern: str, known: list[ModelSpec], usual: set[str]) -> list[Mod
         raise unknown("model pattern", pattern, [m.name for m in known], "(lep-bench models lists them all)")
     if pattern.startswith("builtin:"):
         return [ModelSpec(f"local/{_local_name(pattern.replace('/', '--'))}", "local", location=pattern)]
+    if pattern.startswith(sources.API) and pattern != sources.API:
+        return [ModelSpec(f"local/{_local_name(pattern.replace('/', '--'))}", "local", location=pattern, format="chat")]
     local = Path(pattern).expanduser()
     if local.exists() or pattern.startswith(("/", "./", "../", "~")):
         if not local.is_dir():
-            raise LepBenchError(f"--models {pattern}: no such folder; a model is a checkpoint folder, a Hub id or a name from lep-bench models")
-        return [ModelSpec(f"local/{_local_name(local.resolve().name)}", "local", location=str(local.resolve()))]
+            raise LepBenchError(f"{pattern}: no such folder; a model is a checkpoint folder, a Hub id or a name from lep-bench models")
+        # The name as it was given: a link is how one of two folders of the same name gets another one.
+        return [ModelSpec(f"local/{_local_name(Path(os.path.abspath(local)).name)}", "local", location=str(local.resolve()))]
     names = [m.name for m in known]
     # ORGANISATION/NAME may be a Hub id, but not when it looks like one of our names with a slip in it.
     ours = pattern.split("/")[0] in {name.split("/")[0] for name in names} or difflib.get_close_matches(pattern, names, cutoff=0.8)

@@ -30,12 +30,24 @@ class TrainingDiverged(LepBenchError):
     """A training whose loss or weights are not finite: that model and what needs it fail, a run goes on."""
 
 
+class EngineError(LepBenchError):
+    """An engine that cannot take a model (no memory, an architecture it does not know): that model fails, a run goes on."""
+
+
 class TaskError(LepBenchError):
     """A task folder that cannot be read or a task that breaks its contract."""
 
 
 class RunFailed(LepBenchError):
     """The run went through, but some cells failed: exit code 1, with their list already printed."""
+
+
+def reason(error: BaseException) -> str:
+    """Why, in one line and without the name of a class: what somebody else's code raised, for a message of ours."""
+    if isinstance(error, KeyError) and error.args:
+        return f"there is no {error.args[0]!r}"
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else f"no reason given ({type(error).__name__})"
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UnknownName:

@@ -6,6 +6,7 @@ torch.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,14 @@ StageKind = Literal["vocabulary", "init", "instruct-init", "donor", "propagation
 
 # Revision of our own code per stage: raise one by hand when a change to that stage changes its outcome.
 REVISIONS: dict[str, int] = {"vocabulary": 1, "init": 2, "instruct-init": 2, "donor": 1, "propagation": 3, "answers": 1, "tuning": 1, "score": 1}
+
+
+@dataclass(frozen=True)
+class Server:
+    """What answers for a model with engine api: `url` (empty: not named yet), and the environment variable that holds its key."""
+
+    url: str = ""
+    key_variable: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,8 @@ class Node:
     cached: bool = False
     seconds: float = 0.0
     bytes: int = 0
+    body: str = ""  # of a score node: what an engine must have loaded, so that putting the model in place costs little
+    server: Server | None = None  # of a score node: what is asked in place of an engine of ours
 
 
 @dataclass(frozen=True)
@@ -81,12 +92,10 @@ class Plan:
         """References (`checkpoint:LOCATION[@REVISION]`) of the checkpoints that a node reads, the bodies of cached patches included."""
         done = {n.id: n for n in self.cached}
         found = set()
-        for parent in node.parents.values():
-            while parent in done:  # a patch is laid over the instruct model's body, or the base's
-                parents = done[parent].parents
-                parent = parents.get("instruct") or parents.get("base", "")
-            if parent.startswith("checkpoint:"):
-                found.add(parent)
+        for parent in node.parents.values() if node.server is None else ():  # of what is served, the tokenizer alone is read
+            reference = body(parent, done)
+            if reference.startswith("checkpoint:"):
+                found.add(reference)
         return found
 
     def without(self, checkpoints: Collection[str]) -> Plan:
@@ -98,11 +107,20 @@ class Plan:
         return replace(self, nodes=left)
 
 
+def body(parent: str, nodes: Mapping[str, Node]) -> str:
+    """The checkpoint that a model of `nodes` is a patch of; anything else is its own body."""
+    while parent in nodes:  # a patch is laid over the instruct model's body, or the base's
+        parents = nodes[parent].parents
+        parent = parents.get("instruct") or parents.get("base", "")
+    return parent
+
+
 @dataclass(frozen=True)
 class Settings:
-    """What the command line adds to a suite: engine, row limit, speed of the hardware (estimates only)."""
+    """What the command line adds to a suite: engine, server, row limit, speed of the hardware (estimates only)."""
 
     engine: str = "hf"
+    server: Server = Server()
     limit: int | None = None
     flops: float = 6.0e10  # per second and worker, for estimates only
 
@@ -142,13 +160,32 @@ def cell_key(scoring: Scoring, engine: str, task: TaskFile, seed: int) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Seat:
+    """What a worker has at hand: the group it worked on last, and the body its engine has loaded."""
+
+    group: str | None = None
+    body: str | None = None
+
+    def after(self, node: Node) -> Seat:
+        """Building loads no engine and leaves the one that is there."""
+        return Seat(node.group, node.body or self.body)
+
+
 def makespan(plan: Plan, workers: int) -> tuple[float, float]:
     """(estimated seconds of the run with `workers`, the bound total / workers) under the order that `run` uses."""
+    ends = [begin + node.seconds for _, node, begin in schedule(plan, workers)]
+    return max(ends, default=0.0), sum(n.seconds for n in plan.nodes.values()) / max(1, workers)
+
+
+def schedule(plan: Plan, workers: int) -> list[tuple[int, Node, float]]:
+    """(worker, node, second at which it begins) in the order that `run` uses, each node taking what was estimated for it."""
     ranks = priorities(plan)
     done: dict[str, float] = {}
     free = [0.0] * max(1, workers)
-    groups: list[str | None] = [None] * len(free)
+    seats = [Seat()] * len(free)
     waiting = dict(plan.nodes)
+    made = []
     while waiting:
         slot = min(range(len(free)), key=free.__getitem__)
         begin = {
@@ -157,20 +194,28 @@ def makespan(plan: Plan, workers: int) -> tuple[float, float]:
             if all(d in done for d in n.needs if d in plan.nodes)
         }
         now = max(free[slot], min(begin.values()))
-        node = pick([waiting[i] for i, at in begin.items() if at <= now], ranks, groups[slot], groups[:slot] + groups[slot + 1 :])
+        node = pick([waiting[i] for i, at in begin.items() if at <= now], ranks, seats[slot], seats[:slot] + seats[slot + 1 :])
         free[slot] = done[node.id] = now + node.seconds
-        groups[slot] = node.group
-        del waiting[node.id]
-    return max(free), sum(n.seconds for n in plan.nodes.values()) / len(free)
+        seats[slot] = seats[slot].after(node)
+        made.append((slot, waiting.pop(node.id), now))
+    return made
 
 
-def pick(ready: Sequence[Node], ranks: Mapping[str, float], own: str | None, others: Sequence[str | None]) -> Node:
-    """The node an idle worker takes: first what trainings wait for, longest way first; then its own group (engine and
-    prompts are loaded there), then a group no other worker is at."""
+def pick(ready: Sequence[Node], ranks: Mapping[str, float], own: Seat, others: Sequence[Seat]) -> Node:
+    """The node an idle worker takes: first what trainings wait for, longest way first, and whatever else is to be built;
+    then scores on the body it has loaded (another takes a vLLM up to half a minute, a patch less than a second), of its own
+    group before others (prompts are compiled there). A new body is the one with the most to do per worker at it."""
     training = [node for node in ready if node.kind in ("vocabulary", "init", "donor", "answers")]
     if training:
         return max(training, key=lambda n: ranks[n.id])
-    return max(ready, key=lambda n: (n.group == own, n.group not in others, ranks[n.id]))
+    possible = [node for node in ready if not node.body] or [node for node in ready if node.body == own.body]
+    if not possible:
+        at = Counter(seat.body for seat in others)
+        work = {b: sum(node.seconds for node in ready if node.body == b) for b in dict.fromkeys(node.body for node in ready)}
+        most = max(work, key=lambda b: work[b] / (1 + at[b]))
+        possible = [node for node in ready if node.body == most]
+    groups = {seat.group for seat in others}
+    return max(possible, key=lambda n: (n.group == own.group, n.group not in groups, ranks[n.id]))
 
 
 def priorities(plan: Plan) -> dict[str, float]:

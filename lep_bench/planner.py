@@ -14,7 +14,7 @@ from lep_bench import artifact, corpora, sources
 from lep_bench.config import ORIGINAL, Configs, Family, ModelSpec, Suite
 from lep_bench.errors import ConfigError, UnknownName
 from lep_bench.fingerprint import digest
-from lep_bench.plan import REVISIONS, Cell, Node, Plan, Settings, StageKind, asking, cell_key
+from lep_bench.plan import REVISIONS, Cell, Node, Plan, Server, Settings, StageKind, asking, body, cell_key
 from lep_bench.plugin import Kind, Params
 from lep_bench.registry import Registry
 from lep_bench.results import ModelRecord
@@ -94,7 +94,8 @@ class _Planner:
         prints = {role: self.nodes[p].fingerprint if p in self.nodes else self.source(p) for role, p in parents.items()}
         resolved = {"stage": kind, "revision": REVISIONS[kind], "parents": prints, **resolved}
         if adapter:
-            entry = self.registry.get(_adapter_kind(kind), adapter)
+            assert kind in ("vocabulary", "propagation", "tuning"), kind
+            entry = self.registry.get(kind, adapter)  # type: ignore[arg-type]
             resolved |= {"adapter": adapter, "source": entry.source_digest, "params": params or {}}
         if kind in ("donor", "tuning"):
             resolved["seed"] = seed
@@ -122,9 +123,9 @@ class _Planner:
         self.nodes[node_id] = node
         return node
 
-    def source(self, parent: str) -> str:
+    def source(self, parent: str, weights: bool = True) -> str:
         if parent not in self.sources:
-            self.sources[parent] = sources.checkpoint_digest(*sources.parted(parent))
+            self.sources[parent] = sources.checkpoint_digest(*sources.parted(parent), weights)
         return self.sources[parent]
 
     def base(self, family: Family) -> str:
@@ -275,6 +276,8 @@ class _Planner:
         """Add the score node with the cells that are not current. Returns the count of current cells."""
         made_by, lineage = self.model(spec)
         node = self.nodes.get(made_by)
+        server = self.server(spec)
+        engine = self.settings.engine if server is None else "api"
         record = ModelRecord(
             name=spec.name,
             family=spec.family,
@@ -285,20 +288,23 @@ class _Planner:
             variant=spec.variant,
             seed=spec.seed,
             lineage=lineage,
-            fingerprint=node.fingerprint if node else self.source(made_by),
+            fingerprint=node.fingerprint if node else self.source(made_by, weights=server is None),
         )
         family = self.family(spec.family) if spec.family else None
         conversation, scoring = asking(self.suite, spec, family, self.settings.limit)
+        if server is not None:
+            scoring = scoring.model_copy(update={"dtype": "unknown"})  # no server tells
         cells, current = [], 0
         for task in tasks:
-            key = cell_key(scoring, self.settings.engine, task, spec.seed)
+            key = cell_key(scoring, engine, task, spec.seed)
             self.expected.append((record, task.name, key))
             old = self.store.read(self.suite.name, spec.name, task.name, key)
             if old is not None and old.status == "ok" and old.model.fingerprint == record.fingerprint:
                 current += 1
             else:
                 cells.append(Cell(task, key))
-        count = self.parameters(family) if family else spec.parameters or sources.parameters(spec.location or "")
+        # How fast a server is, nobody knows.
+        count = 0 if server else self.parameters(family) if family else spec.parameters or sources.parameters(spec.location or "")
         tokens = 25_000 * (1 + conversation.shots) * max(1, len(cells)) * (1 if self.settings.limit is None else 0.1)
         group = f"{spec.family}/{spec.vocabulary or 'original'}" if spec.family else spec.name
         node_id = f"score:{spec.key}"
@@ -320,11 +326,14 @@ class _Planner:
             cached=not cells,
             seconds=0.5 + 2.0 * count * tokens / self.settings.flops,
             bytes=200_000 * len(cells),
+            body=made_by if spec.tuning and self.settings.engine == "vllm" else body(made_by, self.nodes),  # vLLM cannot exchange what tunings change
+            server=server,
         )
         return current
 
-
-def _adapter_kind(kind: StageKind) -> Kind:
-    if kind in ("vocabulary", "propagation", "tuning"):
-        return kind  # type: ignore[return-value]
-    raise AssertionError(kind)
+    def server(self, spec: ModelSpec) -> Server | None:
+        """Who answers for the model: a server where it is served by name or engine api was asked for. The command line's comes first."""
+        if sources.served(spec.location or "") is None and self.settings.engine != "api":
+            return None
+        given = self.settings.server
+        return Server(given.url or spec.url or "", given.key_variable or spec.key_variable)

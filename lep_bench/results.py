@@ -58,23 +58,46 @@ class Score(Frozen):
     samplings: int = 1
 
 
+class Machine(Frozen):
+    """What numbers come from: two that differ here differ in their last digits, and in their timings."""
+
+    engine: str
+    version: str
+    device: str  # its kind: cpu, or the name of the GPU
+    dtype: str
+
+
 class Provenance(Frozen):
-    """Where and how a result came about. Recorded, never part of a key."""
+    """Where and how a result came about. Recorded, never part of a key.
+
+    `seconds` are the whole cell's, prompts included; `engine_seconds` those in which the engine answered. With answers
+    `from_store` (of `requests` + `from_store`) the work below is that of the others only.
+    """
 
     created: str
     git_commit: str | None = None
     git_dirty: bool | None = None
     packages: dict[str, str] = {}
     engine: str
+    engine_version: str = ""
     device: str
+    device_kind: str = ""
     dtype: str
     hardware: dict[str, Any] = {}
     seconds: float = 0.0
+    engine_seconds: float = 0.0
     requests: int = 0
+    from_store: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
-    characters: int = 0
+    characters: int = 0  # of the requests' texts
+    peak_memory: int = 0  # bytes, while the engine answered: of the process, on a GPU of what torch held there; 0: not known
     notes: tuple[str, ...] = ()  # what had to be done to read the model, and counts: prompts cut, shots dropped, rows left out
+
+    @property
+    def machine(self) -> Machine:
+        """What the numbers come from; version and device kind are empty in results of earlier versions of lep-bench."""
+        return Machine(engine=self.engine, version=self.engine_version, device=self.device_kind, dtype=self.dtype)
 
 
 class TaskResult(Frozen):
@@ -115,3 +138,16 @@ class Sample(Frozen):
     prompt_ids: str
     shots: int = 0
     cut: bool = False
+
+
+class Noise(Frozen):
+    """How far one machine's answers depend on the batches they were computed in: the same `items` of an option task asked twice.
+
+    `flipped` chose another option the second time; `largest` is the largest difference of a log-probability (nats)."""
+
+    machine: Machine
+    model: str
+    task: str
+    items: int
+    flipped: int
+    largest: float

@@ -6,15 +6,16 @@ import multiprocessing
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Protocol
 
-from lep_bench import paths, worker
+from lep_bench import atomic, worker
 from lep_bench.config import Configs
 from lep_bench.errors import LepBenchError
-from lep_bench.plan import Node, Plan, pick, priorities
+from lep_bench.hardware import Hardware
+from lep_bench.plan import Node, Plan, Seat, pick, priorities
 from lep_bench.store import Store
 from lep_bench.worker import Event, Order
 
@@ -25,22 +26,6 @@ class Observer(Protocol):
     def started(self, node: Node, worker: int) -> None: ...
 
     def event(self, node: Node, event: Event) -> None: ...
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """What a run uses; recorded, never part of a key. `workers` processes with `threads` each."""
-
-    workers: int
-    threads: int
-    device: str = "cpu"
-
-    @classmethod
-    def detect(cls, workers: int | None = None) -> Hardware:
-        """One worker per core up to 8 (small models gain nothing from threads), threads = cores / workers."""
-        cores = paths.cores()
-        count = max(1, min(workers or min(cores, 8), 64))
-        return cls(count, max(1, cores // count))
 
 
 @dataclass
@@ -61,7 +46,7 @@ class _Worker:
     connection: Connection
     lifeline: Connection
     node: Node | None = None
-    group: str | None = None
+    seat: Seat = Seat()
 
 
 class _Broken(Exception):
@@ -73,34 +58,44 @@ def execute(
 ) -> Outcome:
     """Do every node of the plan. Whoever calls holds `store.lock()`.
 
-    An adapter or task that fails is recorded as failed cells and the run goes on. Raises LepBenchError for what the
-    user must mend (a full disk, a damaged checkpoint); everything finished until then is kept.
+    An adapter or task that fails is recorded as failed cells and the run goes on; so is a model whose worker dies twice.
+    Raises LepBenchError for what the user must mend (a full disk, a damaged checkpoint); everything finished until then is
+    kept.
     """
     outcome = Outcome()
     begin = time.monotonic()
     if plan.nodes:
         nodes = {**{n.id: n for n in plan.cached}, **plan.nodes}
-        order = Order(plan.suite.name, store, nodes, configs, adapters, tasks, hardware.threads, hardware.device, plan.engine)
+        order = Order(plan.suite.name, store, nodes, configs, adapters, tasks, hardware)
         with _workers(min(hardware.workers, len(plan.nodes)), order) as crew:
-            _loop(plan, order, crew, observer, outcome)
+            run = _Run(plan, order, crew, observer, outcome)
+            run.go()
+        if run.deaths:
+            atomic.sweep(store.root)
     outcome.seconds = time.monotonic() - begin
     return outcome
 
 
+def _start(number: int, order: Order) -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    # The child reads from `far` and exits when `near`, which only this process holds, is closed: kill -9 included.
+    far, near = context.Pipe(duplex=False)
+    # A daemon may have no children; a vLLM on several GPUs has one on each, and ends them with itself.
+    daemon = len(order.hardware.seen_by(number)) < 2
+    process = context.Process(target=worker.main, args=(order, theirs, far, number), name=f"lep-bench-worker-{number}", daemon=daemon)
+    process.start()
+    theirs.close()
+    far.close()
+    return _Worker(number, process, ours, near)
+
+
 @contextmanager
 def _workers(count: int, order: Order) -> Iterator[list[_Worker]]:
-    context = multiprocessing.get_context("spawn")
-    crew = []
+    crew: list[_Worker] = []
     try:
         for number in range(count):
-            ours, theirs = context.Pipe()
-            # The child reads from `far` and exits when `near`, which only this process holds, is closed: kill -9 included.
-            far, near = context.Pipe(duplex=False)
-            process = context.Process(target=worker.main, args=(order, theirs, far), name=f"lep-bench-worker-{number}", daemon=True)
-            process.start()
-            theirs.close()
-            far.close()
-            crew.append(_Worker(number, process, ours, near))
+            crew.append(_start(number, order))
         yield crew
         for member in crew:
             member.connection.close()  # they see the end of their orders and leave by themselves
@@ -117,67 +112,99 @@ def _workers(count: int, order: Order) -> Iterator[list[_Worker]]:
             member.process.join()
 
 
-def _loop(plan: Plan, order: Order, crew: list[_Worker], observer: Observer, outcome: Outcome) -> None:
-    ranks = priorities(plan)
-    waiting = dict(plan.nodes)
-    broken: dict[str, str] = {}  # node id -> why it and all that needs it cannot be
-    finished: set[str] = {node.id for node in plan.cached}
-    while waiting or any(member.node for member in crew):
-        for node in [n for n in waiting.values() if any(need in broken for need in n.needs)]:
-            why = next(broken[need] for need in node.needs if need in broken)
-            _give_up(waiting.pop(node.id), why, order, observer, outcome, broken)
-        for member in crew:
-            ready = [n for n in waiting.values() if all(need in finished for need in n.needs)]
-            if member.node is None and ready:
-                node = pick(ready, ranks, member.group, [m.group for m in crew if m is not member and m.node])
-                member.node, member.group = waiting.pop(node.id), node.group
-                member.connection.send(node.id)
-                observer.started(node, member.number)
-        busy = {m.connection: m for m in crew if m.node}
-        if not busy:
-            continue
-        for connection in wait(list(busy), timeout=1.0):
-            member = busy[connection]  # type: ignore[index]
-            node = member.node
-            assert node is not None
-            try:
-                event = member.connection.recv()
-            except (EOFError, OSError):
-                member.process.join(timeout=5)
-                raise LepBenchError(
-                    f"the worker doing {node.model} ({node.kind}) died with exit code {member.process.exitcode}, often for lack of memory: "
-                    "free some or use --workers 1, and run the same command again; what was finished is kept"
-                ) from None
-            _hear(event, node, member, order, observer, outcome, finished, broken)
+class _Run:
+    """The nodes of a plan, given to a crew one by one in order of need."""
 
+    def __init__(self, plan: Plan, order: Order, crew: list[_Worker], observer: Observer, outcome: Outcome) -> None:
+        self.order, self.crew, self.observer, self.outcome = order, crew, observer, outcome
+        self.ranks = priorities(plan)
+        self.waiting = dict(plan.nodes)
+        self.finished: set[str] = {node.id for node in plan.cached}
+        self.broken: dict[str, str] = {}  # node id -> why it and all that needs it cannot be
+        self.deaths: set[str] = set()  # nodes that a worker died of
+        self.heard: dict[str, set[str]] = {}  # score node -> its tasks that are written
 
-def _hear(
-    event: Event, node: Node, member: _Worker, order: Order, observer: Observer, outcome: Outcome, finished: set[str], broken: dict[str, str]
-) -> None:
-    if event.kind == "cell":
-        outcome.scored += 1
-    elif event.kind == "cell-failed":
-        outcome.failed.append((node.model, event.task, event.text))
-    elif event.kind == "done":
-        member.node = None
-        finished.add(node.id)
-        outcome.built += node.kind != "score"
-    elif event.kind == "failed":
-        member.node = None
-        _give_up(node, event.text, order, observer, outcome, broken)
-        return
-    elif event.kind == "error":
-        raise LepBenchError(f"{node.model} ({node.kind}): {event.text}")
-    elif event.kind == "crash":
-        raise _Broken(f"in the worker doing {node.model} ({node.kind}):\n{event.text}")
-    observer.event(node, event)
+    def go(self) -> None:
+        """Until every node is finished or broken."""
+        while self.waiting or any(member.node for member in self.crew):
+            for node in [n for n in self.waiting.values() if any(need in self.broken for need in n.needs)]:
+                self.give_up(self.waiting.pop(node.id), next(self.broken[need] for need in node.needs if need in self.broken))
+            for member in self.crew:
+                ready = [n for n in self.waiting.values() if all(need in self.finished for need in n.needs)]
+                if member.node is None and ready:
+                    node = pick(ready, self.ranks, member.seat, [m.seat for m in self.crew if m is not member])
+                    self.give(member, self.waiting.pop(node.id))
+            busy = {m.connection: m for m in self.crew if m.node}
+            for connection in wait(list(busy), timeout=1.0) if busy else ():
+                member = busy[connection]  # type: ignore[index]
+                try:
+                    event = member.connection.recv()
+                except (EOFError, OSError):
+                    member.process.join(timeout=5)
+                    self.died(member, f"exit code {member.process.exitcode}, often for lack of memory")
+                else:
+                    self.hear(event, member)
 
+    def give(self, member: _Worker, node: Node) -> None:
+        """Let a worker do a node."""
+        member.node, member.seat = node, member.seat.after(node)
+        try:
+            member.connection.send(node.id)
+        except OSError:
+            pass  # it died while it had nothing to do: the loop reads the end of its connection
+        self.observer.started(node, member.number)
 
-def _give_up(node: Node, why: str, order: Order, observer: Observer, outcome: Outcome, broken: dict[str, str]) -> None:
-    """Record a node that cannot be done: its own cells as failed, its users through the loop."""
-    broken[node.id] = why
-    outcome.broken.setdefault(node.model, why)
-    for cell in node.cells:
-        order.store.write(worker.failure(node, cell, why, order), ())
-        outcome.failed.append((node.model, cell.task.name, why))
-    observer.event(node, Event("failed", node.id, why))
+    def hear(self, event: Event, member: _Worker) -> None:
+        """What a worker says about its node."""
+        node = member.node
+        assert node is not None
+        if event.kind in ("cell", "cell-failed"):
+            self.heard.setdefault(node.id, set()).add(event.task)
+            if event.kind == "cell":
+                self.outcome.scored += 1
+            else:
+                self.outcome.failed.append((node.model, event.task, event.text))
+        elif event.kind == "done":
+            member.node = None
+            self.finished.add(node.id)
+            self.outcome.built += node.kind != "score"
+        elif event.kind == "failed":
+            member.node = None
+            self.give_up(node, event.text)
+            return
+        elif event.kind == "lost":
+            self.died(member, event.text)
+            return
+        elif event.kind == "error":
+            raise LepBenchError(f"{node.model} ({node.kind}): {event.text}")
+        elif event.kind == "crash":
+            raise _Broken(f"in the worker doing {node.model} ({node.kind}):\n{event.text}")
+        self.observer.event(node, event)
+
+    def died(self, member: _Worker, why: str) -> None:
+        """A fresh worker takes the place of one that died: once for the same node, which goes on with the cells not yet written."""
+        node = member.node
+        assert node is not None
+        member.process.join(timeout=5)
+        member.connection.close()
+        member.lifeline.close()
+        member.process.kill()
+        member.process.join()
+        left = replace(node, cells=tuple(cell for cell in node.cells if cell.task.name not in self.heard.get(node.id, ())))
+        fresh = _start(member.number, replace(self.order, nodes={**self.order.nodes, node.id: left}))
+        self.crew[self.crew.index(member)] = fresh
+        if node.id in self.deaths:
+            self.give_up(left, f"its process died twice ({why}): free memory or use --workers 1, and run the same command again")
+            return
+        self.deaths.add(node.id)
+        self.observer.event(node, Event("restarted", node.id, f"its process died ({why}): once more, in a fresh one"))
+        self.give(fresh, left)
+
+    def give_up(self, node: Node, why: str) -> None:
+        """Record a node that cannot be done: its own cells as failed, its users through the loop."""
+        self.broken[node.id] = why
+        self.outcome.broken.setdefault(node.model, why)
+        for cell in node.cells:
+            self.order.store.write(worker.failure(node, cell, why, self.order), ())
+            self.outcome.failed.append((node.model, cell.task.name, why))
+        self.observer.event(node, Event("failed", node.id, why))

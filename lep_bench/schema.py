@@ -1,7 +1,8 @@
-"""What stands in `configs/*/*.yaml`: the fields of a family, a suite and a baseline."""
+"""What stands in `configs/*/*.yaml`: the fields of a family, a suite, a baseline and a hardware."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import Field
@@ -68,7 +69,8 @@ class Family(Frozen):
 
 
 class Baseline(Frozen):
-    """`configs/baselines/NAME.yaml`: a stand-alone model to compare with."""
+    """`configs/baselines/NAME.yaml`: a stand-alone model to compare with. `model: api:NAME` is one behind an OpenAI-compatible server:
+    `url` its address where it is this machine (others are named with --url), `key_variable` the environment variable with its key."""
 
     name: str
     description: str = ""
@@ -76,6 +78,8 @@ class Baseline(Frozen):
     revision: str | None = None
     format: Literal["plain", "chat"] = "chat"
     conversation: PaperFormat | None = None  # under protocol paper
+    url: str | None = None
+    key_variable: str | None = None
     parameters: int | None = None
     gated: bool = False
     unverified: str = ""
@@ -126,3 +130,52 @@ class Suite(Frozen):
     groups: dict[str, tuple[str, ...]] = {}
     without: dict[str, tuple[str, ...]] = {}
     seeds: int = 1
+
+
+DARUMERU, PROTOCOLS = "darumeru_", ("paper", "strict")  # the names of its tasks begin so; the protocols they know
+# Metadata that tasks are told by a run itself, and who says it.
+TOLD = {
+    "protocol": "the suite's own field `protocol` says it",
+    "conversation": "strict asks in the model's own chat template (`instruct: {format: plain}`: as plain text), paper in the format that the "
+    "family's or baseline's YAML names (`conversation: llama3_no_system`)",
+    "tokenizer": "it is the asked model's own",
+    "pretrained": "it is the asked model",
+    "data": "give it on the command line, --data DIR",
+    "sampling_seed": "the suite's field `samplings` says how many seeds there are",
+}
+
+
+def suite_faults(suite: Suite) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What is wrong with a suite beyond its fields' types: (the field, what is wrong and what to do)."""
+    means = [(("mean", "tasks"), tuple(suite.mean.tasks))]
+    means += [((part, label), tasks) for part in ("groups", "without") for label, tasks in getattr(suite, part).items()]
+    for where, tasks in means:
+        for task in tasks:
+            if task not in suite.tasks:
+                yield where, f"{task} is not among the suite's tasks: {', '.join(suite.tasks)}"
+    if suite.protocol != "paper" and any("micro-avg" in label.lower() for label in (suite.mean.name or "", *suite.without, *suite.groups)):
+        yield ("mean", "name"), "Micro-Avg is the paper's mean, under protocol paper: give another name"
+    if suite.protocol not in PROTOCOLS and (asked := next((task for task in suite.tasks if task.startswith(DARUMERU)), None)):
+        yield ("protocol",), f"{asked} and its like know {' and '.join(PROTOCOLS)}, not {suite.protocol!r}: write one of them"
+    for key, who in TOLD.items():
+        if key in suite.metadata:
+            yield ("metadata", key), f"take it out: {who}"
+    for key in ("max_length", "prompt_characters"):
+        value = suite.metadata.get(key)
+        if value is not None and (type(value) is not int or value < 1):
+            yield ("metadata", key), f"{value!r} is no whole number above 0"
+
+
+class Devices(Frozen):
+    """`configs/hardware/NAME.yaml`: what a run may use. Recorded with results, never part of a key; `--engine` and `--workers`
+    take the place of its own. Without `workers`: one per GPU (or per `tensor_parallel` of them), else one per core, at most 8."""
+
+    name: str
+    description: str = ""
+    engine: Literal["auto", "hf", "vllm", "api"] = "auto"
+    device: Literal["cpu", "cuda"]
+    workers: int | None = Field(None, ge=1, le=64)
+    threads: int | None = Field(None, ge=1)  # of each worker; default cores / workers
+    tensor_parallel: int = Field(1, ge=1)  # GPUs that share a model (engine vllm)
+    memory: float | None = Field(None, gt=0)  # engine vllm: on a GPU the share of its memory (0.85), else GiB for keys and values (1)
+    batch_tokens: int | None = Field(None, ge=1)  # engine hf: tokens in one batch

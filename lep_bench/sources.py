@@ -13,6 +13,7 @@ from lep_bench.errors import CheckpointError, unknown
 from lep_bench.fingerprint import digest, files_digest
 
 BUILTIN = "builtin:"
+API = "api:"
 INDEX = "model.safetensors.index.json"
 LORA = "adapter_config.json"  # peft's; no adapter of lep-bench
 HEADER_LIMIT = 100_000_000  # bytes; the safetensors library refuses longer headers too
@@ -20,6 +21,11 @@ PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "consolidated*.pth")
 TOKENIZER_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
 FILES = ("*.safetensors", *TOKENIZER_FILES)
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
+
+
+def served(location: str) -> str | None:
+    """The name that a server knows the model `api:NAME` by; None for a checkpoint."""
+    return location.removeprefix(API) if location.startswith(API) else None
 
 
 def local(location: str) -> Path | None:
@@ -33,6 +39,8 @@ def local(location: str) -> Path | None:
             known = [f"{BUILTIN}{p.parent.name}/{p.name}" for p in paths.checkpoints().glob("*/*") if p.is_dir()]
             raise unknown("built-in checkpoint", location, known, "(lep-bench mini train makes them)")
         return folder
+    if served(location) is not None:
+        raise CheckpointError(f"{location} is a model behind a server: there is no folder of it, it can only be scored (lep-bench run --url)")
     path = Path(location).expanduser()
     if location and path.is_dir():
         return path.resolve()
@@ -51,7 +59,7 @@ def reference(location: str, revision: str | None = None) -> str:
 def parted(written: str) -> tuple[str, str | None]:
     """Location and revision of a `reference`. Only a Hub id has a revision: a folder's name may hold an @."""
     text = written.removeprefix("checkpoint:")
-    location, _, revision = (text, "", "") if text.startswith(("/", "~", ".")) else text.partition("@")
+    location, _, revision = (text, "", "") if text.startswith(("/", "~", ".", API)) else text.partition("@")
     return location, revision or None
 
 
@@ -135,16 +143,21 @@ def clear_hub_errors(repo: str, revision: str | None) -> Iterator[None]:
         raise HubUnreachable.of(repo) from error
 
 
-def checkpoint_digest(location: str, revision: str | None = None) -> str:
+def checkpoint_digest(location: str, revision: str | None = None, weights: bool = True) -> str:
     """What stands for a checkpoint in fingerprints: the content of its files, or Hub id and revision (from wherever they are
-    read; a copy in the data folder that no manifest proves stands for itself)."""
+    read; a copy in the data folder that no manifest proves stands for itself), or the name it is served by. `weights`: whether
+    they must be there."""
+    name = served(location)
+    if name is not None:
+        return digest({"served": name})
     folder = local(location)
     held = bundle.model(location, revision) if folder is None else None
     if held is not None and not held[1]:
         folder = held[0]
     if folder is None:
         return digest({"hub": location, "revision": revision})
-    check(folder)
+    if weights:
+        check(folder)
     files = [p for p in folder.iterdir() if p.suffix in (".safetensors", ".json", ".jinja", ".model") and p.name != "lep.json"]
     return files_digest(files, folder)
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from lep_bench import atomic, paths
 from lep_bench.errors import LepBenchError
-from lep_bench.results import SCHEMA_VERSION, Sample, TaskResult
+from lep_bench.results import SCHEMA_VERSION, Noise, Sample, TaskResult
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,29 @@ class Store:
         """File of a cell's samples: `root/SUITE/samples/MODEL/TASK@KEY.jsonl`."""
         return paths.inside(self.root, suite, "samples", model, f"{task}@{key}.jsonl")
 
+    @property
+    def responses(self) -> Path:
+        """Folder of the engines' answers, one SQLite file per model and engine: `root/responses`. Safe to delete."""
+        return self.root / "responses"
+
+    def noise(self, suite: str) -> list[Noise]:
+        """What was measured of the noise floor, one entry per machine. Raises LepBenchError for a file that is none of ours."""
+        file = paths.inside(self.root, suite, "noise.json")
+        if not file.is_file():
+            return []
+        try:
+            return [Noise.model_validate(entry) for entry in json.loads(file.read_text(encoding="utf-8"))]
+        except (OSError, ValueError, TypeError) as error:
+            raise LepBenchError(f"{file}: cannot be read ({str(error).splitlines()[0]}): delete it, the next run measures again") from error
+
+    def add_noise(self, suite: str, measured: Noise) -> None:
+        """Write it to `root/SUITE/noise.json` in place of what the same machine gave before."""
+        try:
+            kept = [entry for entry in self.noise(suite) if entry.machine != measured.machine]
+        except LepBenchError:  # damaged: this is how it is mended
+            kept = []
+        atomic.write_json(paths.inside(self.root, suite, "noise.json"), [entry.model_dump(mode="json") for entry in (*kept, measured)])
+
     def leaderboard(self, suite: str) -> Path:
         """Folder of the rendered leaderboard."""
         return paths.inside(self.root, suite, "leaderboard")
@@ -49,9 +72,9 @@ class Store:
         """The cell, or None where there is none (or one of another schema version)."""
         return read_result(self.result(suite, model, task, key))
 
-    def read_all(self, suite: str) -> list[TaskResult]:
-        """Every readable cell of a suite, in path order."""
-        folder = paths.inside(self.root, suite, "results")
+    def read_all(self, suite: str, model: str = "") -> list[TaskResult]:
+        """Every readable cell of a suite, or of one model in it, in path order."""
+        folder = paths.inside(self.root, suite, "results", *filter(None, [model]))
         found = (read_result(file) for file in sorted(folder.rglob("*.json")) if not file.name.startswith("."))
         return [result for result in found if result is not None]
 

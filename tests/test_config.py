@@ -64,6 +64,28 @@ def test_unknown_models_are_one_clear_line(known, methods, pattern, says):
     assert "\n" not in str(error.value)
 
 
+def test_a_model_of_a_family_beside_the_suites_own_is_no_hub_id(known, methods):
+    suite = known.suite("darumeru")
+    chosen = config.select(["mini-llama/instruct", "mini-mistral/bpe/swap", "some-org/model"], suite, known, methods)
+    assert [(m.name, m.family) for m in chosen] == [
+        ("mini-llama/instruct", "mini-llama"), ("mini-mistral/bpe/swap", "mini-mistral"), ("local/some-org--model", None)
+    ]  # fmt: skip
+    assert {m.family for m in config.select(["all"], suite, known, methods)} == set(suite.families)
+    with pytest.raises(UnknownName, match="did you mean mini-llama/instruct"):
+        config.select(["mini-llama/instrct"], suite, known, methods)
+
+
+def test_a_link_gives_a_folder_another_name(known, methods, tmp_path):
+    (tmp_path / "one" / "model").mkdir(parents=True)
+    (tmp_path / "two" / "model").mkdir(parents=True)
+    (tmp_path / "other").symlink_to(tmp_path / "two" / "model")
+    suite = known.suite("mini")
+    with pytest.raises(LepBenchError, match="would both be called local/model: give one of them a name of its own .ln -s"):
+        config.select([str(tmp_path / "one" / "model"), str(tmp_path / "two" / "model")], suite, known, methods)
+    chosen = config.select([str(tmp_path / "one" / "model"), str(tmp_path / "other")], suite, known, methods)
+    assert [(m.name, Path(m.location).parent.name) for m in chosen] == [("local/model", "one"), ("local/other", "two")]
+
+
 def test_unknown_suite_offers_near_names(known):
     with pytest.raises(UnknownName, match="did you mean mini"):
         known.suite("minni")

@@ -149,7 +149,7 @@ def test_a_row_whose_answer_cannot_be_read_is_named(tokenizers: dict[str, Path],
     ]
     file.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in broken), encoding="utf-8")
     monkeypatch.setenv("LEP_BENCH_DATA", str(folder))
-    with pytest.raises(TaskError, match="task darumeru_multiq, row 1: .*segment"):
+    with pytest.raises(TaskError, match=r"darumeru_multiq: .*test\.jsonl:2: .*\{segment: text\}"):
         compile_tasks(["darumeru_multiq"], tokenizers["byte-level"], Conversation(format="chat"), metadata={"protocol": "strict", "max_length": 4096})
 
 

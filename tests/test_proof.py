@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,12 @@ class Long(Honest):
         return chat_template(self.messages(doc), add_generation_prompt=True)
 
 
+class Marked(Honest):
+    def messages(self, doc):
+        first, second, third = super().messages(doc)
+        return [first, {**second, "content": "<s> or <|begin_of_text|>?"}, third]
+
+
 class Missing(Honest):
     def download(self, *_, **__):
         raise OSError("no rows at hand\\nand more")
@@ -140,7 +147,7 @@ class Broken(Honest):
     def fewshot_context(self, doc, **_):
         return doc["no such field"]
 """
-KINDS = ("Honest", "Shots", "Cut", "Lossy", "Exchanged", "Retouched", "Mute", "Long", "Missing", "Broken")
+KINDS = ("Honest", "Shots", "Cut", "Lossy", "Exchanged", "Retouched", "Mute", "Long", "Marked", "Missing", "Broken")
 
 
 @pytest.fixture(scope="module")
@@ -198,8 +205,8 @@ def test_good_prompts_pass_and_say_what_they_are(tasks: Path, model: Path) -> No
         ("exchanged", r"row 0: the user's text, message 3 of 4, is not in the prompt in its place: 'and\?' \(and 4 more prompts\)"),
         ("mute", r"row 0: the option '' has no token of its own after the prompt"),
         ("long", r"row 2: \d+ tokens do not fit the model's 256$"),
-        ("missing", r"task proof_missing \(.*\) cannot be loaded: OSError: no rows at hand$"),
-        ("broken", r"task proof_broken \(.*Broken\.yaml\) cannot be loaded: KeyError: 'no such field'$"),
+        ("missing", r"task proof_missing \(.*\) cannot be asked: no rows at hand$"),
+        ("broken", r"task proof_broken \(.*Broken\.yaml\) cannot be asked: there is no 'no such field'$"),
     ],
 )
 def test_faults_stop_a_compilation_by_row(tasks: Path, model: Path, name: str, message: str) -> None:
@@ -224,20 +231,54 @@ def test_templates_that_lose_texts_or_double_bos_are_found(tasks: Path, model: P
     with pytest.raises(TaskError, match="row 0: the user's text, message 2 of 3"):
         compiled("honest", no_user, tasks)
     double = with_template(model, tmp_path / "c", lambda text: "{{ bos_token }}" + text)
-    with pytest.raises(TaskError, match="row 0: the prompt has 2 BOS tokens"):
+    with pytest.raises(TaskError, match=r"row 0: the prompt has 2 BOS tokens: the chat template writes <\S+> 2 times"):
         compiled("honest", double, tasks)
+    late = with_template(model, tmp_path / "late", lambda text: " " + text)
+    with pytest.raises(TaskError, match=r"the chat template writes <\S+> behind other text, the tokenizer another in front"):
+        compiled("honest", late, tasks)
+    with pytest.raises(TaskError, match=r"the row's own text has <\S+> in it"):
+        compiled("marked", model, tasks)
     refusing = with_template(model, tmp_path / "d", lambda text: "{{ raise_exception('no system role') }}" + text)
     with pytest.raises(TaskError, match="its chat template refuses a conversation of system, user, assistant: no system role"):
         compiled("honest", refusing, tasks)
+    for number, words in enumerate(("no system\\nrole, please", "")):
+        talking = with_template(model, tmp_path / f"d{number}", lambda text, words=words: "{{ raise_exception('" + words + "') }}" + text)
+        with pytest.raises(TaskError, match=r"a conversation of system, user, assistant: (no system role, please|it does not say why)$"):
+            compiled("honest", talking, tasks)
     # A template without BOS: the tokenizer sets it, as lm-eval's own backends do.
     bare = with_template(model, tmp_path / "e", lambda text: text.replace("{{ bos_token }}", ""))
     made = compiled("honest", bare, tasks)
     assert made.ids[0][0][0] == made.encoder.bos and made.ids[0][0].count(made.encoder.bos) == 1
 
 
+TURN = re.compile(r"{% if add_generation_prompt %}.*{% endif %}", re.DOTALL)
+
+
+def test_a_text_that_the_template_writes_twice_is_found(tasks: Path, model: Path, tmp_path: Path) -> None:
+    doubled = with_template(model, tmp_path / "twice", lambda text: text.replace("{{ m['content'] }}", "{{ m['content'] }} {{ m['content'] }}"))
+    with pytest.raises(TaskError, match=r"row 2: the user's text, message 2 of 2, is in the prompt more often than it is asked: 'собака собака"):
+        compiled("long", doubled, tasks, metadata={"max_length": 100_000})
+    words = [{"role": "user", "content": "Что за слово стоит здесь?"}, {"role": "user", "content": "user"}]
+    assert proof.misread("user: Что за слово стоит здесь? user: user", words) is None  # the template's own words
+    assert proof.misread("Что за слово стоит здесь? user: Что за слово стоит здесь? user", words[:1]) is not None
+    same = [words[0], {"role": "assistant", "content": "Ответ: это"}] * 2
+    assert proof.misread("".join(m["content"] for m in same), same) is None  # asked twice
+
+
+def test_a_turn_that_the_template_does_not_open_is_found(tasks: Path, model: Path, tmp_path: Path) -> None:
+    silent = with_template(model, tmp_path / "silent", lambda text: TURN.sub("", text))
+    with pytest.raises(TaskError, match=r"row 0: the model is not told that its turn begins: .* it writes '.*[Aa]ssistant.*' before an answer"):
+        compiled("long", silent, tasks, metadata={"max_length": 100_000})
+    assert compiled("honest", silent, tasks)  # ends with the beginning of an answer: the turn is open
+    # Nothing stands before an answer, either: the question's end is what opens the turn.
+    turns = "{{ '[INST] ' + m['content'] + ' [/INST]' if m['role'] != 'assistant' else m['content'] }}"
+    brackets = with_template(model, tmp_path / "brackets", lambda _: "{{ bos_token }}{% for m in messages %}" + turns + "{% endfor %}")
+    assert compiled("long", brackets, tasks, metadata={"max_length": 100_000})
+
+
 def test_shots_and_cuts_are_counted_not_refused(tasks: Path, model: Path) -> None:
     made = compiled("shots", model, tasks)
-    assert made.notes[0] == "5 of 5 rows asked with fewer shots than wanted, as more did not fit"
+    assert made.notes[0] == "5 of 5 rows asked with fewer shots than wanted, as more did not fit (15 of 25 shots left out)"
     assert list(proof.shortened(made))[0] == "task proof_shots, row 0: 2 of 5 shots fit"
     assert [(item.shots, item.asked_shots) for item in made.items] == [(2, 5)] * 5
     cut = compiled("cut", model, tasks)
@@ -254,7 +295,7 @@ def test_length_counts_new_tokens_and_may_be_set(tasks: Path, model: Path) -> No
 
 def test_a_model_without_template_is_offered_the_choice(tasks: Path, tmp_path: Path) -> None:
     base, _ = testing_pico.family(tmp_path)
-    with pytest.raises(TaskError, match=r"no chat template: ask it as plain text \(`format: plain`.*`conversation: llama3_no_system`"):
+    with pytest.raises(TaskError, match=r"no chat template: ask it as plain text .*`conversation: llama3_no_system`; known: llama3, "):
         compiled("honest", base, tasks)
     listed = compiled("honest", base, tasks, metadata={"conversation": "mistral"})  # the task renders it: no template is needed
     assert not listed.by_template

@@ -71,7 +71,8 @@ def export(
     from lep_bench.build import Workshop
     from lep_bench.cli import display
     from lep_bench.cli.setup import Setup
-    from lep_bench.run import Hardware, execute
+    from lep_bench.hardware import Hardware
+    from lep_bench.run import execute
 
     if folder.exists():
         raise LepBenchError(f"{folder} exists already: choose another folder or remove it first")

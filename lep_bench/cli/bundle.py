@@ -38,6 +38,7 @@ def bundle(
     lep-bench bundle --suite darumeru bundle --models --wheels
     """
     from lep_bench import bundling, origins
+    from lep_bench.cli.show import many
 
     check_folder(folder)
     suites = names(suite, "--suite")
@@ -52,11 +53,13 @@ def bundle(
     entries, refused = bundling.store(found, folder, typer.echo)
     if wheels:
         entries.append(bundling.wheels(folder))
-        typer.echo(f"stored {len(entries[-1].files)} wheels, {entries[-1].bytes:,} bytes")
+        typer.echo(f"stored: {many(len(entries[-1].files), 'wheel')}, {entries[-1].bytes:,} bytes")
     made = bundling.write(folder, suites, entries)
-    typer.echo(f"{folder}: {len(made.entries)} entries, {sum(entry.bytes for entry in made.entries):,} bytes")
+    typer.echo(f"{folder}: {many(len(made.entries), 'entry')}, {sum(entry.bytes for entry in made.entries):,} bytes")
     for line in (*missing, *refused):
         typer.echo(f"missing: {line}", err=True)
+    if not (missing or refused):
+        asked_of(suites, folder, configs, adapters, tasks_dir)
     if missing or refused:
         raise RunFailed(f"the bundle has all but {len(missing) + len(refused)}: mend what is said above, the same command goes on")
 
@@ -81,6 +84,31 @@ def wanted(suites: Sequence[str], folder: Path, models: bool, configs: Folders, 
         for need in found:
             needs[need.kind, need.id] = bundling.joined(needs.get((need.kind, need.id)), need)
     return list(needs.values())
+
+
+def asked_of(suites: Sequence[str], folder: Path, configs: Folders, adapters: Folders, tasks_dir: Folders) -> None:
+    """Read the rows of every task that reads them itself from the bundle, as a run will: what no run would take is found while one can mend it."""
+    from lep_bench import bundle as manifest
+    from lep_bench import taskfiles
+    from lep_bench.cli.setup import Setup
+    from lep_bench.cli.show import many
+    from lep_bench.evaluate import needs
+
+    manifest.use(folder, offline=False)
+    wrong = []
+    for name in suites:
+        given = Setup.read(name, folder / "no-results", configs, adapters, tasks_dir)
+        known = taskfiles.scan(given.task_folders)
+        for file in map(known.get, given.suite.tasks):
+            try:
+                if file.own_class and file.dataset:
+                    needs.rows(file, known.folders, metadata(given.suite))
+            except LepBenchError as error:
+                wrong.append(str(error))
+    for line in wrong:
+        typer.echo(f"cannot be asked: {line}", err=True)
+    if wrong:
+        raise RunFailed(f"the bundle is whole, but {many(len(wrong), 'task')} cannot be asked from its rows: mend what is said above")
 
 
 def metadata(suite: Suite) -> dict[str, Any]:
@@ -118,28 +146,33 @@ def show(needs: Sequence[Need], found: Sequence[Found], folder: Path, wheels: bo
     """The table of `--list`."""
     from lep_bench import bundle as manifest
     from lep_bench import bundling
-    from lep_bench.cli.show import size, table
+    from lep_bench.cli.show import many, size, table
 
     known = {(one.need.kind, one.need.id): one for one in found}
     old = manifest.read(folder)
-    rows, missing = [], 0
+    rows, missing, unknown = [], 0, 0
     for need in needs:
         one = known.get((need.kind, need.id))
         licence, gated = (one.licence, one.gated) if one else (need.licence, need.gated)
         count = sum(file.bytes for file in one.files) if one else need.bytes
         entry = old.entry(need.kind, need.id) if old else None
         here = bundling.here(one, folder) if one else entry is not None and not manifest.wrong(folder, entry, hashes=False)
-        missing += 0 if here else count or 0
+        missing, unknown = missing + (0 if here else count or 0), unknown + (not here and not count)
+        state = "here" if here else "to fetch"
+        if one and not one.commit and need.kind != "dictionaries":
+            state = "here, an unproven copy" if here else "to copy, unproven"
         rows.append((
-            need.kind, need.id, (one.commit if one and one.commit else need.revision) or "newest", str(len(one.files)) if one else "?",
-            size(count) if count else "?", licence, "yes" if gated else "", "here" if here else "to fetch",
+            need.kind, need.id, (one.commit if one and one.commit else need.revision) or "newest (not pinned)",
+            str(len(one.files)) if one else "unknown", size(count) if count else "unknown", licence, "yes" if gated else "", state,
         ))  # fmt: skip
     if wheels:
         count = len(bundling.requirements())
-        rows.append(("wheels", f"{count} requirements and what they need", "constraints.txt", "?", "?", "each its own", "", ""))
+        unknown += 1
+        rows.append(("wheels", f"{count} requirements and what they need", "constraints.txt", "unknown", "unknown", "each its own", "", ""))
     if not rows:
         typer.echo("nothing: the suite's rows and models come with lep-bench")
         return
     table(["WHAT", "ID", "REVISION", "FILES", "BYTES", "LICENCE", "GATED", "HERE"], rows)
-    if missing:
-        typer.echo(f"to fetch: about {size(missing)} into {folder}")
+    if missing or unknown:
+        more = f"{' and ' if missing else ''}{many(unknown, 'thing')} of unknown size" if unknown else ""
+        typer.echo(f"to fetch: {f'about {size(missing)}' if missing else ''}{more} into {folder}")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lep_bench.cli.app import ConfigFolders, DataFolder, Offline, Out, TaskFolders, app, check_folder
-from lep_bench.errors import LepBenchError
+from lep_bench.cli.app import ConfigFolders, DataFolder, Offline, Out, TaskFolders, app, check_folder, names
+from lep_bench.errors import LepBenchError, RunFailed, TaskError, unknown
 
 if TYPE_CHECKING:
     from lep_bench.contamination import Report, Row, Text, Watch
@@ -37,6 +37,7 @@ def contamination(
     family: Annotated[
         list[str] | None, typer.Option("--family", metavar="NAME", help="Also the corpus that this family names (repeatable).", show_default=False)
     ] = None,
+    tasks: Annotated[str | None, typer.Option("--tasks", metavar="TASK,...", help="Only these tasks of the suite.", show_default=False)] = None,
     n: Annotated[int, typer.Option("--n", min=5, max=50, help="Words that an exact hit has in a row.")] = 13,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all hits here too.", show_default=False)] = None,
     out: Out = Path("runs"),
@@ -54,7 +55,8 @@ def contamination(
     rows of a task share, do not count.
 
     The lines of a plain text run on until an empty one. Texts are read once, in memory that does not grow with them. All hits
-    are written to OUT/SUITE/contamination.json, from which the leaderboard shows scores without the exact ones.
+    are written to OUT/SUITE/contamination.json, from which the leaderboard shows scores without the exact ones. A task whose rows
+    cannot be read is left out; then the command ends with 1.
 
     \b
     lep-bench contamination --suite darumeru --text cpt/*.parquet instructions.jsonl --json hits.json
@@ -63,7 +65,7 @@ def contamination(
     from lep_bench import bundle
 
     bundle.use(data, offline)  # before anything is imported that reads the environment once
-    from lep_bench import atomic, paths, taskfiles
+    from lep_bench import atomic, taskfiles
     from lep_bench.config import Configs
 
     if data is not None:
@@ -71,28 +73,40 @@ def contamination(
 
     known = Configs.of(configs or ())
     chosen = known.suite(suite)
-    place = paths.inside(check_folder(out, "--out"), suite, "contamination.json")
-    check_folder(place.parent)
-    if json_file is not None and check_folder(json_file.parent, "--json") and json_file.is_dir():
-        raise LepBenchError(f"--json {json_file} is a folder: give a file in it")
+    written = _written(out, suite, json_file)
     looked_through = _texts((*(text or ()), *(more or ())), [known.family(name) for name in family or ()])
-    rows = _rows(chosen, (*(tasks_dir or ()), *taskfiles.lm_eval_folders(chosen.lm_eval)))
+    asked = chosen.tasks if tasks is None else names(tasks, "--tasks")
+    rows, left_out = _rows(chosen, asked, (*(tasks_dir or ()), *taskfiles.lm_eval_folders(chosen.lm_eval)))
 
     from lep_bench import contamination as scanner
 
     with _Progress(len(looked_through)) as progress:
         report = scanner.scan(rows, looked_through, n, progress)
     _show(report)
-    for file in (place, json_file):
-        if file is not None:
-            atomic.write_json(file, report.record())
-            typer.echo(f"written: {file}")
+    for file in written:
+        atomic.write_json(file, report.record())
+        typer.echo(f"written: {file}")
+    for why in left_out.values():
+        typer.echo(f"left out: {why}", err=True)
+    if left_out:
+        raise RunFailed(f"{len(left_out)} of {len(asked)} tasks were not looked for, their rows cannot be read: {', '.join(left_out)}")
 
 
-def _texts(names: tuple[str, ...], families: list[Family]) -> list[Text]:
+def _written(out: Path, suite: str, json_file: Path | None) -> list[Path]:
+    """The files to be written. Raises LepBenchError, before the work, for those that cannot be."""
+    from lep_bench import paths
+
+    place = paths.inside(check_folder(out, "--out"), suite, "contamination.json")
+    check_folder(place.parent)
+    if json_file is not None and check_folder(json_file.parent, "--json") and json_file.is_dir():
+        raise LepBenchError(f"--json {json_file} is a folder: give a file in it")
+    return [place, *([json_file] if json_file else [])]
+
+
+def _texts(files: tuple[str, ...], families: list[Family]) -> list[Text]:
     from lep_bench import contamination
 
-    found = contamination.texts(names) if names else []
+    found = contamination.texts(files) if files else []
     for family in families:
         if family.corpus is None:
             raise LepBenchError(f"--family {family.name}: it names no corpus: give its texts with --text")
@@ -125,12 +139,25 @@ def _builtin(family: Family) -> Text:
     return contamination.Text(f"{family.corpus} of {family.name}", corpora.corpus_digest(family.corpus), documents())
 
 
-def _rows(suite: Suite, task_folders: Sequence[Path]) -> list[Row]:
+def _rows(suite: Suite, tasks: Sequence[str], task_folders: Sequence[Path]) -> tuple[list[Row], dict[str, str]]:
+    """The rows of the tasks, and why those of a task cannot be read. Raises UnknownName, and LepBenchError where none can be read."""
     from lep_bench.cli.bundle import metadata
     from lep_bench.contamination import Row
     from lep_bench.evaluate.rows import evaluation_rows
 
-    return [Row(*row) for row in evaluation_rows(suite.tasks, task_folders, metadata(suite))]
+    foreign = [name for name in tasks if name not in suite.tasks]
+    if foreign:
+        raise unknown(f"task of suite {suite.name}", foreign[0], suite.tasks)
+    rows: list[Row] = []
+    left_out: dict[str, str] = {}
+    for name in dict.fromkeys(tasks):
+        try:
+            rows += [Row(*row) for row in evaluation_rows([name], task_folders, metadata(suite))]
+        except TaskError as error:
+            left_out[name] = str(error)
+    if not rows:
+        raise LepBenchError(f"no task of {suite.name} has rows that can be read: {next(iter(left_out.values()))}")
+    return rows, left_out
 
 
 class _Progress:
@@ -175,5 +202,7 @@ def _show(report: Report) -> None:
         for hit in task.hits[:EXAMPLES]:
             kind = "near" if hit.near else "exact"
             typer.echo(f'{task.task} row {hit.row.doc_id}: {kind}, {100 * hit.share:.0f}%: {hit.text}:{hit.document}: "{hit.words}"')
+        if task.hits[EXAMPLES:]:
+            typer.echo(f"{task.task}: and {len(task.hits) - EXAMPLES:,} more (the JSON lists all)")
     for text in report.texts:
         typer.echo(f"looked through: {text['name']}: {text['documents']:,} documents, {text['words']:,} words")

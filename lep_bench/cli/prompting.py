@@ -13,14 +13,16 @@ from rich.text import Text
 from lep_bench.cli.show import WIDE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lep_bench.evaluate.compiling import CompiledTask, Item, Prompt
 
 SPECIAL, FAINT, ROLE = "bold magenta", "dim", "bold cyan"
 _SIGNS = {" ": "·", "\n": "↵", "\t": "→", "\r": "␍"}
 
 
-def show(compiled: CompiledTask, title: str, listed: str, rows: int, ids: bool) -> None:
-    """The first `rows` rows. `listed`: the listed conversation format, where one is used."""
+def show(compiled: CompiledTask, title: str, listed: str, rows: int, ids: bool, notes: Sequence[str] = ()) -> None:
+    """The first `rows` rows. `listed`: the listed conversation format, where one is used. `notes` stand above them."""
     # Piped, nothing is folded.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
     encoder = compiled.encoder
@@ -30,6 +32,7 @@ def show(compiled: CompiledTask, title: str, listed: str, rows: int, ids: bool) 
     console.print(Text(title, "bold"), soft_wrap=True)
     for line in (
         f"asked in {form if _conversing(compiled) else 'no form: running text'}, {_many(compiled.shots, 'shot')}; {bos}{positions}",
+        *(notes if _conversing(compiled) else ()),
         f"tokenizer: {encoder.folder}",
         *encoder.notes,
         *compiled.notes,
@@ -52,7 +55,11 @@ def finish(compiled: CompiledTask, wrong: int) -> None:
     proven = ["BOS once"] if encoder.adds_bos or (compiled.by_template and encoder.bos is not None) else []
     proven += ["every message in its place"] if any(prompt.messages for item in compiled.items for prompt in item.prompts) else []
     proven += ["ids as the model's own chat template gives them"] if compiled.by_template and _conversing(compiled) else []
-    proven += ["all shots there"] if any(item.asked_shots for item in compiled.items) else []
+    opened = any(prompt.generation_prompt for item in compiled.items for prompt in item.prompts)
+    proven += ["the model's turn opened"] if compiled.by_template and opened and _conversing(compiled) else []
+    wanted, there = (sum(counts) for counts in zip(*((item.asked_shots, item.shots) for item in compiled.items), strict=True))
+    if wanted:
+        proven.append("all shots there" if there == wanted else f"{wanted - there} of {wanted} shots left out by the rules, for every model alike")
     proven += ["none too long"] if compiled.positions else []
     console.print(Text(f"{rows} proven: {', '.join(proven)}", "bold green"), soft_wrap=True)
 

@@ -39,9 +39,10 @@ def prompts(
     """Show what a model really reads, and prove it.
 
     Roles, rendered text and tokens of a task's prompts, made exactly as a run makes them; no weights are loaded. Ends with
-    1 and a line for each row where BOS is missing or doubled, a message was dropped in rendering, a shot did not fit, the
-    prompt does not fit the model, or the ids differ from those that the model's own chat template gives. A run makes the
-    same checks before it asks anything (there, shots that a task's rules drop are counted, not refused).
+    1 and a line for each row where BOS is missing or doubled, a message was dropped or repeated in rendering, the model's
+    turn is not opened, the prompt does not fit the model, or the ids differ from those that the model's own chat template
+    gives; under protocol paper also where a shot did not fit or the prompt was cut (a run counts these and goes on). A run
+    makes the same checks before it asks anything.
 
     \b
     lep-bench prompts mini-llama/instruct mini_facts_ru
@@ -57,19 +58,23 @@ def prompts(
     chosen = known.suite(suite or _suite_with(task, known))
     folders = (*(tasks_dir or ()), *taskfiles.lm_eval_folders(chosen.lm_eval))
     file = taskfiles.scan(folders).get(task)
+    if suite is not None and task not in chosen.tasks:
+        raise LepBenchError(f"suite {suite} has no task {task}; it has {', '.join(chosen.tasks)}")
     methods = registry.discover(adapters or ())
     spec, folder = _found(model, file, chosen, known, methods, out)
 
     from lep_bench.cli import prompting
     from lep_bench.evaluate import compile_tasks, proof
-    from lep_bench.plan import asking
+    from lep_bench.plan import PAPER, asking
 
     conversation, scoring = asking(chosen, spec, known.family(spec.family) if spec.family else None)
-    if shots is not None:
-        conversation = conversation.model_copy(update={"shots": shots})
+    conversation = conversation if shots is None else conversation.model_copy(update={"shots": shots})
     (compiled,) = compile_tasks([task], folder, conversation, task_folders=folders, metadata=scoring.passed_on(), prove=False)
-    prompting.show(compiled, f"{spec.name}, {task}, as suite {chosen.name} asks (protocol {chosen.protocol})", scoring.conversation, rows, ids)
-    wrong = [*proof.faults(compiled), *proof.shortened(compiled)]
+    notes = [] if compiled.encoder.has_template else _no_template(spec, chosen, listed=hasattr(compiled.task, "asked"))
+    title = f"{spec.name}, {task}, as suite {chosen.name} asks (protocol {chosen.protocol})"
+    prompting.show(compiled, title, scoring.conversation, rows, ids, notes)
+    # Strict chooses shots by characters, the same for every model: no fault of this one.
+    wrong = [*proof.faults(compiled), *(proof.shortened(compiled) if chosen.protocol == PAPER else ())]
     for line in [*wrong[:MOST], f"... and {len(wrong) - MOST:,} more"][: len(wrong)]:
         typer.echo(line, err=True)
     prompting.finish(compiled, len(wrong))
@@ -80,6 +85,22 @@ def prompts(
 def _suite_with(task: str, known: Configs) -> str:
     """The first suite that has the task; mini for one that no suite has."""
     return next((name for name in known.names("suites") if task in known.suite(name).tasks), "mini")
+
+
+def _no_template(spec: ModelSpec, suite: Suite, listed: bool) -> list[str]:
+    """What a tokenizer without a chat template is asked in, why, and what else could be chosen. `listed`: whether the task knows listed formats."""
+    from lep_bench.evaluate.encoding import LISTED
+    from lep_bench.plan import PAPER
+
+    if spec.family is not None and not spec.is_instruct:
+        return [f"this tokenizer has no chat template and needs none: suite {suite.name} asks {spec.stage} models without"]
+    why = f"as configs say (conversation: {spec.conversation})" if spec.conversation else f"as suite {suite.name} asks models without one"
+    choice = "write the model's own chat_template into tokenizer_config.json"
+    if listed:
+        where = "configs/baselines/NAME.yaml" if spec.family is None else f"configs/families/{spec.family}.yaml"
+        under = "" if suite.protocol == PAPER else "ask under protocol paper with "
+        choice += f", or {under}`conversation: FORMAT` in {where}, FORMAT one of {LISTED}"
+    return [f"this tokenizer has no chat template: asked so {why}. To choose: {choice}"]
 
 
 def _found(model: str, file: TaskFile, suite: Suite, known: Configs, methods: Registry, out: Path) -> tuple[ModelSpec, Path]:

@@ -54,11 +54,13 @@ class EngineInfo:
 
 @dataclass
 class Counts:
-    """Work since the engine started. `tokens_in` counts ids really read (a shared context once), no padding."""
+    """Work since the engine started. `tokens_in` counts ids really read (a shared context once), no padding; `from_store` the
+    answers that a `Stored` engine gave without it, which count nowhere else."""
 
     requests: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
+    from_store: int = 0
 
 
 class Engine(Protocol):
@@ -70,6 +72,9 @@ class Engine(Protocol):
 
     def exchange(self, artifact: Artifact) -> None:
         """Make the body that model. Raises CheckpointError when the artifact is not a patch of this body."""
+
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader of the present model's scores should know about how they came about, a line each."""
 
     def option_logprobs(self, contexts: Sequence[Ids], options: Sequence[Ids]) -> list[list[tuple[float, bool]]]:
         """Per context, the next-token log-probability of each option and whether it is the arg max: one forward

@@ -35,7 +35,7 @@ def look_up(engine: HfEngine, hidden: torch.Tensor, rows: Sequence[int], targets
     logprobs = torch.empty(len(rows), device=engine.device)
     greedy = torch.empty(len(rows), dtype=torch.bool, device=engine.device)
     # Rows come in order, so a slice of `hidden` and the questions about it are done together.
-    for start, logits in _blocks(engine, hidden):
+    for start, logits in blocks(engine, hidden):
         inside = (row >= start) & (row < start + len(logits))
         local, wanted = row[inside] - start, target[inside]
         value = logits[local, wanted]
@@ -70,7 +70,7 @@ def score_shared(
     scores = {question: [answer] for question, answer in zip(asked, first, strict=True)}
     longer = [question for question in asked if len(question[1]) > 1]
     width = mask.shape[1]
-    for batch in batches([width + len(continuation) - 1 for _, continuation in longer], 4 * engine.batch_tokens):
+    for batch in batches([width + len(continuation) - 1 for _, continuation in longer], 4 * engine.batch.tokens):
         chosen = [longer[i] for i in batch]
         answers = iter(_continue(engine, chosen, cache, mask, lengths))
         for question in chosen:
@@ -122,7 +122,8 @@ def pad_right(sequences: Sequence[Ids], device: torch.device) -> tuple[torch.Ten
     return ids.to(device), torch.tensor([len(sequence) for sequence in sequences])
 
 
-def _blocks(engine: HfEngine, hidden: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+def blocks(engine: HfEngine, hidden: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    """(first row, logits [n, V]) over `hidden` [B, d], few enough rows at once that memory does not grow with the vocabulary."""
     size = max(1, HEAD_ELEMENTS.get(engine.device.type, 1 << 26) // engine.real_rows)
     for start in range(0, len(hidden), size):
         yield start, engine.logits(hidden[start : start + size])

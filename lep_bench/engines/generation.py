@@ -13,7 +13,7 @@ import torch
 from transformers import DynamicCache
 
 from lep_bench.engines.base import Sampling, StopStrings
-from lep_bench.engines.forward import left_mask, prefill
+from lep_bench.engines.forward import blocks, left_mask, prefill
 
 if TYPE_CHECKING:
     from lep_bench.engines.hf import HfEngine
@@ -49,8 +49,11 @@ def generate(
     rows = list(range(len(asked)))  # which question each row of the batch belongs to
     going = [True] * len(rows)
     for step in range(max_new):
-        logits = engine.logits(hidden)
-        chosen = logits.argmax(-1) if sampling is None else draw(logits, sampling, [generators[row].random() for row in rows])
+        uniform = None if sampling is None else [generators[row].random() for row in rows]
+        chosen = torch.cat([
+            logits.argmax(-1) if sampling is None or uniform is None else draw(logits, sampling, uniform[start : start + len(logits)])
+            for start, logits in blocks(engine, hidden)
+        ])  # fmt: skip
         for r, token in enumerate(chosen.tolist()):
             if not going[r]:
                 continue

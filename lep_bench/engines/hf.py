@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from lep_bench.artifact import Artifact
 from lep_bench.engines import forward
-from lep_bench.engines.base import Counts, Decode, EngineInfo, Ids, Sampling, StopStrings, TokenScores, batches
+from lep_bench.engines.base import Counts, Decode, EngineInfo, Ids, Sampling, StopStrings, TokenScores
 from lep_bench.engines.generation import generate
+from lep_bench.engines.memory import Budget
 from lep_bench.errors import CheckpointError
 from lep_bench.surgery.patch import dtype_name, load_tensors, raw
 
@@ -44,8 +45,8 @@ class HfEngine:
         self._config = (self._model.config.vocab_size, self._model.config.eos_token_id)
         self.real_rows = self._output.weight.shape[0]
         self.max_length = int(getattr(self._model.config, "max_position_embeddings", None) or 2048)
-        self.batch_tokens = batch_tokens or BATCH_TOKENS.get(self.device.type, 16384)
-        self.generation_tokens = 4 * batch_tokens if batch_tokens else GENERATION_TOKENS.get(self.device.type, 65536)
+        self.batch = Budget(batch_tokens or BATCH_TOKENS.get(self.device.type, 16384))
+        self.generation_batch = Budget(4 * batch_tokens if batch_tokens else GENERATION_TOKENS.get(self.device.type, 65536))
         self.info = EngineInfo("hf", transformers.__version__, str(self.device), dtype)
         self.counts = Counts()
         self.model: Artifact | None = None
@@ -72,6 +73,10 @@ class HfEngine:
             raise
         self.real_rows = real
         self.model = artifact
+
+    def remarks(self) -> tuple[str, ...]:
+        """See `Engine`."""
+        return ()
 
     def restore(self) -> None:
         """Take the patch out: every parameter is again the very object that was loaded."""
@@ -162,12 +167,15 @@ class HfEngine:
             distinct.setdefault(tuple(context), []).append(i)
         keys = list(distinct)
         answers: list[list[tuple[float, bool]]] = [[] for _ in contexts]
-        for batch in batches([len(key) for key in keys], self.batch_tokens):
+
+        def score(batch: list[int]) -> None:
             last = forward.last_hidden(self, [keys[k] for k in batch])
             wanted = [(row, i, option) for row, k in enumerate(batch) for i in distinct[keys[k]] for option in options[i]]
             scores = forward.look_up(self, last, [row for row, _, _ in wanted], [option for _, _, option in wanted])
-            for (_, i, _), score in zip(wanted, scores, strict=True):
-                answers[i].append(score)
+            for (_, i, _), answer in zip(wanted, scores, strict=True):
+                answers[i].append(answer)
+
+        self.batch.each([len(key) for key in keys], score)
         return answers
 
     @torch.inference_mode()
@@ -182,11 +190,13 @@ class HfEngine:
         alone = [(context, next(iter(group))) for context, group in groups.items() if len(group) == 1]
         shared = [(context, list(group)) for context, group in groups.items() if len(group) > 1]
         found: dict[tuple[tuple[int, ...], tuple[int, ...]], TokenScores] = {}
-        for batch in batches([len(c) + len(a) - 1 for c, a in alone], self.batch_tokens):
+
+        def score_alone(batch: list[int]) -> None:
             chosen = [alone[i] for i in batch]
             found.update(zip(chosen, forward.score_whole(self, chosen), strict=True))
-        for batch in batches([len(c) for c, _ in shared], self.batch_tokens):
-            found.update(forward.score_shared(self, [shared[i] for i in batch]))
+
+        self.batch.each([len(c) + len(a) - 1 for c, a in alone], score_alone)
+        self.batch.each([len(c) for c, _ in shared], lambda batch: found.update(forward.score_shared(self, [shared[i] for i in batch])))
         return [found[key] for key in keys]
 
     @torch.inference_mode()
@@ -211,9 +221,12 @@ class HfEngine:
         groups = [list(group) for group in places.values()]  # all seeds of a context in one batch: it is read once
         stops = StopStrings(stop_strings, decode, max_characters)
         found: dict[tuple[tuple[int, ...], int], list[int]] = {}
-        for batch in batches([len(group) * (len(group[0][0]) + max_new) for group in groups], self.generation_tokens):
+
+        def answer(batch: list[int]) -> None:
             chosen = [key for i in batch for key in groups[i]]
             found.update(zip(chosen, generate(self, chosen, max_new, frozenset(stop_ids), stops, sampling), strict=True))
+
+        self.generation_batch.each([len(group) * (len(group[0][0]) + max_new) for group in groups], answer)
         return [list(found[key]) for key in asked]
 
     def close(self) -> None:

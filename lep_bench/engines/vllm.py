@@ -15,6 +15,7 @@ from typing import Any
 from lep_bench.artifact import Artifact
 from lep_bench.engines import vllm_start
 from lep_bench.engines.base import Counts, Decode, EngineInfo, Ids, Sampling, StopStrings, TokenScores
+from lep_bench.engines.memory import out_of_memory
 from lep_bench.engines.vllm_host import Host, NotInPlace, last
 from lep_bench.errors import CheckpointError, LepBenchError
 from lep_bench.surgery.checkpoint import Checkpoint
@@ -60,7 +61,7 @@ class VllmEngine:
         self.real_rows = int(config.vocab_size)
         self.counts = Counts()
         self.model: Artifact | None = None
-        self.notes: list[str] = []  # why vLLM was started anew where an exchange was expected
+        self._remarks: tuple[str, ...] = ()
         self._memory, self._room, self._gpus = memory, rows, gpus
         self._host: Host | None = None
         self._fixed = False  # the running vLLM is one model's own and cannot become another
@@ -82,6 +83,7 @@ class VllmEngine:
         real = artifact.lep.vocabulary_size or model.rows
         if real > model.rows:
             raise CheckpointError(f"{artifact.folder}: lep.json counts {real} vocabulary entries, the head has {model.rows} rows")
+        self._remarks = ()
         try:
             if self._host is None or self._fixed or model.rows > self._host.rows:
                 self._room = max(self._room, model.rows)
@@ -89,12 +91,16 @@ class VllmEngine:
             assert self._host is not None
             self._host.put(model, real)
         except NotInPlace as why:
-            self.notes.append(f"{artifact.name}: vLLM was started anew: {why}")
+            self._remarks = (f"vLLM was started anew for it: {why}",)
             self._start_anew(artifact, real)
         except BaseException:
             self._stop()  # half a model is none
             raise
         self.real_rows, self.model = real, artifact
+
+    def remarks(self) -> tuple[str, ...]:
+        """See `Engine`."""
+        return self._remarks
 
     def _start_anew(self, artifact: Artifact, real: int) -> None:
         # vLLM copies the weights, so the folder is needed for the start and the proof only.
@@ -290,7 +296,7 @@ class VllmEngine:
             self.counts.tokens_in += self._host.ask(questions, take)
         except BaseException as error:
             self._stop()  # what it still holds, and whether it is sound, is not known: the next question starts it anew
-            if vllm_start.out_of_memory(error):
+            if out_of_memory(error):
                 raise LepBenchError(
                     f"engine vllm: out of memory ({vllm_start.line(error)}): give vLLM a smaller share of it (`memory`) or lower IN_FLIGHT"
                 ) from error

@@ -77,9 +77,10 @@ class Host:
             if wrong:
                 raise NotInPlace(f"{wrong} is not what the files hold")
         limit = TOLERANCE[self._dtype]
-        for size, cached in ((shared, True), (real, False)):
-            got = self._probe(size, cached=cached)
-            reference = self._probe(size, cached=False, watched=str(model.folder))
+        # Ids that both models have: what the old one left in the cache is found there. Ids to the very end: new rows.
+        for size in {shared: None, real: None}:
+            got = self._probe(size)
+            reference = self._probe(size, cached=False, watched=True)
             columns, expected = self._tell("lep_expected", str(model.folder), _options(size))[0]
             if columns != real:
                 raise NotInPlace(f"{columns} ids can be chosen, the vocabulary has {real}")
@@ -88,7 +89,7 @@ class Host:
                 if not off <= limit:
                     raise NotInPlace(f"{what} differ from the reference by {off:.2g}")
 
-    def _probe(self, size: int, cached: bool = True, watched: str = "") -> list[float]:
+    def _probe(self, size: int, cached: bool = True, watched: bool = False) -> list[float]:
         """Log-probabilities of `_options(size)` behind ids spread over a vocabulary of that size."""
         length = max(1, min(PROBE, self.positions))
         ids = [(size - 1 - n * (size // length or 1)) % size for n in range(length)]

@@ -75,6 +75,8 @@ def start(folder: Path, dtype: str, device: str, positions: int, memory: float |
     """
     import torch  # here: whether vLLM is installed is asked by commands that must start fast
 
+    from lep_bench.engines.memory import out_of_memory
+
     vllm = load()
     threads = torch.set_num_threads  # its CPU worker replaces this function of torch for good
     try:
@@ -86,7 +88,8 @@ def start(folder: Path, dtype: str, device: str, positions: int, memory: float |
         text = line(error)
         end()
         if out_of_memory(error) or any(word in text.lower() for word in MEMORY):
-            what = "more GiB for keys and values" if device == "cpu" else "another share of the GPU"
+            what = "other GiB for keys and values" if device == "cpu" else "another share of the GPU, or more GPUs per model (tensor_parallel)"
+            what += " in a file of configs/hardware"
             raise LepBenchError(
                 f"engine vllm: not enough memory for {folder} ({text}): ask for shorter sequences than {positions} tokens, "
                 f"another dtype than {dtype}, {what}, or use engine hf"
@@ -139,13 +142,6 @@ def _quiet() -> Iterator[None]:
             yield
         finally:
             logging.disable(before)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice, of the machine or of the GPU."""
-    import torch
-
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def line(error: BaseException) -> str:

@@ -153,5 +153,3 @@ class WorkerExtension:
         if parameter is None or parameter.dim() != 1 or tuple(parameter.shape) != model.shape(name):
             raise ValueError(f"vLLM keeps {name} in another form than the checkpoint")
         return None, parameter
-
-

@@ -11,11 +11,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lep_bench import taskfiles
+from lep_bench import sources, taskfiles
 from lep_bench.config import Conversation
-from lep_bench.errors import LepBenchError, TaskError
+from lep_bench.errors import LepBenchError, TaskError, reason
 from lep_bench.evaluate import needs, proof
 from lep_bench.evaluate.encoding import NO_TEMPLATE, Encoder, Pair
+from lep_bench.evaluate.messages import MessageEncoder
 from lep_bench.fingerprint import digest, file_digest, ids_digest, text_digest
 
 TOKENIZER_FILES = (
@@ -111,8 +112,8 @@ def compile_tasks(
     """Build every prompt of the named tasks for one tokenizer, in the order of `names`, and prove it. No model is needed.
 
     `limit`: first documents only. `task_folders`: the user's, beside the shipped one. `metadata` is passed on to the
-    tasks, with "tokenizer" set to the folder and "max_length" to the model's positions unless given; its "conversation"
-    names a listed format that the tasks render themselves. Raises UnknownName for a task that does not exist and TaskError
+    tasks, with "tokenizer" set to the folder (`api:NAME` has none) and "max_length" to the model's positions unless given; its
+    "conversation" names a listed format that the tasks render themselves. Raises UnknownName for a task that does not exist and TaskError
     for a missing chat template or dataset and, unless `prove` is off, for the first fault that `proof` finds.
     """
     known = taskfiles.scan(task_folders)
@@ -123,7 +124,8 @@ def compile_tasks(
     by_template = conversation.format == "chat" and given.get("conversation") in (None, "", TEMPLATE)
     if by_template and not encoder.has_template:
         raise TaskError(NO_TEMPLATE.format(folder=tokenizer_folder))
-    passed = {**given, "tokenizer": str(tokenizer_folder), **({"max_length": positions} if positions else {})}
+    own = {"tokenizer": str(tokenizer_folder)} if encoder.tokenizer is not None else {}
+    passed = {**given, **own, **({"max_length": positions} if positions else {})}
     with _quiet():
         from lm_eval.tasks import TaskManager
 
@@ -165,7 +167,7 @@ def doc_digest(doc: Any) -> str:
 @lru_cache(maxsize=4)
 def _encoder(folder: Path, content: str) -> Encoder:
     """`content` is the files' digest: a folder written anew is read anew."""
-    return Encoder(folder)
+    return Encoder(folder) if sources.served(str(folder)) is None else MessageEncoder(folder)
 
 
 def _compile(
@@ -186,6 +188,8 @@ def _compile(
         task = next(iter(tasks.values()))
         if conversation.format == "chat" and not by_template and not hasattr(task, "asked"):
             raise TaskError(f"task {file.name} knows no listed conversation formats, which protocol paper asks in: score it in another suite")
+        if encoder.tokenizer is None and getattr(task, "TOKENS_SCORED", False) and task.protocol == "paper":
+            raise TaskError(f"task {file.name} counts the model's own tokens under protocol paper, and {encoder.folder} has no tokenizer here")
         if task.get_config("num_fewshot") is None:
             task.set_config("num_fewshot", conversation.shots)
         task.set_fewshot_seed(FEWSHOT_SEED)
@@ -196,10 +200,8 @@ def _compile(
     except LepBenchError:
         raise
     except Exception as error:  # a task's own code: refused by name, whatever it raises
-        why = (str(error).strip() or "no reason given").splitlines()[0]
-        raise TaskError(
-            why if why.startswith(f"{file.name}: ") else f"task {file.name} ({file.path}) cannot be loaded: {type(error).__name__}: {why}"
-        ) from error
+        why = reason(error)
+        raise TaskError(why if why.startswith(f"{file.name}: ") else f"task {file.name} ({file.path}) cannot be asked: {why}") from error
     requests = tuple(task.instances)
     ids = _encode(file.name, requests, encoder)
     if not by_template and hasattr(task, "asked") and (task.get_config("metadata") or {}).get("protocol") == "paper":
@@ -221,10 +223,15 @@ def _compile(
 
 def _notes(items: Sequence[Item], left_out: int) -> tuple[str, ...]:
     """What the task's rules did to the prompts, counted."""
+    wanted = sum(item.asked_shots for item in items)
+    lost = wanted - sum(item.shots for item in items)
     counts = {
         f"of {len(items)} rows cut on the left to fit the model": sum(item.cut for item in items),
-        f"of {len(items)} rows asked with fewer shots than wanted, as more did not fit": sum(item.shots < item.asked_shots for item in items),
+        f"of {len(items)} rows asked with fewer shots than wanted, as more did not fit ({lost} of {wanted} shots left out)": sum(
+            item.shots < item.asked_shots for item in items
+        ),
         "rows left out, too long for the suite's budget": left_out,
+        f"of {len(items)} rows stand more than once in the data": len(items) - len({item.doc_hash for item in items}),
     }
     return tuple(f"{count} {what}" for what, count in counts.items() if count)
 
@@ -253,12 +260,9 @@ def _encode(name: str, requests: Sequence[Any], encoder: Encoder) -> tuple[Pair,
 def _told(name: str, task: Any, doc_id: int, doc: Any) -> tuple[Any, Any]:
     """What a task says of its row: the right answer, and what was asked (a task of chat messages)."""
     try:
-        if hasattr(task, "gold"):
-            task.gold(doc)  # an answer that is none of the options is found before anything is scored
         return task.doc_to_target(doc), task.asked(doc) if hasattr(task, "asked") else None
     except Exception as error:  # a row that is not as the task's code expects it: refused by name
-        why = (str(error).strip() or "no reason given").splitlines()[0]
-        raise TaskError(f"task {name}, row {doc_id}: its answer cannot be read: {type(error).__name__}: {why}") from error
+        raise TaskError(f"task {name}, row {doc_id}: its answer cannot be read: {reason(error)}") from error
 
 
 def _item(name: str, task: Any, doc_id: int, own: list[int], requests: Sequence[Any], ids: Sequence[Pair], render: _Renderer) -> Item:

@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from jinja2 import TemplateError
 
 from lep_bench.errors import CheckpointError, TaskError
+from lep_bench.schema import PaperFormat
 from lep_bench.surgery import reading, tokens
 
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
+LISTED = ", ".join(name for name in get_args(PaperFormat) if name != "template")
 NO_TEMPLATE = (
     "{folder}: its tokenizer has no chat template: ask it as plain text (`format: plain` in a baseline's YAML, or in the suite's `instruct`), "
-    "or, under protocol paper, name a listed format in the family's or baseline's YAML (`conversation: llama3_no_system`, ...)"
+    f"or, under protocol paper, name a listed format in the family's or baseline's YAML (`conversation: llama3_no_system`; known: {LISTED})"
 )
 
 
 class Encoder:
-    """A tokenizer folder (local; nothing is fetched). `prefix` is what an empty context becomes: BOS, else EOS.
+    """A tokenizer folder (local; nothing is fetched). `prefix` is what an empty context becomes: BOS, else EOS; `bos_text` its name.
 
     `notes`: what had to be done to read the tokenizer rightly (see `surgery.reading`)."""
 
@@ -35,7 +37,7 @@ class Encoder:
         if prefix is None:
             raise CheckpointError(f"{folder}: its tokenizer has neither BOS nor EOS: nothing can stand before a text")
         self.prefix: int = prefix
-        self._prefix_text: str = self.tokenizer.decode([prefix])
+        self.bos_text: str = self.tokenizer.decode([prefix])
         probe = self.tokenizer("a")["input_ids"]
         if len(probe) > 1 and probe[-1] == self.eos:
             # A context is encoded as the beginning of context + continuation: an EOS between them would be scored.
@@ -47,8 +49,8 @@ class Encoder:
         """Whether chats can be rendered."""
         return bool(self.tokenizer.chat_template)
 
-    def render(self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The model's own chat template as text; without a generation prompt the last message is left open.
+    def render(self, messages: Sequence[dict[str, str]], add_generation_prompt: bool | None = True) -> str:
+        """The model's own chat template as text; without a generation prompt the last message is left open (None: it is not).
 
         Raises TaskError when there is no template, or when it refuses the messages (some know no system role).
         """
@@ -58,21 +60,22 @@ class Encoder:
         """The ids that transformers itself makes of a chat: what `encode(render(...))` must come to. Raises as `render` does."""
         return tuple(self._template(messages, add_generation_prompt, tokenize=True, return_dict=False, tokenizer_kwargs={"verbose": False}))
 
-    def _template(self, messages: Sequence[dict[str, str]], add_generation_prompt: bool, **rest: Any) -> Any:
+    def _template(self, messages: Sequence[dict[str, str]], add_generation_prompt: bool | None, **rest: Any) -> Any:
         if not self.has_template:
             raise TaskError(NO_TEMPLATE.format(folder=self.folder))
         try:
             return self.tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=add_generation_prompt, continue_final_message=not add_generation_prompt, **rest
+                list(messages), add_generation_prompt=bool(add_generation_prompt), continue_final_message=add_generation_prompt is False, **rest
             )
-        except (TemplateError, ValueError) as error:
+        except (TemplateError, ValueError, TypeError, LookupError) as error:  # the template's own words, or a mistake in it
             roles = ", ".join(message["role"] for message in messages)
-            raise TaskError(f"{self.folder}: its chat template refuses a conversation of {roles}: {str(error).splitlines()[0]}") from error
+            why = " ".join(str(error).split()) or "it does not say why"
+            raise TaskError(f"{self.folder}: its chat template refuses a conversation of {roles}: {why[:300]}") from error
 
     def encode(self, texts: Iterable[str]) -> list[tuple[int, ...]]:
         """Ids with the tokenizer's own prefix, unless the text begins with BOS already (chat templates write it)."""
         texts = list(texts)
-        marked = [bool(self._prefix_text) and text.startswith(self._prefix_text) for text in texts]
+        marked = [bool(self.bos_text) and text.startswith(self.bos_text) for text in texts]
         return self._batch(texts, [not has for has in marked])
 
     def begun(self, ids: tuple[int, ...]) -> tuple[int, ...]:
@@ -165,14 +168,18 @@ class Encoder:
                 ids.add(token)
         return ids, texts
 
+    def count_bos(self, ids: Sequence[int]) -> int:
+        """BOS tokens in a prompt. Where BOS is EOS too (GPT-2, Qwen) it may stand between turns: only those at the beginning."""
+        if self.bos == self.eos:
+            return int(ids[:1] == (self.bos,)) + int(ids[:2] == (self.bos, self.bos))
+        return list(ids).count(self.bos)
+
     def fault(self, ids: Sequence[int]) -> str | None:
         """What is wrong with BOS in a prompt: it must stand at the beginning once if the tokenizer sets one, never twice."""
         if self.bos is None:
             return None
-        # Where BOS is EOS too (GPT-2, Qwen) it may stand between turns; only the beginning can be judged.
-        found = list(ids).count(self.bos) if self.bos != self.eos else int(ids[:1] == (self.bos,)) + int(ids[:2] == (self.bos, self.bos))
-        if found > 1:
-            return f"the prompt has {found} BOS tokens: the chat template and the tokenizer both write one"
+        if self.count_bos(ids) > 1:
+            return f"the prompt has {self.count_bos(ids)} BOS tokens"
         if self.adds_bos and ids[0] != self.bos:
             return f"the prompt does not begin with BOS, though the tokenizer of {self.folder} sets one"
         return None

@@ -1,8 +1,9 @@
 """Proof of the prompts: what the engine will read is what the task asked, whole, in the model's own form, with one BOS.
 
-Checked for every prompt: BOS; that each message's text stands in the prompt, in order; that options have tokens of their
-own; that the prompt fits the model. Checked for the first `COMPARED` distinct prompts of a task that the model's chat
-template rendered: the ids against `apply_chat_template(tokenize=True)`, in which neither lm-eval nor the task has a part.
+Checked for every prompt: BOS; that each message's text stands in the prompt, in order, and no more often than in the
+messages; that options have tokens of their own; that the prompt fits the model. Checked for the first `COMPARED` distinct
+prompts of a task that the model's chat template rendered: the ids against `apply_chat_template(tokenize=True)`, in which
+neither lm-eval nor the task has a part; and that the template opens the model's turn where a task leaves that to it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lep_bench.errors import TaskError
 from lep_bench.evaluate import generations
 from lep_bench.evaluate.encoding import Encoder, Pair
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from lep_bench.evaluate.compiling import CompiledTask, Item, Prompt
 
 COMPARED = 16
+OWN_WORDS = 24  # characters: a shorter text may be among the words of the template itself ("user", "Ответ:")
+ANSWER = "Ответ модели"  # what is looked for in a rendered answer
 
 
 def faults(compiled: CompiledTask) -> Iterator[str]:
@@ -29,7 +33,7 @@ def faults(compiled: CompiledTask) -> Iterator[str]:
             asked = compiled.by_template and not item.cut and requests[0].request_type != "loglikelihood_rolling"
             if found is None and asked and prompt.text not in compared and len(compared) < COMPARED:
                 compared.add(prompt.text)
-                found = unlike_template(prompt, pairs, compiled.encoder)
+                found = unlike_template(prompt, pairs, compiled.encoder) or unopened(prompt, compiled.encoder)
             if found is not None:
                 yield f"task {compiled.name}, row {item.doc_id}: {found}"
 
@@ -44,11 +48,20 @@ def shortened(compiled: CompiledTask) -> Iterator[str]:
 
 
 def _fault(prompt: Prompt, item: Item, pairs: Sequence[Pair], compiled: CompiledTask) -> str | None:
-    found = compiled.encoder.fault(pairs[0][0])
-    if found is not None or prompt.messages is None:
-        return found
-    # Of a prompt that was cut on the left, the end is what must be there.
-    return dropped(prompt.text, prompt.messages[-1:] if item.cut else prompt.messages)
+    ids, encoder = pairs[0][0], compiled.encoder
+    found = encoder.fault(ids)
+    if found is not None:
+        return f"{found}: {_twice(prompt, compiled)}" if encoder.count_bos(ids) > 1 else found
+    return misread(prompt.text, prompt.messages, item.cut) if prompt.messages is not None else None
+
+
+def _twice(prompt: Prompt, compiled: CompiledTask) -> str:
+    """Who wrote a second BOS."""
+    bos = compiled.encoder.bos_text
+    if any(bos in message["content"] for message in prompt.messages or ()):
+        return f"the row's own text has {bos} in it"
+    who, written = "the chat template" if compiled.by_template else "the prompt's text", prompt.text.count(bos)
+    return f"{who} writes {bos} {written} times" if written > 1 else f"{who} writes {bos} behind other text, the tokenizer another in front"
 
 
 def _unanswerable(pairs: Sequence[Pair], requests: Sequence[Any], positions: int) -> str | None:
@@ -72,17 +85,44 @@ def too_long(request: Any, context: Sequence[int], continuation: Sequence[int], 
     return f"{length} tokens{extra} do not fit the model's {positions}" if length > positions else None
 
 
-def dropped(text: str, messages: Sequence[dict[str, str]]) -> str | None:
-    """The first message whose content does not stand in `text` behind the contents before it. Templates may strip white space."""
-    place = 0
-    for number, message in enumerate(messages, 1):
-        content = message["content"].strip()
+def misread(text: str, messages: Sequence[dict[str, str]], cut: bool = False) -> str | None:
+    """The first message whose content does not stand in `text` behind the contents before it, or stands there once more, in
+    what is between the contents. Templates may strip white space. Of a text that was cut on the left, the end is looked at."""
+    place, between = 0, []
+    asked = [(f"the {message['role']}'s text, message {n} of {len(messages)}", message["content"].strip()) for n, message in enumerate(messages, 1)]
+    for name, content in asked[-1:] if cut else asked:
         begin = text.find(content, place)
         if begin < 0:
-            short = content if len(content) <= 40 else content[:39] + "…"
-            return f"the {message['role']}'s text, message {number} of {len(messages)}, is not in the prompt in its place: {short!r}"
+            return f"{name}, is not in the prompt in its place: {_short(content)}"
+        between.append(text[place:begin])
         place = begin + len(content)
+    rest = "" if cut else "\n".join([*between, text[place:]])
+    for name, content in asked:
+        if OWN_WORDS <= len(content) <= len(rest) and content in rest:
+            return f"{name}, is in the prompt more often than it is asked: {_short(content)}"
     return None
+
+
+def _short(content: str) -> str:
+    return repr(content if len(content) <= 40 else content[:39] + "…")
+
+
+def unopened(prompt: Prompt, encoder: Encoder) -> str | None:
+    """Says so where the template begins an answer with words of its own, but leaves them out when the model is to answer.
+
+    A template may well do without them ("[INST] question [/INST]answer"): then nothing stands before an answer, either.
+    """
+    if not prompt.generation_prompt or prompt.messages is None or encoder.render(prompt.messages, None) != prompt.text:
+        return None
+    try:
+        answered = encoder.render([*prompt.messages, {"role": "assistant", "content": ANSWER}], False)
+    except TaskError:  # a template that has no answers in it
+        return None
+    told, before = prompt.text.rstrip(), answered[: answered.rfind(ANSWER)].rstrip()
+    if not before.startswith(told) or before == told:
+        return None
+    words = repr(before[len(told) :])
+    return f"the model is not told that its turn begins: the chat template knows no add_generation_prompt, though it writes {words} before an answer"
 
 
 def unlike_template(prompt: Prompt, pairs: Sequence[Pair], encoder: Encoder) -> str | None:

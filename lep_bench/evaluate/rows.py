@@ -20,6 +20,7 @@ def evaluation_rows(names: Sequence[str], task_folders: Sequence[Path], metadata
 
     known = taskfiles.scan(task_folders)
     for task in [known.get(name) for name in names]:
+        needs.look_for_hub(task)
         built = needs.build(task, known.folders, metadata)
         with needs.clear_row_errors(task):
             rows = list(built.eval_docs)

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from lep_bench.artifact import Artifact
+from lep_bench.engines import cost
 from lep_bench.engines.base import Engine, stop_ids
 from lep_bench.errors import CheckpointError, TaskError
 from lep_bench.evaluate import generations, proof
@@ -23,14 +25,15 @@ from lep_bench.evaluate.encoding import Encoder, Pair
 from lep_bench.evaluate.generations import Generation
 from lep_bench.evaluate.uncertainty import stderr
 from lep_bench.fingerprint import text_digest
-from lep_bench.results import Sample, Score
+from lep_bench.results import Machine, Sample, Score
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a scoring gives: per metric its value and standard error, one sample per document, and the work done.
+    """What a scoring gives: per metric its value and standard error, one sample per document, and the work done where.
 
-    `characters` counts the text of all requests (prompts and options)."""
+    `characters` counts the text of all requests (prompts and options), `seconds` the time in which they were answered,
+    `peak_memory` the bytes held meanwhile (see `engines.cost`); `from_store` answers cost no work."""
 
     scores: dict[str, Score]
     primary: str
@@ -39,7 +42,11 @@ class Scored:
     requests: int
     tokens_in: int
     tokens_out: int
+    from_store: int
     characters: int
+    seconds: float = field(compare=False)
+    peak_memory: int = field(compare=False)
+    machine: Machine
 
 
 @dataclass(frozen=True)
@@ -65,12 +72,16 @@ def score(engine: Engine, artifact: Artifact, compiled: CompiledTask, samplings:
     TaskError for a prompt longer than the model or a score that is not finite, CheckpointError for a model whose
     log-probabilities are not numbers. Whatever a task's own code raises comes through as it is.
     """
-    before = (engine.counts.requests, engine.counts.tokens_in, engine.counts.tokens_out)
+    cost.forget_peak(engine.info.device)
+    before, begin = _work(engine), time.monotonic()
     sampled = any(r.request_type == "generate_until" and generations.read(r).sampling for r in compiled.requests)
     rounds = ask(
         engine, compiled.requests, compiled.ids, compiled.encoder, stop_ids(artifact.folder), seeds=range(samplings if sampled else 1),
         positions=compiled.max_length, max_characters=getattr(compiled.task, "character_limit", None),
     )  # fmt: skip
+    seconds = time.monotonic() - begin
+    work = [new - old for new, old in zip(_work(engine), before, strict=True)]
+    peak = cost.peak(engine.info.device)
     if any(isinstance(a.response, tuple) and math.isnan(a.response[0]) for a in rounds[0]):
         raise CheckpointError(f"{artifact.name} gives log-probabilities that are not numbers: its weights are damaged")
     found = [_read(compiled, answers) for answers in rounds]
@@ -81,9 +92,18 @@ def score(engine: Engine, artifact: Artifact, compiled: CompiledTask, samplings:
     if compiled.primary not in scores:
         raise TaskError(f"task {compiled.name} does not report its primary score {compiled.primary!r}: it has {', '.join(scores)}")
     samples = [_sample(compiled, item, [read[first][n] for read in found], rounds) for n, item in enumerate(compiled.items)]
-    after = (engine.counts.requests, engine.counts.tokens_in, engine.counts.tokens_out)
-    work = [new - old for new, old in zip(after, before, strict=True)]
-    return Scored(scores, compiled.primary, compiled.higher_is_better, samples, *work, compiled.characters)
+    return Scored(scores, compiled.primary, compiled.higher_is_better, samples, *work, compiled.characters, seconds, peak, machine(engine))
+
+
+def machine(engine: Engine) -> Machine:
+    """What the engine's numbers come from."""
+    info = engine.info
+    return Machine(engine=info.name, version=info.version, device=cost.device_kind(info.device), dtype=info.dtype)
+
+
+def _work(engine: Engine) -> tuple[int, int, int, int]:
+    counts = engine.counts
+    return counts.requests, counts.tokens_in, counts.tokens_out, counts.from_store
 
 
 def ask(
@@ -108,7 +128,7 @@ def ask(
         if wrong is not None:
             raise TaskError(f"task {request.task_name}, row {request.doc_id}: {wrong}")
     likely, rolling = by_kind["loglikelihood"], by_kind["loglikelihood_rolling"]
-    once = [*zip(likely, _loglikelihoods(engine, [ids[i] for i in likely]), strict=True)]
+    once = [*zip(likely, loglikelihoods(engine, [ids[i] for i in likely]), strict=True)]
     once += zip(rolling, _rolling(engine, [ids[i] for i in rolling], positions or engine.max_length), strict=True)
     settings: dict[Generation, list[int]] = defaultdict(list)
     for i in by_kind["generate_until"]:
@@ -135,8 +155,9 @@ def _seed(seed: int, doc: Any) -> int:
     return int(text_digest(f"{seed} {doc_digest(doc)}"), 16)
 
 
-def _loglikelihoods(engine: Engine, pairs: Sequence[Pair]) -> list[Answer]:
-    """Contexts whose every continuation is one token need no second pass: the options of one forward pass."""
+def loglikelihoods(engine: Engine, pairs: Sequence[Pair]) -> list[Answer]:
+    """(log-probability, greedy) per pair. Contexts whose every continuation is one token need no second pass: the options of one
+    forward pass."""
     long = {context for context, continuation in pairs if len(continuation) > 1}
     options: dict[tuple[int, ...], dict[int, tuple[float, bool]]] = {}
     for context, continuation in pairs:
@@ -230,7 +251,8 @@ def _sample(compiled: CompiledTask, item: Item, readings: Sequence[Reading], rou
     """The values that every score can be recomputed from: metrics, log-probabilities per request, generated text, tokens."""
     own = [rounds[0][i] for i in item.requests]
     values: dict[str, Any] = {key: _plain(_average([reading.metrics[key] for reading in readings])) for key in readings[0].metrics}
-    values["tokens"] = [answer.tokens for answer in own]
+    if compiled.encoder.tokenizer is not None:
+        values["tokens"] = [answer.tokens for answer in own]
     prediction = ""
     if isinstance(own[0].response, str):
         values["text"] = own[0].response
@@ -245,7 +267,11 @@ def _sample(compiled: CompiledTask, item: Item, readings: Sequence[Reading], rou
         values["logprobs"] = [answer.response for answer in own]
     if len(rounds) > 1:
         values["samplings"] = [
-            {"text": answers[item.requests[0]].response, "tokens": [answers[i].tokens for i in item.requests], **_plain(reading.metrics)}
+            {
+                "text": answers[item.requests[0]].response,
+                **({"tokens": [answers[i].tokens for i in item.requests]} if "tokens" in values else {}),
+                **_plain(reading.metrics),
+            }
             for answers, reading in zip(rounds, readings, strict=True)
         ]
     readable = getattr(compiled.task, "doc_to_prediction", None)  # a task of several prompts per document says it best

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lep_bench.config import ORIGINAL, Suite
-from lep_bench.leaderboard import measure
+from lep_bench.leaderboard import cost, measure
 from lep_bench.leaderboard.cells import Chosen, Condition, Lookup
 from lep_bench.leaderboard.measure import Draft, Scale
 from lep_bench.leaderboard.table import Block, Column, Contamination, Failure, Note, Row, Section, Summary, Table, columns_of, summaries_of
 from lep_bench.results import ModelRecord
 
 STAGES = ("base", "instruct", "init", "instruct-init", "donor", "propagation", "baseline", "local")
-REASON = 160  # characters of a failure's first line that a page shows
+REASON = 300  # characters of a failure's first line that a page shows
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Plan:
     scale: Scale
     summaries: tuple[tuple[Summary, Scale], ...]
     flagged: tuple[str, ...]
+    tasks: tuple[str, ...]
 
     @classmethod
     def of(cls, chosen: Sequence[Chosen], suite: Suite, found: Contamination | None) -> Plan:
@@ -34,7 +35,7 @@ class Plan:
             for one in summaries_of(suite)
         ]
         flagged = tuple(task for task, _, _ in found.flagged) if found else ()
-        return cls(columns_of(chosen, suite), Scale(dict(chance), suite.mean.kind), tuple(scales), flagged)
+        return cls(columns_of(chosen, suite), Scale(dict(chance), suite.mean.kind), tuple(scales), flagged, suite.tasks)
 
 
 def assemble(chosen: Sequence[Chosen], items: Lookup, suite: Suite, order: Sequence[str], found: Contamination | None = None) -> Table:
@@ -152,10 +153,12 @@ def _row(draft: Draft, peers: dict[str, Draft], plan: Plan, items: Lookup) -> Ro
     model = draft.record
     cells = tuple(measure.cell(draft, column, items) for column in plan.columns)
     control = fair_control(model)
-    difference = measure.difference(draft, peers[control], plan.scale, items) if control in peers else None
+    refused = cost.refusal(draft, peers[control], tuple(plan.scale.chance)) if control in peers else None
+    difference = measure.difference(draft, peers[control], plan.scale, items) if control in peers and not refused else None
     means = tuple(measure.mean(draft, scale, items) for _, scale in plan.summaries)
     rest = measure.clean(draft, plan.scale, plan.flagged)
-    return Row(model.name, model.name, model.stage, "", cells, measure.mean(draft, plan.scale, items), control, difference, None, means, rest)
+    mean, spent = measure.mean(draft, plan.scale, items), cost.of(draft, plan.tasks)
+    return Row(model.name, model.name, model.stage, "", cells, mean, control, difference, None, means, rest, spent, refused)
 
 
 def _number(row: Row, draft: Draft, suite: Suite, failures: list[Failure]) -> Row:
@@ -165,7 +168,8 @@ def _number(row: Row, draft: Draft, suite: Suite, failures: list[Failure]) -> Ro
         for cell in draft.cells.get(task, {}).values():
             if cell.failure is not None:
                 lines = [line for line in cell.failure.strip().splitlines() if line.strip()] or ["no reason recorded"]
-                text = lines[0] if len(lines[0]) <= REASON else lines[0][: REASON - 3] + "..."
+                line = lines[0].removeprefix(f"{task}: ")  # the task stands beside it
+                text = line if len(line) <= REASON else line[: REASON - 3] + "..."
                 reasons.setdefault(text, []).append(task)
     if not reasons:
         return row

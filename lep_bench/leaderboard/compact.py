@@ -1,7 +1,7 @@
 """The committed form of a suite's results: one JSON Lines file from which page and errors are made again without any model.
 
 Line 1 is the head (version, suite, order of the models). Then come `items` lines (ids and groups, once for all cells that were asked
-the same) and `cell` lines (the TaskResult without what differs from machine to machine: time, hardware, packages, git state;
+the same) and `cell` lines (the TaskResult without what nobody reads there: date, packages, git state;
 the primary score of every item: a string of 0 and 1, or numbers with five significant digits; and, where a scan of training texts
 flagged rows, the score without them).
 """
@@ -21,7 +21,7 @@ from lep_bench.config import Suite
 from lep_bench.errors import LepBenchError
 from lep_bench.leaderboard.cells import Chosen, Condition, Items, Lookup
 from lep_bench.leaderboard.table import Contamination
-from lep_bench.results import Provenance, Score, TaskResult
+from lep_bench.results import Noise, Provenance, Score, TaskResult
 
 VERSION = 1
 
@@ -35,6 +35,8 @@ class Published:
     chosen: tuple[Chosen, ...]
     items: tuple[Items | None, ...]
     contamination: Contamination | None = None
+    commands: tuple[str, ...] = ()
+    noise: tuple[Noise, ...] = ()
 
     def lookup(self, result: TaskResult) -> Items | None:
         """The items of one of `chosen`'s results."""
@@ -45,8 +47,16 @@ class Published:
         return {id(c.result): items for c, items in zip(self.chosen, self.items)}
 
 
-def dump(suite: Suite, order: Sequence[str], chosen: Sequence[Chosen], lookup: Lookup, found: Contamination | None = None) -> str:
-    """The file's text; the same cells give the same text in whatever order they come."""
+def dump(
+    suite: Suite,
+    order: Sequence[str],
+    chosen: Sequence[Chosen],
+    lookup: Lookup,
+    found: Contamination | None = None,
+    commands: Sequence[str] = (),
+    noise: Sequence[Noise] = (),
+) -> str:
+    """The file's text; the same cells give the same text in whatever order they come. `commands` make the cells again."""
     names = {c.result.model.name for c in chosen}
     known = [name for name in dict.fromkeys(order) if name in names]
     place = {name: i for i, name in enumerate(known + sorted(names - set(known)))}
@@ -59,6 +69,11 @@ def dump(suite: Suite, order: Sequence[str], chosen: Sequence[Chosen], lookup: L
     head = {"lep_bench_results": VERSION, "suite": suite.model_dump(mode="json", exclude_defaults=True), "order": known}
     if found is not None:
         head["contamination"] = {"texts": found.texts, "ngram": found.ngram, "tasks": found.tasks}
+    if commands:
+        head["commands"] = list(commands)
+    used = {c.result.provenance.machine for c in chosen}
+    if measured := sorted((n.model_dump(mode="json") for n in noise if n.machine in used), key=_line):
+        head["noise"] = measured
     lines = [_line(head)]
     numbers: dict[tuple[Any, ...], int] = {}
     for c in sorted(chosen, key=position):
@@ -94,6 +109,7 @@ def load(file: Path) -> Published:
                 if not isinstance(entry, dict) or entry.get("lep_bench_results") != VERSION:
                     raise LepBenchError(f"{file}:1: not a results file of version {VERSION}: publish it again with this lep-bench")
                 head, suite = entry, Suite.model_validate(entry["suite"])
+                noise = tuple(Noise.model_validate(one) for one in entry.get("noise", ()))
                 scan = entry.get("contamination")
                 found = scan and Contamination(tuple(scan["texts"]), scan["ngram"], tuple((str(t), int(n), int(f)) for t, n, f in scan["tasks"]))
             elif "items" in entry:
@@ -105,14 +121,17 @@ def load(file: Path) -> Published:
         raise LepBenchError(f"{file}:{number}: cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}): publish it again") from error
     if not head:
         raise LepBenchError(f"{file}: empty: publish it again")
-    return Published(suite, tuple(head["order"]), tuple(chosen), tuple(scores), found)
+    commands = tuple(map(str, head.get("commands", ())))
+    return Published(suite, tuple(head["order"]), tuple(chosen), tuple(scores), found, commands, noise)
 
 
 def _without_noise(result: TaskResult) -> TaskResult:
     p = result.provenance
     kept = Provenance(
-        created="", engine=p.engine, device=p.device.split(":")[0], dtype=p.dtype, requests=p.requests, tokens_in=p.tokens_in,
-        tokens_out=p.tokens_out, characters=p.characters, notes=p.notes,
+        created="", engine=p.engine, engine_version=p.engine_version, device=p.device.split(":")[0], device_kind=p.device_kind, dtype=p.dtype,
+        hardware={name: p.hardware[name] for name in ("threads", "workers") if p.engine_seconds and name in p.hardware},
+        requests=p.requests, from_store=p.from_store, tokens_in=p.tokens_in, tokens_out=p.tokens_out, characters=p.characters,
+        engine_seconds=_short(p.engine_seconds, 4), peak_memory=p.peak_memory, notes=p.notes,
     )  # fmt: skip
     scores = {name: _shortened(score) for name, score in sorted(result.scores.items())}
     error = None if result.error is None else (result.error.strip().splitlines() or [""])[0][:300]

@@ -1,8 +1,8 @@
-"""The published page of a suite: what it measures, how to read it, the tables. No date, no time: the same results, the same bytes."""
+"""The published page of a suite: what it measures, how to read it, the tables, what they cost. The same results, the same bytes."""
 
 from __future__ import annotations
 
-from lep_bench.leaderboard import render, text
+from lep_bench.leaderboard import cost, render, text
 from lep_bench.leaderboard.render import code, count, escape
 from lep_bench.leaderboard.table import BITS, SYMBOLS, Table
 
@@ -17,11 +17,14 @@ def page(table: Table) -> str:
     lines += [f"{count(table.models, 'model')} in {count(len(families), 'family')}, {count(len(table.items), 'task')}, {_engines(table)}.", ""]
     lines += [*_measured(table), "", *_reading(table), "", render.markdown(table).rstrip("\n"), ""]
     lines += [*found, ""] if (found := render.contamination(table)) else []
+    lines += [*spent, ""] if (spent := _cost(table)) else []
+    commands = table.commands or (f"lep-bench run --suite {table.suite} --models all",)
+    first = f"{'' if table.commands else 'every model and score from nothing; '}what is cached is not computed again"
     lines += [
         "### Make it again",
         "",
         "```",
-        f"lep-bench run --suite {table.suite} --models all    # every model and score from nothing; what is cached is not computed again",
+        *(f"{text.clean(command)}{'' if number else f'    # {first}'}" for number, command in enumerate(commands)),
         "lep-bench leaderboard --check    # this page equals what results.jsonl gives",
         "```",
     ]
@@ -93,6 +96,24 @@ def _summaries(table: Table) -> list[str]:
     groups = ", ".join(f"*{escape(s.label)}*" for s in table.summaries if s.group)
     if groups:
         lines.append(f"- {groups}: plain means over the tasks of a group (last column above), printed only where all of them were scored.")
+    return lines
+
+
+def _cost(table: Table) -> list[str]:
+    """Quality against cost, a table per block; the noise floor of the machines."""
+    blocks = [(block, cost.machines(block)) for block in table.blocks if any(row.cost for section in block.sections for row in section.rows)]
+    lines = ["### What it cost", "", *(f"- {escape(line)}" for line in cost.remarks(table))] if blocks else []
+    lines += [f"- {cost.noise(n, escape(cost.named(n.machine)), code(n.model), code(n.task))}" for n in table.noise]
+    heads = [escape(head) for head in cost.headers(table)]
+    for block, machines in blocks:
+        lines += ["", f"#### {escape(text.condition(block))}", ""]
+        for machine, rows in machines:
+            alone = "" if len(machines) == 1 else ": " + ", ".join(code(row.model) for row in rows)
+            lines.append(f"Measured with {escape(machine)}{alone}.")
+        lines += [*([""] if machines else []), "| model | " + " | ".join(heads) + " |", "| :-- |" + " --: |" * len(heads)]
+        for row in (row for section in block.sections for row in section.rows if row.cost):
+            beside = " ".join(filter(None, [text.marks(row), cost.partly(row)]))
+            lines.append(f"| {code(row.model)}{f' {escape(beside)}' if beside else ''} | " + " | ".join(cost.numbers(table, row)) + " |")
     return lines
 
 

@@ -95,7 +95,7 @@ def page(folder: Path) -> str:
         _checked(rows, odd),
         "- Foundation models were asked with five examples, instruct models with none: table 2 does not compare with the others.",
         "- The fair control of a tuned row is the original vocabulary with the same tuning (table 4), not the untuned model.",
-        "- Table 1 prints its two adapted rows as \"calibration (best)\"; by table 4 their figures are those of tuning on saiga d7 + copy task.",
+        '- Table 1 prints its two adapted rows as "calibration (best)"; by table 4 their figures are those of tuning on saiga d7 + copy task.',
         "",
     ]
     for table, title in _TITLES.items():

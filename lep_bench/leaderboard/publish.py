@@ -15,7 +15,7 @@ from lep_bench.leaderboard.cells import choose, remembering
 from lep_bench.leaderboard.clean import Scan, rescored
 from lep_bench.leaderboard.page import END, START, fresh, page, place
 from lep_bench.leaderboard.table import Table
-from lep_bench.results import Sample, TaskResult
+from lep_bench.results import Noise, Sample, TaskResult
 
 RESULTS, PAGE, TABLE = "results.jsonl", "README.md", "table.csv"
 
@@ -28,14 +28,17 @@ def write(
     order: Sequence[str] = (),
     current: Mapping[str, str] | None = None,
     scan: Scan | None = None,
+    commands: Sequence[str] = (),
+    noise: Sequence[Noise] = (),
 ) -> Table:
     """Write `folder`/{results.jsonl, table.csv, README.md}, each whole or not at all; returns the table they show.
 
     Everything is rendered from the text of results.jsonl, so `check` finds the same bytes. Own prose outside the markers of an existing
-    README.md stays. Raises LepBenchError when that page has no pair of markers. Arguments: see `table.build`.
+    README.md stays. Raises LepBenchError when that page has no pair of markers. Arguments: see `table.build`; `commands` make the results
+    again (none: a run of all models of the suite); of `noise` the entries of machines that scored something are shown.
     """
     chosen = rescored(choose(results, suite.name, suite.tasks, current), samples, scan)
-    text = compact.dump(suite, order, chosen, remembering(samples), scan and scan.found)
+    text = compact.dump(suite, order, chosen, remembering(samples), scan and scan.found, commands, noise)
     target = folder / PAGE
     existing = target.read_text(encoding="utf-8") if target.is_file() else None
     if existing is not None and place(existing, "") is None:
@@ -50,7 +53,7 @@ def write(
 def read(folder: Path) -> Table:
     """The table that a folder's committed results give. Raises LepBenchError when they cannot be read."""
     held = compact.load(folder / RESULTS)
-    return assemble(held.chosen, held.lookup, held.suite, held.order, held.contamination)
+    return replace(assemble(held.chosen, held.lookup, held.suite, held.order, held.contamination), commands=held.commands, noise=held.noise)
 
 
 def check(folder: Path) -> list[str]:

@@ -9,12 +9,13 @@ import json as json_module
 import re
 from typing import TYPE_CHECKING, Any
 
-from lep_bench.leaderboard import text
-from lep_bench.leaderboard.table import BITS, Block, Cell, Row, Section, Table
+from lep_bench.leaderboard import cost, text
+from lep_bench.leaderboard.table import BITS, Block, Cell, Failure, Row, Section, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+COSTS = 24  # rows up to which the terminal shows what they cost
 NBSP = "\u00a0"  # keeps 90.3 ±1.7 on one line in a Markdown cell
 
 
@@ -42,12 +43,19 @@ def terminal(table: Table, console: Console) -> None:
             if i:
                 console.print()
             console.print(one)
+    if len(table.rows) <= COSTS and any(row.cost for row in table.rows):
+        console.print()
+        console.print(cost.terminal(table))
     console.print()
     for line in _legend(table, [layout for layout in layouts if layout not in turned]):
         console.print(Text(f" {line}", style="dim"))
+    same: dict[tuple[tuple[str, ...], str], list[Failure]] = {}
     for failure in table.failures:
-        what = f"{text.clean(failure.model)}, {failed_tasks(table, failure.tasks)}: failed: {text.clean(failure.reason)}"
-        console.print(Text(f" ({failure.number}) {what}", style="red"))
+        same.setdefault((failure.tasks, failure.reason), []).append(failure)
+    for (tasks, reason), failures in same.items():
+        numbers = "".join(f"({number})" for number in dict.fromkeys(failure.number for failure in failures))
+        models = ", ".join(text.clean(failure.model) for failure in failures[:3]) + (f" and {len(failures) - 3} more" if failures[3:] else "")
+        console.print(Text(f" {numbers} {models}, {failed_tasks(table, tasks)}: failed: {text.clean(reason)}", style="red"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +166,10 @@ def _legend(table: Table, layouts: list[_Layout]) -> list[str]:
         lines.append("  for propagation the instruct model, tuned alike if tuned; for init and original/donor the base;")
         lines.append("  for the other donors original/donor: the same text, the old vocabulary.")
     lines.append(text.seed_remark(table))
+    lines += [f"Not compared with their controls: {count(len(rows), 'row')}: {text.clean(reason)}." for reason, rows in cost.refusals(table)]
+    lines += [cost.noise(n, *map(text.clean, (cost.named(n.machine), n.model, n.task))) for n in table.noise]
+    if len(table.rows) > COSTS:
+        lines.append("Seconds, tokens and memory per model: README.md, table.csv.")
     if not all(layout.fits for layout in layouts if layout.part == "tasks"):
         groups = "the groups and " if layouts[0].part == "short" else ""
         lines.append(f"This terminal is too narrow for {groups}the {len(table.items)} single tasks; README.md and table.csv have them.")
@@ -193,6 +205,8 @@ def markdown(table: Table) -> str:
             for part in text.parts(table):
                 lines += [*_markdown_section(table, section, part), ""]
     lines += [f"- ({f.number}) {code(f.model)}, {escape(failed_tasks(table, f.tasks))}: failed: {escape(f.reason)}" for f in table.failures]
+    for reason, rows in cost.refusals(table):
+        lines += ["", f"- Not compared with their controls: {', '.join(code(row.model) for row in rows)}: {escape(reason)}."]
     lines += _notes(table)
     return "\n".join(lines).rstrip("\n") + "\n" if lines else ""
 
@@ -268,7 +282,7 @@ def csv(table: Table) -> str:
     names = [c.key for c in table.columns] + ["mean"] + [s.label for s in table.summaries]
     sampled = ("_sampling_sd",) if table.samplings > 1 else ()
     parts = ("", "_stderr", "_seed_sd", *sampled)
-    writer.writerow([*head, *(f"{n}{part}" for n in names for part in parts), "control", "difference", "difference_stderr"])
+    writer.writerow([*head, *(f"{n}{part}" for n in names for part in parts), "control", "difference", "difference_stderr", *cost.FIELDS])
     for block in table.blocks:
         how = block.condition
         for section in block.sections:
@@ -280,7 +294,7 @@ def csv(table: Table) -> str:
                 values = [_plain(v) for c in cells for v in (c.value, c.stderr, c.spread, *([c.sampling] if sampled else []))]
                 d = row.difference
                 gap = [row.control, _plain(d.value if d else None), _plain(d.stderr if d else None)]
-                writer.writerow([_harmless(v) for v in (*kind, *state, *values, *gap)])
+                writer.writerow([_harmless(v) for v in (*kind, *state, *values, *gap, *cost.fields(row))])
     return out.getvalue()
 
 

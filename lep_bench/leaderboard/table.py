@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lep_bench.config import Suite
 from lep_bench.leaderboard.cells import Chosen, Condition, choose, remembering
-from lep_bench.results import Sample, TaskResult
+from lep_bench.results import Noise, Sample, TaskResult
 
 if TYPE_CHECKING:
     from lep_bench.leaderboard.clean import Scan
@@ -85,10 +85,26 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What the `tasks` (of the suite's `of`) took whose every answer the engine gave in this run. `characters` are those of
+    the questions; `seconds` and `memory` (bytes) are None in results of earlier versions. `machine` says in words where."""
+
+    tasks: int
+    of: int
+    tokens_in: int
+    tokens_out: int
+    characters: int
+    seconds: float | None
+    memory: int | None
+    machine: str
+
+
+@dataclass(frozen=True)
 class Row:
     """One model under one condition, all its training seeds together. `letter` names a row that others are compared with.
 
     `clean`: (score, score without the flagged rows) per task with flagged rows, then of the mean; None where there is no such number.
+    `refused`: why there is no difference although row and control were scored: by different machines.
     """
 
     model: str
@@ -102,6 +118,8 @@ class Row:
     failure: int | None
     summaries: tuple[Cell, ...] = ()
     clean: tuple[tuple[float, float] | None, ...] = ()
+    cost: Cost | None = None
+    refused: str | None = None
 
     @property
     def limit(self) -> int | None:
@@ -158,7 +176,8 @@ class Note:
 @dataclass(frozen=True)
 class Table:
     """Everything a page says. `items` gives each task's count of items, 0 where nothing was scored; `unpaired` the tasks of the mean
-    whose score is no mean of its items."""
+    whose score is no mean of its items; `commands` make the results again (none: a run of all models of the suite);
+    `noise` is what was measured of the noise floor of the machines behind the numbers."""
 
     suite: str
     title: str
@@ -174,6 +193,8 @@ class Table:
     contamination: Contamination | None = None
     unpaired: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
+    commands: tuple[str, ...] = ()
+    noise: tuple[Noise, ...] = ()
 
     @property
     def rows(self) -> tuple[Row, ...]:

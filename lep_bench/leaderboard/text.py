@@ -139,7 +139,7 @@ def condition(block: Block) -> str:
     """`Asked as chat, 0-shot: protocol greedy, engine hf, float32`."""
     c = block.condition
     how = "Asked as chat" if c.format == "chat" else "Asked in plain form"
-    return f"{how}, {c.shots}-shot: protocol {c.protocol}, engine {c.engine}, {c.dtype}"
+    return f"{how}, {c.shots}-shot: protocol {c.protocol}, engine {c.engine}, {c.dtype if c.dtype != 'unknown' else 'number format unknown'}"
 
 
 def clean(text: str) -> str:

@@ -4,9 +4,9 @@ Building a task reads no file and needs no network: rows are read when they are 
 length must be known.
 """
 
-import difflib
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable
 from functools import cached_property
@@ -17,17 +17,16 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.config.task import TaskConfig
 from lm_eval.filters import build_filter_ensemble
 
-from . import prompts, rows, tokens
+from . import checks, prompts, rows, tokens
 
 Row = dict[str, Any]
-PROTOCOLS = ("paper", "strict")
-SETTINGS = ("protocol", "conversation", "tokenizer", "pretrained", "data", "max_length", "prompt_characters")
 PROMPT_TOKENS = 4000  # protocol paper: a prompt with shots stays below that
+_LOG = logging.getLogger("lm_eval.darumeru")
 NEAR = 32  # tokens: farther than that from a budget, the sum of two parts decides as the whole would
 PROMPT_CHARACTERS = 6000  # protocol strict: prompts of all models, in characters of the messages
 
 
-class DarumeruTask(ConfigurableTask):
+class DarumeruTask(checks.Checked, ConfigurableTask):
     """A task of the benchmark. Read from the metadata: protocol, conversation, tokenizer (else pretrained), data,
     max_length, prompt_characters. Metrics are declared in NAMES, with what aggregates them."""
 
@@ -45,7 +44,7 @@ class DarumeruTask(ConfigurableTask):
         metadata = config.get("metadata") or {}
         self.protocol = str(metadata.get("protocol") or "paper")
         self.conversation = metadata.get("conversation")
-        self._check_settings(config["task"], metadata)
+        checks.settings(config["task"], self.protocol, self.conversation, metadata)
         self._config = TaskConfig(**{**config, **self.generation_config()})
         self.VERSION = metadata.get("version", self.VERSION)
         self.OUTPUT_TYPE = self.config.output_type
@@ -58,18 +57,6 @@ class DarumeruTask(ConfigurableTask):
         self._filters = [build_filter_ensemble("none", [["take_first", None]])]
         self._asked: dict[bytes, Any] = {}
         self.dataset = rows.Splits(self._read)
-
-    def _check_settings(self, name: str, metadata: dict[str, Any]) -> None:
-        # lm-eval puts the model's arguments here, too: only what is nearly one of ours is a slip of the pen.
-        for key in metadata.keys() - set(SETTINGS):
-            near = difflib.get_close_matches(key, SETTINGS, n=1, cutoff=0.88)
-            if near:
-                raise ValueError(f"{name}: the metadata has {key!r}: did you mean {near[0]}?")
-        if self.protocol not in PROTOCOLS:
-            raise ValueError(f"{name}: there is no protocol {self.protocol!r}: {' and '.join(PROTOCOLS)} are known")
-        known = (prompts.TEMPLATE, prompts.PLAIN) if self.protocol == "strict" else (prompts.TEMPLATE, *prompts.FORMATS)
-        if self.conversation is not None and self.conversation not in known:
-            raise ValueError(f"{name}: conversation {self.conversation!r} under protocol {self.protocol}: {', '.join(known)} are known")
 
     def generation_config(self) -> dict[str, Any]:
         """Settings of the generation for lm-eval's TaskConfig."""
@@ -112,7 +99,13 @@ class DarumeruTask(ConfigurableTask):
         ]  # fmt: skip
 
     def _read(self, split: str) -> list[Row]:
-        return self.merged(self._origin.read(split, self.configs))
+        found = self.merged(self._origin.read(split, self.configs))
+        if split == self.config.test_split:
+            self.check_rows(found[: self.FIRST_ROWS])
+        else:
+            for row in found:
+                self.check_shot(row)
+        return found
 
     def merged(self, found: dict[str, list[Row]]) -> list[Row]:
         """The rows of the configs as one list."""
@@ -140,12 +133,6 @@ class DarumeruTask(ConfigurableTask):
 
     def fewshot_docs(self) -> list[Row]:
         return self.dataset[self.fewshot_cfg.split]
-
-    def row_name(self, doc: Row) -> str:
-        """How a message calls a row: its id, its subject, the beginning of its text."""
-        meta = doc.get("meta") or {}
-        named = [f"{key} {value}" for key, value in (("id", meta.get("id", doc.get("id"))), ("subject", doc.get("subject"))) if value is not None]
-        return ", ".join(named) or repr(next((m["content"] for m in self.variants(doc)[0]), ""))[:80]
 
     # --- prompts
 
@@ -269,10 +256,10 @@ class DarumeruTask(ConfigurableTask):
             return text
         if self.protocol == "strict":
             length = self.tokens.count_prompt(text)
-            raise ValueError(
-                f"{self.config.task}: row {self.row_name(doc)}: its prompt of {length} tokens and {reserve} new ones do not fit the model's "
-                f"{self.max_length} positions: lower prompt_characters in the metadata, for all models alike"
-            )
+            raise self.wrong(
+                doc, f"its prompt of {length} tokens and {reserve} new ones do not fit the model's {self.max_length} positions: "
+                "lower prompt_characters in the metadata, for all models alike",
+            )  # fmt: skip
         return self.tokens.cut_left(text, room)
 
     def reserve(self, doc: Row) -> int:
@@ -286,6 +273,20 @@ class DarumeruTask(ConfigurableTask):
         kwargs.pop("chat_template", None)  # passed on by lm-eval, unknown to an Instance
         requests = self.requests(doc, ctx, chat)
         return [Instance(request_type=self.OUTPUT_TYPE, doc=doc, arguments=pair, idx=n, **kwargs) for n, pair in enumerate(requests)]
+
+    def build_all_requests(self, **kwargs: Any) -> None:
+        """As lm-eval's own; what the rules did to the prompts is said, once per task."""
+        self._asked.clear()
+        super().build_all_requests(**kwargs)
+        asked = list(self._asked.values())
+        counts = {
+            f"of {len(asked)} rows asked with fewer shots than wanted, as more did not fit": sum(a.shots < a.asked_shots for a in asked),
+            f"of {len(asked)} rows cut on the left to fit the model": sum(a.cut for a in asked),
+            f"rows left out, longer than prompt_characters ({self.prompt_characters})": len(self.left_out),
+        }
+        for what, count in counts.items():
+            if count:
+                _LOG.warning(f"{self.config.task}: {count} {what}")
 
     def requests(self, doc: Row, texts: list[str], chat: bool) -> list[tuple[str, Any]]:
         """(prompt, option) or (prompt, settings) of everything that a row is asked, in order."""

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from .rows import where
+
 LETTERS = ("A", "B", "C", "D")
 HEADLINES = {
     "ru": "Ниже приведены вопросы с множественным выбором (с ответами) по {subject}.\n\n",
@@ -70,15 +72,18 @@ DATIVE = {
 
 
 def question(row: dict[str, Any], language: str) -> str:
-    """The question and its four options, each on its own line."""
-    options = "".join(f"\n{letter}. {option}" for letter, option in zip(LETTERS, row[f"choices_{language}"], strict=True))
+    """The question and its four options, each on its own line. Raises ValueError for another number of them."""
+    choices = row[f"choices_{language}"]
+    if len(choices) != len(LETTERS):
+        raise ValueError(f"{where(row)}: choices_{language} has {len(choices)} options, not {len(LETTERS)}")
+    options = "".join(f"\n{letter}. {option}" for letter, option in zip(LETTERS, choices, strict=True))
     return row[f"question_{language}"] + options
 
 
 def answer(row: dict[str, Any]) -> str:
     """The right letter; a row says it as a number from 0 or as a letter."""
     named = str(row["answer"]).strip()
-    return LETTERS[int(named)] if named.isdigit() else named
+    return LETTERS[int(named)] if named in ("0", "1", "2", "3") else named
 
 
 def headline(subject: str, language: str) -> str:

@@ -6,6 +6,8 @@ BOS is written into no prompt: whoever encodes a prompt sets exactly one in fron
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .rows import where
+
 Messages = list[dict[str, str]]
 _ROLES = {"user": "user", "bot": "assistant", "assistant": "assistant", "system": "system"}
 
@@ -78,7 +80,8 @@ def filled(row: dict[str, Any], **changes: str) -> Messages:
     try:
         return [{"role": _ROLES[m["role"]], "content": m["content"].format(**inputs) if inputs else m["content"]} for m in row["messages"]]
     except (KeyError, IndexError, ValueError, AttributeError) as error:
-        raise ValueError(f"row {row.get('meta')}: its messages cannot be filled from inputs {', '.join(inputs)}: {error!r}") from error
+        why = f"there is no {error.args[0]}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{where(row)}: its messages cannot be filled from its inputs {', '.join(inputs)}: {why}") from error
 
 
 def exchange(question: str, lead: str, answer: str | None = None) -> Messages:

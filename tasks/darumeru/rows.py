@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import hashlib
+import io
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,19 @@ from typing import Any
 Row = dict[str, Any]
 _ENDINGS = ("jsonl", "parquet", "json", "csv")
 _CONVERTED = "refs/convert/parquet"  # the Hub's own Parquet conversion: where script-only datasets can be read
+
+
+class Located(Row):
+    """A row that knows where it stands (FILE:LINE): for messages. Equal to the plain row, and written as it."""
+
+    def __init__(self, fields: Row, place: str) -> None:
+        super().__init__(fields)
+        self.place = place
+
+
+def where(row: Row) -> str:
+    """How a message calls a row: by file and line, or by what it has of its own."""
+    return getattr(row, "place", "") or f"row {row.get('meta') or row.get('id') or ''}".rstrip()
 
 
 class Splits(dict[str, list[Row]]):
@@ -149,7 +163,10 @@ def read_file(file: Path, fields: Sequence[str], columns: dict[str, str] | None 
             raise ValueError(f"{place}: the row has no {', '.join(missing)}")
         if "messages" in fields:
             _check_messages(place, row)
-        rows.append(row)
+        for name in fields:
+            if name.endswith("_sents") and not (isinstance(row[name], list) and all(isinstance(text, str) for text in row[name])):
+                raise ValueError(f"{place}: {name} must be a list of sentences")  # a text would be taken for a list of its letters
+        rows.append(Located(row, place))
     return rows
 
 
@@ -160,24 +177,38 @@ def _raw(file: Path) -> Iterator[tuple[str, Any]]:
 
             table = pyarrow.parquet.read_table(file).to_pylist()
         elif file.suffix == ".csv":
-            with file.open(encoding="utf-8", newline="") as text:
-                table = list(csv.DictReader(text))
+            table = list(csv.DictReader(io.StringIO(_text(file), newline="")))
         elif file.suffix == ".json":
-            table = json.loads(file.read_text(encoding="utf-8"))
+            table = json.loads(_text(file))
         else:
             table = None
+    except _NotText:
+        raise
     except (ValueError, csv.Error) as error:  # pyarrow's and json's errors are ValueErrors
         raise ValueError(f"{file}: cannot be read: {str(error).splitlines()[0]}") from error
     if table is not None:
         yield from ((f"{file}: row {number}", row) for number, row in enumerate(table, 1))
         return
     # Not splitlines(): a JSON string may hold U+2028, which ends no line of the file.
-    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(_text(file).split("\n"), 1):
         if line.strip():
             try:
                 yield f"{file}:{number}", json.loads(line)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{file}:{number}: not JSON: {error}") from error
+
+
+class _NotText(ValueError):
+    """A file that is not UTF-8."""
+
+
+def _text(file: Path) -> str:
+    data = file.read_bytes()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _NotText(f"{file}:{line}: not UTF-8: byte 0x{data[error.start]:02x}; write the file anew in UTF-8") from error
 
 
 def _check_messages(place: str, row: Row) -> None:

@@ -43,9 +43,8 @@ class Choice(kinds.OptionTask):
 
     def gold(self, doc: Row) -> str:
         """The right option. Raises ValueError for a row whose answer is none of them."""
-        answer = self.doc_to_target(doc)
-        if answer not in self.OPTIONS:
-            raise ValueError(f"{self.config.task}: row {self.row_name(doc)}: its answer {answer!r} is none of {', '.join(self.OPTIONS)}")
+        if (answer := self.doc_to_target(doc)) not in self.OPTIONS:
+            raise self.wrong(doc, f"its answer {answer!r} is none of {', '.join(self.OPTIONS)}")
         return answer
 
     def doc_to_prediction(self, doc: Row, results: Results) -> str:
@@ -65,7 +64,7 @@ class Rwsd(Choice):
     OPTIONS = ("Да", "Нет")
 
     def gold(self, doc: Row) -> str:
-        return next((option for option in self.OPTIONS if doc["outputs"].startswith(option)), "") or super().gold(doc)
+        return next((option for option in self.OPTIONS if str(doc["outputs"]).startswith(option)), "") or super().gold(doc)
 
     def process_results(self, doc: Row, results: Results) -> dict[str, Any]:
         right = float(doc["outputs"].startswith(self.doc_to_prediction(doc, results)))
@@ -97,7 +96,7 @@ class Parus(Choice):
     def variants(self, doc: Row) -> list[Any]:
         inputs = doc["inputs"]
         if not {"choice1", "choice2"} <= set(inputs):
-            raise ValueError(f"{self.config.task}: row {doc.get('meta')}: its inputs have no choice1 and choice2")
+            raise self.wrong(doc, "its inputs have no choice1 and choice2")
         return [prompts.filled(doc), prompts.filled(doc, choice1=inputs["choice2"], choice2=inputs["choice1"])]
 
     def process_results(self, doc: Row, results: Results) -> dict[str, Any]:
@@ -150,7 +149,7 @@ class _Mmlu(Choice):
         super().__init__(config, **rest)
 
     def merged(self, rows: dict[str, list[Row]]) -> list[Row]:
-        return [{**row, "subject": subject} for subject, own in rows.items() for row in own]
+        return [type(row)({**row, "subject": subject}, row.place) for subject, own in rows.items() for row in own]
 
     def shot_rows(self, doc: Row) -> list[Row]:
         subject = self._subject(doc)
@@ -200,7 +199,15 @@ class MultiQ(kinds.GenerationTask):
     NAMES = {"f1": mean, "em": mean, "score": mean}
 
     def doc_to_target(self, doc: Row, doc_to_target: Any = None) -> list[str]:
-        return [answer["segment"] for answer in doc["outputs"]]
+        """The accepted answers. Raises ValueError for a row without any."""
+        found = doc["outputs"]
+        if isinstance(found, str) and found:  # as shots may have it
+            return [found]
+        if not (isinstance(found, list) and found and all(isinstance(a, dict) and isinstance(a.get("segment"), str) for a in found)):
+            raise self.wrong(doc, f"its outputs must be a list of accepted answers, {{segment: text}} each, not {str(found)[:60]}")
+        return [answer["segment"] for answer in found]
+
+    gold = doc_to_target  # the check is in it
 
     def score(self, doc: Row, text: str) -> dict[str, Any]:
         return metrics.squad(text, self.doc_to_target(doc))
@@ -211,6 +218,12 @@ class Use(kinds.GenerationTask):
 
     CHARACTERS = 64
     NAMES = {"grade_norm": metrics.grade, "score": metrics.grade}
+
+    def check_row(self, doc: Row) -> None:
+        super().check_row(doc)
+        missing = [name for name in ("type", "id_task", "variant") if doc["meta"].get(name) is None]
+        if missing:
+            raise self.wrong(doc, f"its meta has no {', '.join(missing)}: points cannot be given without")
 
     def score(self, doc: Row, text: str) -> dict[str, Any]:
         meta = doc["meta"]
@@ -256,7 +269,7 @@ class Extractive(kinds.OptionTask):
         return [prompts.exchange("Твоя задача определить наиболее важные предложения.\nТекст: " + " ".join(doc["src_sents"]), self.LEAD)]
 
     def options(self, doc: Row) -> list[str]:
-        self.doc_to_target(doc)  # a row that cannot be scored is found before the model is asked
+        self.gold(doc)  # a row that cannot be scored is found before the model is asked
         sentences = doc["src_sents"]
         if self.protocol == "paper":
             return self.tokens_for("cutting sentences to equal lengths").cut_alike(self.LEAD, sentences)
@@ -264,14 +277,20 @@ class Extractive(kinds.OptionTask):
         return [" " + sentence[:length] for sentence in sentences]
 
     def doc_to_target(self, doc: Row, doc_to_target: Any = None) -> list[int]:
-        if not doc["extractive_summary"]:
-            raise ValueError(f"{self.config.task}: row {self.row_name(doc)}: its extractive_summary is empty: R-precision is not defined")
-        return [int(number) for number in doc["extractive_summary"]]
+        """Numbers of the right sentences. Raises ValueError where there is none, or no such sentence."""
+        given, count = doc["extractive_summary"], len(doc["src_sents"])
+        if not given:
+            raise self.wrong(doc, "its extractive_summary is empty: R-precision is not defined")
+        if not all(str(number).isdecimal() and int(number) < count for number in given):
+            raise self.wrong(doc, f"its extractive_summary names sentences {given}, but there are {count}, numbered from 0")
+        return [int(number) for number in given]
+
+    gold = doc_to_target
 
     def process_results(self, doc: Row, results: Results) -> dict[str, Any]:
-        gold, count = self.doc_to_target(doc), len(doc["src_sents"])
-        if len(results) != count or not all(0 <= number < count for number in gold):
-            raise ValueError(f"{self.config.task}: row {self.row_name(doc)}: {count} sentences, {len(results)} results, gold sentences {gold}")
+        gold, count = self.gold(doc), len(doc["src_sents"])
+        if len(results) != count:
+            raise self.wrong(doc, f"{count} sentences, but {len(results)} results")
         share = metrics.r_precision([value for value, _ in results], gold)
         return {"r_prec": share, "score": share}
 

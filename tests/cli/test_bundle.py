@@ -12,82 +12,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import yaml
+from bundled import BASE, DARUMERU, DATA, MODEL, STORED
+from hub import Hub
 from huggingface_hub import constants
 
 from lep_bench import atomic, bundle, bundling, paths
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from hub import Hub
-
-BASE = paths.checkpoints() / "mini-llama" / "base"
 pytestmark = pytest.mark.skipif(not BASE.is_dir(), reason="no shipped checkpoints")
-DARUMERU = yaml.safe_load((paths.folder("tasks") / "darumeru" / "_darumeru.yaml").read_text(encoding="utf-8"))["dataset_kwargs"]["revision"]
-SUITE = {
-    "title": "Tiny", "tasks": ["darumeru_parus"], "baselines": ["pico"], "protocol": "paper", "base": {"format": "plain", "shots": 1},
-    "mean": {"kind": "plain", "tasks": {"darumeru_parus": 0.25}},
-}  # fmt: skip
-
-
-def parus(number: int) -> dict[str, object]:
-    """A row like those of the dataset."""
-    messages = [{"role": "user", "content": "{premise} 1. {choice1} 2. {choice2}"}, {"role": "bot", "content": "Ответ:"}]
-    inputs = {"premise": f"Дождь шёл {number} дней.", "choice1": "Река вышла из берегов.", "choice2": "Трава засохла."}
-    return {"messages": messages, "inputs": inputs, "outputs": "1", "meta": {"id": number, "task": "effect"}}
-
-
-def lines(rows: list[dict[str, object]]) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-
-
-DATA = {
-    "README.md": b"---\nlicense: mit\n---\n",
-    "data/parus/test.jsonl": lines([parus(n) for n in range(3)]),
-    "data/parus/prompt.jsonl": lines([parus(n) for n in range(10, 12)]),
-    "data/rcb/test.jsonl": b"{}\n",
-}
-MODEL = {path.name: path.read_bytes() for path in BASE.iterdir()} if BASE.is_dir() else {}
-STORED = sorted(name for name in DATA if "parus" in name)
-
-
-@pytest.fixture(autouse=True)
-def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands set these variables for all that they start; after a test they are as before."""
-    for name in (bundle.DATA, bundle.DICTIONARIES):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    for name in bundle.OFFLINE:
-        monkeypatch.setenv(name, "1")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch):
-    with Hub() as served:
-        monkeypatch.setattr(constants, "ENDPOINT", served.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", served.url + "/{repo_id}/resolve/{revision}/{filename}")
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        served.add("dataset", "RefalMachine/darumeru", DATA, commit=DARUMERU, licence="mit")
-        more = {"pytorch_model.bin": b"pickle", "original/params.json": b"{}"}
-        served.commit = served.add("model", "org/pico", {**MODEL, **more}, licence="apache-2.0")
-        yield served
-
-
-@pytest.fixture
-def configs(tmp_path: Path, hub: Hub) -> Path:
-    """A suite of one task and one model, pinned."""
-    baseline = {"model": "org/pico", "revision": hub.commit, "format": "plain", "conversation": "non_instruct_simple", "parameters": 300_000}
-    for kind, name, content in (("suites", "tiny", SUITE), ("baselines", "pico", baseline)):
-        (tmp_path / "configs" / kind).mkdir(parents=True)
-        (tmp_path / "configs" / kind / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    return tmp_path / "configs"
-
-
-@pytest.fixture
-def make(cli, configs: Path, tmp_path: Path):
-    """`lep-bench bundle --suite tiny DIR ...`."""
-    return lambda *more, folder=None: cli("bundle", "--suite", "tiny", folder or tmp_path / "bundle", "--configs", configs, *more)
 
 
 def files(folder: Path) -> list[str]:
@@ -119,7 +50,10 @@ def test_a_bundle_holds_what_is_needed_and_proves_it(make, hub: Hub, tmp_path: P
     assert {name: file.sha256 for name, file in stored.items()} == {name: hashlib.sha256(DATA[name]).hexdigest() for name in STORED}
     assert sum(file.bytes for file in stored.values()) == sum(len(DATA[name]) for name in STORED) == rows.bytes
     asked = len(hub.asked)
-    assert make("--models").code == 0 and len(hub.downloads()) == len(STORED) + len(MODEL), "what is here is not fetched again"
+    assert done.out.count("stored: ") == 3
+    done = make("--models")
+    assert done.code == 0 and len(hub.downloads()) == len(STORED) + len(MODEL), "what is here is not fetched again"
+    assert done.out.count("there: ") == 3 and "stored" not in done.out
     assert len(hub.asked) > asked
     assert "here" in make("--list").out.splitlines()[1]
 
@@ -180,7 +114,8 @@ def test_bad_input_is_one_line(make, hub: Hub, configs: Path, tmp_path: Path, mo
     refused(f"has no revision '{DARUMERU}'", code=1)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
     refused("cannot reach the Hugging Face Hub")
-    assert "sizes are not known without the Hub" in make("--list").err
+    done = make("--list", folder=tmp_path / "new")
+    assert "sizes are not known without the Hub" in done.err and "MB and 1 thing of unknown size into" in done.out
 
 
 def test_a_local_folder_feeds_a_bundle(make, cli, hub: Hub, configs: Path, tmp_path: Path) -> None:
@@ -273,34 +208,6 @@ def test_a_bundle_that_was_changed_is_refused_by_name(make, cli, configs: Path, 
     refused("dictionaries/words.dawg was changed")
     words.write_bytes(kept)
     assert cli("run", "--suite", "tiny", "--configs", configs, "--data", root, "--dry-run", "--out", tmp_path / "out").code == 0
-
-
-def test_doctor_proves_that_a_suite_is_complete(make, cli, configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = tmp_path / "bundle"
-
-    def doctor(*more: object) -> tuple[int, str]:
-        done = cli("doctor", "--offline", "--suite", "tiny", "--configs", configs, "--out", tmp_path, *more)
-        return done.code, done.out
-
-    assert make("--models").code == 0
-    code, text = doctor("--data", root)
-    assert code == 0, text
-    for words in ("3 rows", "pymorphy3", str(root / "dictionaries"), str(root / "models" / "org" / "pico"), f"run --suite tiny --data {root}"):
-        assert words in text
-    (root / "models" / "org" / "pico" / "model.safetensors").unlink()
-    (root / "dictionaries" / "words.dawg").unlink()
-    rows = root / "RefalMachine" / "darumeru" / "data" / "parus" / "prompt.jsonl"
-    rows.write_bytes(lines([{**parus(1), "inputs": None}]))
-    code, text = doctor("--data", root)
-    errors = [line for line in text.splitlines() if line.startswith("error")]
-    assert code == 1 and all("lep-bench bundle --suite tiny" in line for line in errors)
-    for words in ("prompt.jsonl has", "prompt.jsonl:1: the row has no inputs", "no model.safetensors", "pymorphy3 or its dictionaries do not load"):
-        assert any(words in line for line in errors), words
-    monkeypatch.delenv(bundle.DATA)  # set by the commands above for this process
-    monkeypatch.delenv(bundle.DICTIONARIES)
-    code, text = doctor()
-    assert code == 1 and "darumeru_parus" in text and "org/pico at" in text
-    assert cli("doctor", "--offline").code == 2
 
 
 @pytest.fixture

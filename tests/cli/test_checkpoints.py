@@ -80,13 +80,15 @@ def test_a_dry_run_asks_no_network(cli, monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert asked, "the guard of this test does not see the library's requests"
 
 
-def test_missing_checkpoints_are_one_line_each(cli, hub: Path, tmp_path: Path) -> None:
+def test_missing_checkpoints_are_one_line_that_says_what_to_do(cli, hub: Path, tmp_path: Path) -> None:
     hub.mkdir()
     done = cli("run", "--suite", "paper", "--models", "mistral-7b/bpe/swap,baselines/vikhr-5.2", "--out", tmp_path / "out")
     assert done.code == 2 and "Traceback" not in done.err
     told = done.err.splitlines()
-    assert [text.partition(": ")[0] for text in told[:4]] == [*["missing, for mistral-7b/bpe/swap"] * 3, "missing, for baselines/vikhr-5.2"]
-    assert told[4:] == ["error: nothing can be run without the checkpoints named above"]
+    assert len(told) == 2 and told[0].startswith("missing, for baselines/vikhr-5.2 and 1 more: mistralai/Mistral-7B-v0.1, ")
+    assert "and 1 more (--dry-run lists them): no such folder here" in told[0]
+    assert told[1].startswith("error: nothing can be run without the checkpoints named above: lep-bench bundle --suite paper DIR --models")
+    assert "--models PATH" in told[1]
 
 
 def test_what_cannot_be_had_is_left_out_of_the_plan_with_all_that_needs_it(tmp_path: Path, hub: Path) -> None:

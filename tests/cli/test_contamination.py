@@ -97,6 +97,30 @@ def test_rows_that_cannot_be_read_are_one_line(cli, text: Path, tmp_path: Path, 
     assert answer.code == 2 and "darumeru_parus" in answer.err and len(answer.err.strip().splitlines()) == 1
 
 
+def test_a_task_without_rows_is_left_out_and_named(cli, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEP_BENCH_DATA", "")
+    (tmp_path / "suites").mkdir()
+    content = "title: P\ntasks: [darumeru_parus, mini_text_ru, mini_facts_ru]\nprotocol: strict\nmean: {kind: plain, tasks: {}}\n"
+    (tmp_path / "suites" / "p.yaml").write_text(content, encoding="utf-8")
+    (tmp_path / "data").mkdir()
+    command = ("contamination", "--suite", "p", "--configs", tmp_path, "--text", text, "--data", tmp_path / "data", "--out", tmp_path / "runs")
+    answer = cli(*command)
+    assert answer.code == 1 and "left out: darumeru_parus: " in answer.err and answer.err.splitlines()[-1].endswith("cannot be read: darumeru_parus")
+    written = tmp_path / "runs" / "p" / "contamination.json"
+    assert list(json.loads(written.read_text(encoding="utf-8"))["tasks"]) == ["mini_facts_ru", "mini_text_ru"]
+    assert cli(*command, "--tasks", "mini_text_ru").code == 0
+    assert list(json.loads(written.read_text(encoding="utf-8"))["tasks"]) == ["mini_text_ru"]
+    answer = cli(*command, "--tasks", "mini_text_en")
+    assert answer.code == 2 and "unknown task of suite p 'mini_text_en': did you mean mini_text_ru" in answer.err
+
+
+def test_more_hits_than_are_shown_are_counted(cli, tmp_path: Path) -> None:
+    file = tmp_path / "all.jsonl"
+    file.write_text("".join(json.dumps({"text": row["text"]}, ensure_ascii=False) + "\n" for row in rows("text_ru")[:5]), encoding="utf-8")
+    answer = cli("contamination", "--suite", "mini", "--tasks", "mini_text_ru", "--text", file, "--out", tmp_path / "runs")
+    assert answer.code == 0 and answer.out.count("mini_text_ru row ") == 3 and "mini_text_ru: and 2 more (the JSON lists all)" in answer.out
+
+
 CARD = "---\nconfigs:\n- config_name: rus_Cyrl\n  data_files: [{split: test, path: data/rus_Cyrl.jsonl}]\n---\n"
 
 

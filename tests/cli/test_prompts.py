@@ -47,7 +47,8 @@ def test_a_row_is_shown_as_the_model_reads_it(cli: Callable) -> None:
         "<|start_header_id|>assistant<|end_header_id|>↵",
         "1000›<|begin_of_text|>  1006›<|start_header_id|>  616›user",
         "  the log-probability of ",
-        "300 prompts of 300 rows proven: BOS once, every message in its place, ids as the model's own chat template gives them, none too long",
+        "300 prompts of 300 rows proven: BOS once, every message in its place, ids as the model's own chat template gives them, "
+        "the model's turn opened, none too long",
     ):
         assert part in answer.out, part
     assert "row 1" not in answer.out
@@ -87,7 +88,28 @@ def test_chat_rows_shots_and_their_shortage(cli: Callable, data: Path) -> None:
     (data / "parus" / "prompt.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in long), encoding="utf-8")
     short = cli("prompts", "mini-llama/base", "darumeru_parus", "--data", data, "--suite", "paper", "-n", 0)
     assert short.code == 1 and short.err.splitlines()[0] == "task darumeru_parus, row 0: 0 of 5 shots fit"
-    assert "2 of 2 rows asked with fewer shots than wanted" in short.out
+    assert "2 of 2 rows asked with fewer shots than wanted, as more did not fit (10 of 10 shots left out)" in short.out
+    # Strict chooses shots by characters, alike for every model: as in a run, that is no fault.
+    suite = paths.folder("configs") / "suites" / "darumeru.yaml"
+    (data / "suites").mkdir()
+    strict = suite.read_text(encoding="utf-8").replace("prompt_characters: 6000", "prompt_characters: 800, max_length: 4096")
+    (data / "suites" / "short.yaml").write_text(strict, encoding="utf-8")
+    chosen = cli("prompts", "mini-llama/base", "darumeru_parus", "--data", data, "--suite", "short", "--configs", data, "--shots", 1, "-n", 0)
+    assert chosen.code == 0 and "2 of 2 shots left out by the rules, for every model alike" in chosen.out, chosen.err
+    assert "all shots there" not in chosen.out
+
+
+def test_a_tokenizer_without_a_template_is_told_what_to_choose(cli: Callable, data: Path, tmp_path: Path) -> None:
+    model = testing_pico.family(tmp_path / "pico")[0]
+    for suite, form, choice in (
+        ("darumeru", "asked in plain text, 5 shots", "ask under protocol paper with `conversation: FORMAT` in configs/baselines/NAME.yaml"),
+        ("paper", "asked in the listed format non_instruct_simple, 5 shots", "or `conversation: FORMAT` in configs/baselines/NAME.yaml"),
+    ):
+        told = cli("prompts", model, "darumeru_parus", "--data", data, "--suite", suite, "--shots", 0, "-n", 0)
+        assert form.split(",")[0] in told.out and choice in told.out, told.out + told.err
+        assert "this tokenizer has no chat template" in told.out and "FORMAT one of llama3, llama3_no_system, openchat_3.5_1210" in told.out
+    base = cli("prompts", "mini-llama/base", "mini_facts_ru", "-n", 0)
+    assert base.code == 0 and "has no chat template and needs none: suite mini asks base models without" in base.out
 
 
 def test_mistakes_are_one_line(cli: Callable, tmp_path: Path) -> None:
@@ -97,6 +119,7 @@ def test_mistakes_are_one_line(cli: Callable, tmp_path: Path) -> None:
         ("mini-llama/extended/swap", "mini_copy_ru", "--out", tmp_path): "is not built yet in",
         ("mini-llama/*", "mini_copy_ru"): "give one of",
         ("mini-llama/instruct", "mini_copy_ru", "--suite", "minni"): "unknown suite 'minni'",
+        ("mini-llama/instruct", "darumeru_rcb", "--suite", "mini"): "suite mini has no task darumeru_rcb; it has mini_facts_ru,",
     }.items():
         answer = cli("prompts", *arguments)
         assert answer.code == 2 and message in answer.err and answer.err.count("\n") == 1, answer.err

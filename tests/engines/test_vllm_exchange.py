@@ -47,7 +47,9 @@ def large(folder: Path, body: Artifact) -> Artifact:
     tensors = load_file(body.folder / "model.safetensors")
     generator = torch.Generator().manual_seed(3)
     norm = "model.layers.1.input_layernorm.weight"
-    changed = {name: torch.cat([tensors[name].flip(0), torch.randn(76, 128, generator=generator)])[:, : tensors[name].shape[1]] for name in (EMBEDDING, HEAD)}
+    changed = {
+        name: torch.cat([tensors[name].flip(0), torch.randn(76, 128, generator=generator)])[:, : tensors[name].shape[1]] for name in (EMBEDDING, HEAD)
+    }
     changed[norm] = 1.5 * tensors[norm]
     tokens = folder.parent / "tokens"
     shutil.copytree(body.folder, tokens)
@@ -84,9 +86,10 @@ def test_an_exchanged_engine_equals_a_fresh_one_bit_for_bit(variants: list[Artif
     digest, host = running._host.digest(), running._host
     for model in [*variants, variants[0], variants[1], variants[0], variants[-1]]:
         running.exchange(model)
+        assert not running.remarks()
         got = answers(running, running.real_rows)
         assert exchanged.setdefault(model.name, got) == got
-    assert running._host is host and not running.notes  # one start for all of it
+    assert running._host is host and not running.remarks()  # one start for all of it
     assert host.digest() == digest  # the body is as it was loaded
     reference = HfEngine(variants[-1].body)
     for model in variants[:2]:
@@ -110,12 +113,14 @@ def test_what_cannot_be_exchanged_gets_a_fresh_engine(variants: list[Artifact], 
     lep = Lep(model="deep", fingerprint="deep", kind="patch", stage="tuning", vocabulary_size=len(tensors[HEAD]), parents=small_parent(body))
     deep = write_patch(tmp_path / "deep", {name: 1.1 * tensors[name]}, lep=lep, tokenizer_from=body.folder, config_from=body.folder)
     reference = HfEngine(body.body)
-    running.notes.clear()
+    remarks = []
     for model in (variants[0], deep, variants[0]):
         running.exchange(model)
+        remarks.append(running.remarks())
         reference.exchange(model)
         same_as_hf(running, reference, contexts_of(300, 1, 20, 64))
-    assert len(running.notes) == 1 and running.notes[0].startswith(f"deep: vLLM was started anew: lep_exchange: vLLM keeps {name}")
+    assert remarks[0] == remarks[2] == ()
+    assert remarks[1][0].startswith(f"vLLM was started anew for it: lep_exchange: vLLM keeps {name}")
 
 
 def test_a_vocabulary_larger_than_the_room_starts_anew_once(variants: list[Artifact]) -> None:
@@ -126,7 +131,7 @@ def test_a_vocabulary_larger_than_the_room_starts_anew_once(variants: list[Artif
     second = engine._host
     for model in (variants[0], variants[-1], variants[1]):
         engine.exchange(model)
-    assert first is not second and engine._host is second and not engine.notes
+    assert first is not second and engine._host is second and not engine.remarks()
     engine.close()
 
 
@@ -172,12 +177,11 @@ def test_each_step_that_fails_silently_is_caught(step: str, message: str, varian
             host.put(Checkpoint.open(variants[0]), variants[0].lep.vocabulary_size)
     running.close()
     running.exchange(variants[0])  # with every step, the same exchange is proven
-    assert not [note for note in running.notes if note.startswith("small")]
+    assert not running.remarks()
 
 
 def test_a_failed_proof_starts_a_fresh_engine_and_says_so(variants: list[Artifact], running: VllmEngine) -> None:
     running.exchange(variants[1])
-    running.notes.clear()
     put = Host.put
 
     def only_fresh(host: Host, model: Any, real: int) -> None:
@@ -188,7 +192,7 @@ def test_a_failed_proof_starts_a_fresh_engine_and_says_so(variants: list[Artifac
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Host, "put", only_fresh)
         running.exchange(variants[0])
-    assert running.notes == ["small: vLLM was started anew: made up"]
+    assert running.remarks() == ("vLLM was started anew for it: made up",)
     reference = HfEngine(variants[-1].body)
     reference.exchange(variants[0])
     same_as_hf(running, reference, contexts_of(300, 1, 20, 64))
@@ -216,7 +220,7 @@ def test_tied_matrices(tmp_path: Path) -> None:
         ours.exchange(model)
         reference.exchange(model)
         same_as_hf(ours, reference, contexts_of(900, 1, 20, 64))
-    assert not ours.notes and TOLERANCE
+    assert not ours.remarks() and TOLERANCE
     ours.close()
 
 
@@ -229,6 +233,6 @@ def test_short_number_formats(dtype: str, variants: list[Artifact]) -> None:
             engine.exchange(model)
             answered = answers(engine, engine.real_rows)
             assert got.setdefault(model.name, answered) == answered
-        assert not engine.notes and len({str(value) for value in got.values()}) == len(variants)
+        assert not engine.remarks() and len({str(value) for value in got.values()}) == len(variants)
     finally:
         engine.close()

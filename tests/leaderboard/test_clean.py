@@ -66,7 +66,7 @@ def test_scores_without_flagged_rows(tmp_path: Path) -> None:
 
 def test_the_page_shows_them(tmp_path: Path) -> None:
     out = page(scanned(written(tmp_path))[0])
-    section = out.split("### Without rows found in training text")[1].split("### Make it again")[0]
+    section = out.split("### Without rows found in training text")[1].split("### What it cost")[0]
     assert "Scanned: `corpus\\|a.jsonl`, by sequences of 13 words" in section and "No row flagged: `darumeru_multiq`." in section
     assert "Not scanned: `darumeru_rummlu`," in section
     assert "| model | parus (3 of 60) | rcb (2 of 60) | use (3 of 60) | Micro-Avg |" in section

@@ -74,8 +74,9 @@ def test_names_cannot_inject() -> None:
     run.add((result(evil, TASKS[-1], status="failed", error=EVIL), []))
     table = table_of(run)
     out = page(table)
-    (row,) = [line for line in out.splitlines() if "<script>" in line and line.startswith("| ")]
+    row, spent = [line for line in out.splitlines() if "<script>" in line and line.startswith("| ")]
     assert row.startswith("| `<script>\\|'x'[a](http://e.vil) # *b* www.e.vil @you [31m` (1) |")
+    assert spent.startswith("| `mini-llama/<script>\\|'x'[a](http://e.vil) # *b* www.e.vil @you [31m` (1) 4 of 5 tasks |")
     (reason,) = [line for line in out.splitlines() if line.startswith("- (1)")]
     said = reason.split("failed: ")[1]
     assert said == "mini-llama/&lt;script&gt;\\|\\`x\\`\\[a\\](http&#58;//e.vil)"

@@ -180,7 +180,6 @@ def test_digest_covers_the_deltas(made_by: Callable[..., Made]) -> None:
     assert after.checkpoint.digest != digests[0] and after.checkpoint.digests() == digests[1]
 
 
-
 def whole_donor(made: Made, out: Path) -> Path:
     """The base's body with the adapter's embeddings and tokenizer, as a checkpoint."""
     model = opened(made).checkpoint

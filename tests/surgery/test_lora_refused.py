@@ -31,6 +31,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def made_by(models: dict[str, Path], tmp_path: Path) -> Callable[..., Made]:
     return partial(make, models, tmp_path)
 
+
 def refused(made: Made, *words: str, base: Path | None = None) -> None:
     with pytest.raises(CheckpointError) as caught:
         opened(made, base)
@@ -101,9 +102,7 @@ def test_another_base_is_refused_or_noted(made_by: Callable[..., Made], models: 
     refused(made, "LoRA on", "another base", base=models["biased"])  # as many layers, wider keys and values
     moved = tmp_path / "models--org--Foundation" / "snapshots" / "0123abc"
     shutil.copytree(made.base, moved)
-    assert opened(made, moved).notes == (
-        f"LoRA donor: its adapter_config.json names {made.base} as its base, {moved} was given",
-    )
+    assert opened(made, moved).notes == (f"LoRA donor: its adapter_config.json names {made.base} as its base, {moved} was given",)
     edit(made.folder / lora.CONFIG, base_model_name_or_path="org/Foundation")
     assert opened(made, moved).notes == ()
 

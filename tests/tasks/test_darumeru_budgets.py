@@ -109,7 +109,7 @@ def test_strict_refuses_a_prompt_that_the_model_cannot_read(tokenizers: dict[str
     for path in tokenizers.values():
         task = task_of("rcb", protocol="strict", tokenizer=str(path), max_length=12)
         with pytest.raises(
-            ValueError, match=r"darumeru_rcb: row id 0: its prompt of \d+ tokens .* the model's 12 positions: lower prompt_characters"
+            ValueError, match=r"darumeru_rcb: .*test\.jsonl:1: its prompt of \d+ tokens .* the model's 12 positions: lower prompt_characters"
         ):
             task.fewshot_context(task.eval_docs[0], 0)
 
@@ -153,6 +153,27 @@ def test_under_lm_evals_own_evaluator() -> None:
         assert len(found["samples"]["darumeru_rwsd"]) == 2
         for name, values in results.items():
             assert 0.0 <= values["score,none"] <= 1.0, name
+
+
+def test_lm_eval_says_what_the_rules_did(tokenizers: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
+    for protocol, settings, said in (
+        ("paper", {"max_length": 120}, ["2 of 2 rows asked with fewer shots than wanted, as more did not fit"]),
+        ("strict", {"prompt_characters": 200, "max_length": 4096}, ["2 of 2 rows asked with fewer shots"]),
+        ("paper", {"max_length": 4096}, []),
+    ):
+        caplog.clear()
+        task = task_of("rcb", protocol=protocol, tokenizer=str(tokenizers["byte-level"]), **settings)
+        task.set_config("num_fewshot", 5)
+        task.build_all_requests()
+        found = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        assert len(found) == len(said) and all(f"darumeru_rcb: {part}" in line for part, line in zip(said, found, strict=True)), found
+
+
+@pytest.mark.parametrize("value", ["many", -5, 0, 2.5, True])
+def test_settings_that_are_no_numbers_are_one_line(value: Any) -> None:
+    for key in ("max_length", "prompt_characters"):
+        with pytest.raises(ValueError, match=f"darumeru_rcb: {key} is {value!r} in the metadata: a whole number above 0 is needed"):
+            task_of("rcb", **{key: value})
 
 
 def test_a_misspelt_setting_is_no_silent_default() -> None:

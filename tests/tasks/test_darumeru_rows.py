@@ -156,9 +156,82 @@ def test_damaged_empty_and_missing_files(folder: Path, tmp_path: Path) -> None:
 def test_a_slot_that_the_row_does_not_fill(tmp_path: Path) -> None:
     row = darumeru_folder.row("rcb", 7)
     del row["inputs"]["premise"]
-    task = load("rcb")
-    with pytest.raises(ValueError, match="'id': 7.*cannot be filled from inputs hypothesis, unused: KeyError"):
-        task.fewshot_context(row, 0)
+    with pytest.raises(ValueError, match="'id': 7.*: its messages cannot be filled from its inputs hypothesis, unused: there is no premise"):
+        load("rcb").fewshot_context(row, 0)
+    darumeru_folder._lines(tmp_path / "rcb" / "test.jsonl", [darumeru_folder.row("rcb", 0), row])
+    with pytest.raises(ValueError, match=r"rcb/test\.jsonl:2: its messages cannot be filled"):
+        len(load("rcb", data=str(tmp_path)).eval_docs)
+
+
+QUESTION = {"role": "user", "content": "?"}
+WRONG = [  # task, file, what is done to its second row, what is said
+    ("rcb", "test", {"outputs": "4"}, "its answer '4' is none of 1, 2, 3"),
+    ("rcb", "prompt", {"outputs": "Да"}, "its answer 'Да' is none of 1, 2, 3"),
+    ("rcb", "prompt", {"messages": [QUESTION, {"role": "bot", "content": "Ответ:"}]}, "a shot must end with its answer, .*'Ответ:'"),
+    ("rcb", "prompt", {"messages": [QUESTION]}, "a shot must end with its answer"),
+    ("rwsd", "test", {"outputs": 1}, "its answer 1 is none of Да, Нет"),
+    ("multiq", "test", {"outputs": []}, "the row has no outputs|its outputs must be a list of accepted answers"),
+    ("multiq", "test", {"outputs": ["река"]}, "its outputs must be a list of accepted answers"),
+    ("use", "test", {"meta": {"id": 1, "type": "text"}}, "its meta has no id_task, variant"),
+    ("use", "prompt", {"outputs": ""}, "its answer is ''"),
+    ("copy_sent_ru", "test", {"outputs": " ", "inputs": {"text": " "}}, "its answer is ' '"),
+    ("parus", "test", {"inputs": {"premise": "?", "choice1": "!"}}, "its inputs have no choice1 and choice2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "split", "change", "said"), WRONG)
+def test_rows_that_cannot_be_scored_are_named_before_anything_is_asked(tmp_path: Path, name: str, split: str, change: Any, said: str) -> None:
+    config = darumeru_folder.TASKS[name]
+    first, second = (darumeru_folder.row(config, n, split == "prompt") for n in range(2))
+    darumeru_folder._lines(tmp_path / config / f"{split}.jsonl", [first, {**second, **change}])
+    with pytest.raises(ValueError, match=rf"{split}\.jsonl:2: ({said})") as error:
+        len(load(name, data=str(tmp_path)).dataset[split])
+    assert "\n" not in str(error.value)
+
+
+def test_rows_of_the_other_datasets_are_checked_too(tmp_path: Path) -> None:
+    for name, row, said in (
+        ("mmlu_ru", {"answer": 4}, "row 1: its answer '4' is none of A, B, C, D"),
+        ("mmlu_ru", {"choices_ru": ["a", "b", "c"]}, "row 1: choices_ru has 3 options, not 4"),
+        ("sum_extractive", {"extractive_summary": [5]}, r"row 1: its extractive_summary names sentences \[5\], but there are 5, numbered from 0"),
+        ("sum_abstractive", {"src_sents": "Текст."}, "row 1: src_sents must be a list of sentences"),
+        ("rucola", {"label": 2}, "row 1: its answer '2' is none of 0, 1"),
+    ):
+        kind = {"mmlu_ru": darumeru_folder.mmlu_row("x", 0), "rucola": {"sentence": "Так.", "label": 1}}.get(name, darumeru_folder.treeway_row(0))
+        for config in load(name).configs:
+            split = "validation" if name == "rucola" else "test"
+            darumeru_folder._parquet(tmp_path / config / split / "0000.parquet", [{**kind, **row}])
+        with pytest.raises(ValueError, match=rf"0000\.parquet: {said}"):
+            len(load(name, data=str(tmp_path)).eval_docs)
+
+
+def test_a_row_that_stands_twice_is_refused_where_rows_have_ids(tmp_path: Path) -> None:
+    rows = [darumeru_folder.row("rcb", n) for n in (0, 1, 0)]
+    file = tmp_path / "rcb" / "test.jsonl"
+    darumeru_folder._lines(file, rows)
+    with pytest.raises(ValueError, match=r"darumeru_rcb: .*test\.jsonl:3: the same row as .*test\.jsonl:1: take one of them out"):
+        len(load("rcb", data=str(tmp_path)).eval_docs)
+    rows[2]["inputs"]["premise"] = "other"  # an id alone says little: data sets number their parts anew
+    darumeru_folder._lines(file, rows)
+    assert len(load("rcb", data=str(tmp_path)).eval_docs) == 3
+    for subject in load("mmlu_en").CONFIGS:
+        darumeru_folder._parquet(tmp_path / subject / "test.parquet", [darumeru_folder.mmlu_row(subject, 0)] * 2)
+    assert len(load("mmlu_en", data=str(tmp_path)).eval_docs) == 114  # rows without ids may be the same
+
+
+def test_files_that_are_not_utf8_are_named_by_line(tmp_path: Path) -> None:
+    for name, first in (("rcb/test.jsonl", '{"messages": ['), ("rcb/test.json", "[{")):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(first.encode() + b"\n" + "лиса".encode("cp1251"))
+        with pytest.raises(ValueError, match=rf"{file.name}:2: not UTF-8: byte 0xeb; write the file anew"):
+            len(load("rcb", data=str(tmp_path)).eval_docs)
+        file.unlink()
+    file = tmp_path / "in_domain_dev.csv"
+    (tmp_path / "out_of_domain_dev.csv").write_text("id,sentence,acceptable\n")
+    file.write_bytes(b"id,sentence,acceptable\n1,ok,1\n2," + "лиса".encode("cp1251") + b",1\n")
+    with pytest.raises(ValueError, match=r"in_domain_dev\.csv:3: not UTF-8"):
+        len(load("rucola", data=str(tmp_path)).eval_docs)
 
 
 def test_a_file_that_does_not_match_its_hash_is_refused(folder: Path) -> None:
