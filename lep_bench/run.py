@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
@@ -54,9 +54,16 @@ class _Broken(Exception):
 
 
 def execute(
-    plan: Plan, store: Store, configs: Configs, hardware: Hardware, observer: Observer, adapters: tuple[Path, ...] = (), tasks: tuple[Path, ...] = ()
+    plan: Plan,
+    store: Store,
+    configs: Configs,
+    hardware: Hardware,
+    observer: Observer,
+    adapters: tuple[Path, ...] = (),
+    tasks: tuple[Path, ...] = (),
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Do every node of the plan. Whoever calls holds `store.lock()`.
+    """Do every node of the plan. Whoever calls holds `store.lock()`. `meanwhile` is called while the workers start; what it raises ends the run.
 
     An adapter or task that fails is recorded as failed cells and the run goes on; so is a model whose worker dies twice.
     Raises LepBenchError for what the user must mend (a full disk, a damaged checkpoint); everything finished until then is
@@ -68,6 +75,7 @@ def execute(
         nodes = {**{n.id: n for n in plan.cached}, **plan.nodes}
         order = Order(plan.suite.name, store, nodes, configs, adapters, tasks, hardware)
         with _workers(min(hardware.workers, len(plan.nodes)), order) as crew:
+            meanwhile()
             run = _Run(plan, order, crew, observer, outcome)
             run.go()
         if run.deaths:

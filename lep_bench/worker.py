@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -94,17 +96,32 @@ def main(order: Order, connection: Connection, lifeline: Connection, number: int
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # in order: half-written folders and semaphores are removed
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
     state = State(order, build.Workshop(order.nodes, order.configs, registry.discover(order.adapters)))
+    _warm(order)
     while True:
         try:
             node_id = connection.recv()
         except EOFError:
             for engine in state.engines.values():
                 engine.close()  # a vLLM on several GPUs has processes of its own
+            if not multiprocessing.active_children():
+                os._exit(0)  # taking torch and its friends apart takes a second, and nothing is left to be written
             return
         answer = serve(order.nodes[node_id], state, connection.send)
         connection.send(answer)
         if answer.kind == "lost":
             return
+
+
+def _warm(order: Order) -> None:
+    """Import what takes seconds while the parent still checks the rows."""
+    from lep_bench import evaluate  # noqa: F401
+    from lep_bench.engines import stored, vllm_start  # noqa: F401
+
+    if order.engine == "vllm":
+        with contextlib.suppress(LepBenchError):  # said when a model is scored
+            vllm_start.load()
+    elif order.engine == "hf":
+        from lep_bench.engines import hf  # noqa: F401
 
 
 def _die_with_parent(lifeline: Connection) -> None:

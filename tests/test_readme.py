@@ -47,4 +47,4 @@ def test_the_first_screen_has_the_table_and_the_two_commands() -> None:
 
 
 def test_no_other_host_than_the_papers_is_named() -> None:
-    assert set(re.findall(r"https?://([^/\s)]+)", README)) <= {"arxiv.org"}
+    assert set(re.findall(r"https?://([^/\s)]+)", README)) <= {"arxiv.org", "127.0.0.1:8000"}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lep_bench.plan import Plan
     from lep_bench.results import ModelRecord
     from lep_bench.run import Outcome
+    from lep_bench.taskfiles import TaskFile
 
 Models = Annotated[
     str,
@@ -127,14 +128,25 @@ def carry_out(given: Setup, patterns: Sequence[str], chosen: Sequence[str] | Non
 
     Whoever calls holds the store's lock. Planned anew, since the lock was free only now: another run may just have finished some of it.
     """
+    from lep_bench import bundle
     from lep_bench.cli import display
     from lep_bench.run import execute
 
     todo, left_out = display.without(given.plan(patterns, chosen), missing)
     display.check_disk(todo, given.store.root)
-    rows_there(todo, given)
+    for task in tasks_of(todo).values():
+        assert task.dataset
+        bundle.look_for_hub(task.dataset[0], task.own_class)  # first: what it finds out, the workers learn from the environment
     with display.Terminal(todo, place) as terminal:
-        return execute(todo, given.store, given.configs, place, terminal, given.adapter_folders, given.task_folders), left_out
+        outcome = execute(
+            todo, given.store, given.configs, place, terminal, given.adapter_folders, given.task_folders, lambda: rows_there(todo, given)
+        )
+    return outcome, left_out
+
+
+def tasks_of(todo: Plan) -> dict[str, TaskFile]:
+    """By name, the tasks with a dataset that have a cell to score."""
+    return {cell.task.name: cell.task for node in todo.nodes.values() for cell in node.cells if cell.task.dataset}
 
 
 def rows_there(todo: Plan, given: Setup) -> None:
@@ -146,7 +158,7 @@ def rows_there(todo: Plan, given: Setup) -> None:
     from lep_bench.cli.bundle import metadata
     from lep_bench.evaluate import needs
 
-    tasks = {cell.task.name: cell.task for node in todo.nodes.values() for cell in node.cells if cell.task.dataset}
+    tasks = tasks_of(todo)
     folders = taskfiles.scan(given.task_folders).folders if tasks else ()
     wrong: dict[str, LepBenchError] = {}
     for name, task in tasks.items():

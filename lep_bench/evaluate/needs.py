@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +26,8 @@ def files(task: TaskFile, folders: Sequence[Path], metadata: dict[str, Any]) -> 
 def rows(task: TaskFile, folders: Sequence[Path], metadata: dict[str, Any]) -> int:
     """How many rows the task asks, after every row of it was read. Raises TaskError in one line when they cannot be read, NotFetched
     when there is no way to them."""
-    look_for_hub(task)
+    if task.dataset:
+        bundle.look_for_hub(task.dataset[0], task.own_class)
     built = build(task, folders, metadata)
     shots = getattr(built.config.fewshot_config, "split", None)
     with clear_row_errors(task):
@@ -73,45 +71,8 @@ def spec(task: TaskFile) -> str | dict[str, Any]:
     return {"group": f"{task.name}-here", "task": [{"task": task.name, "dataset_path": str(folder)}]} if folder else task.name
 
 
-def look_for_hub(task: TaskFile) -> None:
-    """Before a task's rows are asked of the Hub: where it cannot be reached, this process and all that it starts are offline from now on.
-
-    Without this the `datasets` library tries six times, in half a minute, for every dataset.
-    """
-    from huggingface_hub import constants
-
-    name = task.dataset[0] if task.dataset else ""
-    if constants.HF_HUB_OFFLINE or not bundle.HUB_ID.fullmatch(name) or bundle.dataset(name) or (task.own_class and bundle.given()):
-        return
-    if not _answers(constants.ENDPOINT):
-        import datasets
-
-        print(f"{constants.ENDPOINT} cannot be reached: only rows that are here already are read", file=sys.stderr)
-        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
-        os.environ.update(dict.fromkeys(bundle.OFFLINE, "1"))
-
-
-@cache
-def _answers(endpoint: str) -> bool:
-    from huggingface_hub.utils import get_session
-
-    try:
-        get_session().head(endpoint, timeout=5)  # whatever it answers
-    except Exception as error:
-        if not _of_network(error):
-            raise
-        return False
-    return True
-
-
 def _kind(error: BaseException) -> type[TaskError]:
     chain = [error]
     while (before := chain[-1].__cause__ or chain[-1].__context__) is not None and before not in chain:
         chain.append(before)
-    return NotFetched if any(map(_of_network, chain)) else TaskError
-
-
-def _of_network(error: BaseException) -> bool:
-    """Whether a library says that it could not ask the Hub, or was told not to."""
-    name = type(error).__name__
-    return type(error).__module__.startswith("httpx") or name in ("ConnectionError", "LocalEntryNotFoundError", "OfflineModeIsEnabled")
+    return NotFetched if any(map(bundle.of_network, chain)) else TaskError

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lep_bench import taskfiles
+from lep_bench import bundle, taskfiles
 from lep_bench.evaluate import needs
 
 
@@ -20,7 +20,8 @@ def evaluation_rows(names: Sequence[str], task_folders: Sequence[Path], metadata
 
     known = taskfiles.scan(task_folders)
     for task in [known.get(name) for name in names]:
-        needs.look_for_hub(task)
+        if task.dataset:
+            bundle.look_for_hub(task.dataset[0], task.own_class)
         built = needs.build(task, known.folders, metadata)
         with needs.clear_row_errors(task):
             rows = list(built.eval_docs)
