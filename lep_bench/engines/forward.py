@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Logits held at once, whatever the vocabulary: small on a CPU, where they should stay in its cache.
 HEAD_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
+HEAD_ROWS = 32  # at least so many positions at once: for fewer, reading the head's matrix again and again is what takes the time
 
 
 def last_hidden(engine: HfEngine, contexts: Sequence[Ids]) -> torch.Tensor:
@@ -124,7 +125,7 @@ def pad_right(sequences: Sequence[Ids], device: torch.device) -> tuple[torch.Ten
 
 def blocks(engine: HfEngine, hidden: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
     """(first row, logits [n, V]) over `hidden` [B, d], few enough rows at once that memory does not grow with the vocabulary."""
-    size = max(1, HEAD_ELEMENTS.get(engine.device.type, 1 << 26) // engine.real_rows)
+    size = max(HEAD_ROWS, HEAD_ELEMENTS.get(engine.device.type, 1 << 26) // engine.real_rows)
     for start in range(0, len(hidden), size):
         yield start, engine.logits(hidden[start : start + size])
 
