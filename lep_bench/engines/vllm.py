@@ -298,7 +298,8 @@ class VllmEngine:
             self._stop()  # what it still holds, and whether it is sound, is not known: the next question starts it anew
             if out_of_memory(error):
                 raise LepBenchError(
-                    f"engine vllm: out of memory ({vllm_start.line(error)}): give vLLM a smaller share of it (`memory` in configs/hardware), or use --engine hf"
+                    f"engine vllm: out of memory ({vllm_start.line(error)}): give vLLM a smaller share of it "
+                    "(`memory` in configs/hardware), or use --engine hf"
                 ) from error
             raise
 
