@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -63,10 +64,16 @@ def conversion(size: dict[str, Any], scratch: Path, device: str) -> dict[str, fl
     rows = build("base", 1, size["vocabulary"])
     build("instruct", 1, size["vocabulary"])
     new = build("donor", 2, size["new"])
+    body: dict[str, torch.Tensor] = {}
     for seed, (name, count) in enumerate({"base": rows, "instruct": rows, "donor": new}.items()):
         torch.manual_seed(seed)
         config = LlamaConfig(vocab_size=count, bos_token_id=0, eos_token_id=1, tie_word_embeddings=False, **shape(size, layers=1))
-        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(scratch / name)
+        made = LlamaForCausalLM(config).to(torch.bfloat16)
+        if name == "base":
+            body = {key: value for key, value in made.state_dict().items() if "layers" in key or key == "model.norm.weight"}
+        if name == "donor":  # the base with other embeddings
+            made.load_state_dict(body, strict=False)
+        made.save_pretrained(scratch / name)
     found: dict[str, float] = {"old rows": rows, "new rows": new}
     for place in dict.fromkeys(("cpu", device)):
         begin = time.perf_counter()
@@ -122,13 +129,13 @@ def hf(size: dict[str, Any], scratch: Path, device: str) -> dict[str, Any]:
 def vllm(size: dict[str, Any], scratch: Path, device: str) -> dict[str, Any]:
     import torch
     from engines_rows import model
+    from transformers import AutoModelForCausalLM
 
     from lep_bench import artifact
     from lep_bench.artifact import Lep, Parent
     from lep_bench.engines.vllm import VllmEngine
     from lep_bench.evaluate.enginelm import EngineLM
-    from lep_bench.surgery.export import export
-    from lep_bench.surgery.patch import write_patch
+    from lep_bench.surgery.patch import load_tensors, write_patch
 
     folder = scratch / "hf" if (scratch / "hf").exists() else model(scratch / "hf", size["vocabulary"], size["dtype"], **shape(size))
     body = artifact.whole(str(folder), "body", "local", "body")
@@ -162,9 +169,13 @@ def vllm(size: dict[str, Any], scratch: Path, device: str) -> dict[str, Any]:
     found |= {"exchange s": took, "remarks": engine.remarks(), "the same when it comes back": answers[:2] == answers[2:]}
     engine.close()
     for variant, exchanged in zip(variants, answers, strict=False):
-        whole = artifact.read(export(variant, scratch / f"whole-{variant.name}"))
-        fresh = VllmEngine(whole.body, size["dtype"], device)
-        fresh.exchange(whole)
+        whole = AutoModelForCausalLM.from_pretrained(folder, dtype=size["dtype"])
+        whole.load_state_dict(load_tensors(variant), strict=False)
+        whole.save_pretrained(scratch / "whole")
+        del whole
+        for file in folder.glob("tokenizer*"):
+            shutil.copyfile(file, scratch / "whole" / file.name)
+        fresh = VllmEngine(scratch / "whole", size["dtype"], device)
         got = fresh.option_logprobs(contexts, [[5, 6, 7, 8]] * 32)
         found[f"{variant.name}: largest difference from a fresh engine"] = max(
             abs(a[0] - b[0]) for x, y in zip(got, exchanged, strict=True) for a, b in zip(x, y, strict=True)
