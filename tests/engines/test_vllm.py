@@ -250,7 +250,7 @@ def test_one_runs_at_a_time_and_close_leaves_nothing() -> None:
 def test_refusals_are_one_line_that_says_what_to_do(tmp_path: Path) -> None:
     body = built_in("mini-llama/instruct").body
     cases = [
-        (VllmEngine(body, memory=1e-6), LepBenchError, "not enough memory for .* more GiB for keys and values"),
+        (VllmEngine(body, memory=1e-6), LepBenchError, "not enough memory for .* other GiB for keys and values in a file of configs/hardware"),
         (VllmEngine(body, device="cuda"), LepBenchError, "device cuda was asked for, the installed vLLM is built for cpu"),
         (VllmEngine(body, positions=3), LepBenchError, "4 tokens in one sequence, room was made for 3"),
     ]
