@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import sys
@@ -103,9 +103,9 @@ def main(order: Order, connection: Connection, lifeline: Connection, number: int
         except EOFError:
             for engine in state.engines.values():
                 engine.close()  # a vLLM on several GPUs has processes of its own
-            if not multiprocessing.active_children():
-                os._exit(0)  # taking torch and its friends apart takes a second, and nothing is left to be written
-            return
+            # What a forked process does at its end too: finalizers (semaphores), no more. Taking torch apart would take a second.
+            multiprocessing.util._exit_function()  # type: ignore[attr-defined]
+            os._exit(0)
         answer = serve(order.nodes[node_id], state, connection.send)
         connection.send(answer)
         if answer.kind == "lost":
