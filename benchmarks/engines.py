@@ -138,7 +138,6 @@ EXCHANGE = """
 import sys, json, time
 from pathlib import Path
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 from lep_bench import artifact
 from lep_bench.artifact import Lep, Parent
 from lep_bench.engines.vllm import VllmEngine

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -152,6 +152,16 @@ def stop_ids(folder: Path) -> tuple[int, ...]:
         if value is not None:
             return tuple(sorted(value)) if isinstance(value, list) else (int(value),)
     return ()
+
+
+def check_ids(sequences: Iterable[Ids], rows: int, name: str) -> None:
+    """Raises ValueError for an empty sequence, CheckpointError for an id outside the `rows` of the vocabulary of model `name`."""
+    for ids in sequences:
+        if not ids:
+            raise ValueError("an empty token sequence cannot be scored")
+        if max(ids) >= rows or min(ids) < 0:
+            bad = next(i for i in ids if not 0 <= i < rows)
+            raise CheckpointError(f"{name}: token id {bad} is outside the vocabulary of {rows}: tokenizer and model do not belong together")
 
 
 def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from lep_bench.artifact import Artifact
 from lep_bench.engines import forward
-from lep_bench.engines.base import Counts, Decode, EngineInfo, Ids, Sampling, StopStrings, TokenScores
+from lep_bench.engines.base import Counts, Decode, EngineInfo, Ids, Sampling, StopStrings, TokenScores, check_ids
 from lep_bench.engines.generation import generate
 from lep_bench.engines.memory import Budget
 from lep_bench.errors import CheckpointError
@@ -237,15 +237,7 @@ class HfEngine:
             torch.cuda.empty_cache()
 
     def _check(self, sequences: Iterable[Ids]) -> None:
-        for ids in sequences:
-            if not ids:
-                raise ValueError("an empty token sequence cannot be scored")
-            if max(ids) >= self.real_rows or min(ids) < 0:
-                bad = next(i for i in ids if not 0 <= i < self.real_rows)
-                name = self.model.name if self.model else str(self.body)
-                raise CheckpointError(
-                    f"{name}: token id {bad} is outside the vocabulary of {self.real_rows}: tokenizer and model do not belong together"
-                )
+        check_ids(sequences, self.real_rows, self.model.name if self.model else str(self.body))
 
 
 def _load(body: Path, dtype: torch.dtype) -> nn.Module:

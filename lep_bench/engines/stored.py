@@ -168,9 +168,6 @@ class Stored:
 def owner(info: EngineInfo, artifact: Artifact) -> dict[str, str]:
     """Whose answers they are: the bytes of the weights and of the tokenizer (not the recipe: made again elsewhere it gives other
     bytes), engine, versions, device and number format, and the revision of our own scoring."""
-    if info.name == "api":  # the name it is served by, and what is known of a checkpoint that is here
-        known = {"weights": digest([artifact.name, artifact.lep.fingerprint]), "tokenizer": artifact.lep.fingerprint, "device": info.device}
-        return {**known, "engine": info.name, "version": info.version, "dtype": info.dtype, "revision": str(REVISIONS["score"])}
     weights = [artifact.body / "config.json", artifact.folder / "config.json", *([artifact.patch] if artifact.patch else [])]
     weights += sources.weight_files(artifact.body)
     texts = sorted({file for pattern in sources.TOKENIZER_FILES for file in artifact.folder.glob(pattern)} - {artifact.folder / sources.INDEX})

@@ -14,7 +14,7 @@ from typing import Any
 
 from lep_bench.artifact import Artifact
 from lep_bench.engines import vllm_start
-from lep_bench.engines.base import Counts, Decode, EngineInfo, Ids, Sampling, StopStrings, TokenScores
+from lep_bench.engines.base import Counts, Decode, EngineInfo, Ids, Sampling, StopStrings, TokenScores, check_ids
 from lep_bench.engines.memory import out_of_memory
 from lep_bench.engines.vllm_host import Host, NotInPlace, last
 from lep_bench.errors import CheckpointError, LepBenchError
@@ -76,7 +76,7 @@ class VllmEngine:
         """
         if Path(artifact.body).resolve() != self.body:
             raise CheckpointError(f"{artifact.name} belongs to the body {artifact.body}, but {self.body} is loaded: it needs an engine of its own")
-        if self._host is not None and _identity(artifact) == _identity(self.model):
+        if self._host is not None and self.model is not None and _identity(artifact) == _identity(self.model):
             self.model = artifact
             return
         model = Checkpoint.open(artifact)
@@ -92,6 +92,7 @@ class VllmEngine:
             self._host.put(model, real)
         except NotInPlace as why:
             self._remarks = (f"vLLM was started anew for it: {why}",)
+            self._stop()  # first: should the new start fail, half a model must not answer for the old one
             self._start_anew(artifact, real)
         except BaseException:
             self._stop()  # half a model is none
@@ -259,15 +260,7 @@ class VllmEngine:
 
     def _begin(self, sequences: Iterable[Ids], longest: int) -> None:
         """Checks of a list of questions; starts vLLM where it does not run."""
-        for ids in sequences:
-            if not ids:
-                raise ValueError("an empty token sequence cannot be scored")
-            if max(ids) >= self.real_rows or min(ids) < 0:
-                bad = next(i for i in ids if not 0 <= i < self.real_rows)
-                name = self.model.name if self.model else str(self.body)
-                raise CheckpointError(
-                    f"{name}: token id {bad} is outside the vocabulary of {self.real_rows}: tokenizer and model do not belong together"
-                )
+        check_ids(sequences, self.real_rows, self.model.name if self.model else str(self.body))
         if longest > self.positions:
             raise LepBenchError(
                 f"engine vllm: {longest} tokens in one sequence, room was made for {self.positions} (the model has {self.max_length} positions)"
@@ -283,6 +276,8 @@ class VllmEngine:
         model, self.model = self.model, None
         if model is None:
             self._start(self.body)
+            assert self._host is not None
+            self._host.put(Checkpoint.open(self.body), self.real_rows)  # room for larger vocabularies is padding
         else:
             self.exchange(model)
 

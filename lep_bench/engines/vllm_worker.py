@@ -22,6 +22,7 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from lep_bench.surgery.checkpoint import EMBEDDINGS, HEADS, Checkpoint
 
 LOADER = "lep-bench"
+BLOCK = 8192  # rows of the head at once
 COMPARED = 1024  # rows of a vocabulary matrix that are compared with the file
 
 
@@ -122,11 +123,14 @@ class WorkerExtension:
     def lep_expected(self, folder: str, options: list[int]) -> tuple[int, list[float]]:
         """(logits made for the last watched hidden state, log-probabilities of `options` from it and the file's head)."""
         hidden, columns = self._lep_seen
-        model = Checkpoint.open(Path(folder))
-        head = model.read(model.head_name or model.embedding_name)[: self.model_runner.get_model().logits_processor.org_vocab_size]
-        logits = nn.functional.linear(hidden, head.to(hidden.device, hidden.dtype))[0].double()
-        scale = getattr(self.model_runner.get_model().logits_processor, "scale", 1.0)
-        return columns, (torch.log_softmax(logits * scale, -1)[torch.tensor(options, device=logits.device)]).tolist()
+        model, processor = Checkpoint.open(Path(folder)), self.model_runner.get_model().logits_processor
+        place = model.place(model.head_name or model.embedding_name)
+        rows = min(processor.org_vocab_size, place.shape[0])
+        # In blocks: beside a model that fills a GPU there is no room for a second head.
+        blocks = (place.rows(start, min(start + BLOCK, rows)) for start in range(0, rows, BLOCK))
+        logits = torch.cat([nn.functional.linear(hidden, block.to(hidden.device, hidden.dtype))[0].double() for block in blocks])
+        scale = getattr(processor, "scale", 1.0)
+        return columns, torch.log_softmax(logits * scale, -1)[torch.tensor(options, device=logits.device)].tolist()
 
     def lep_digest(self, rows: int) -> str:
         """SHA-256 over name and bytes of every parameter; of vocabulary matrices the first `rows` rows."""

@@ -60,7 +60,7 @@ def test_every_index_is_done_once_whatever_fails() -> None:
     assert sorted(done) == list(range(len(lengths))) and budget.tokens <= 315 and tried[0] == 630
     tried.clear()
     budget.each(lengths, do)
-    assert len(tried) >= 3 and tried[0] <= budget.tokens or tried[0] == 90
+    assert max(tried) <= 100  # what did not fit once is not tried again
 
 
 def test_one_sequence_that_is_too_much_and_other_errors_are_told() -> None:
