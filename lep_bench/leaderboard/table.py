@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lep_bench.config import Suite
 from lep_bench.leaderboard.cells import Chosen, Condition, choose, remembering
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SYMBOLS = "symbols_per_token"
 BITS = "bits_per_byte"
+Verdict = Literal["higher", "lower", "equal", "undecided"]  # what a comparison says after correction; "equal": within ±delta
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Cell:
     stale: bool = False
     sampling: float | None = None
     samplings: int = 1
+    verdict: Verdict | None = None  # against the same column of the row's control, corrected over the block's tasks and rows
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,46 @@ class Contamination:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of this row minus mean of its fair control, paired over the items both answered; `seeds` is the smaller count."""
+    """Mean of a row minus mean of its `control`, paired over the items both answered; `seeds` is the smaller count.
+
+    `low` and `high` bound it with 95%; `p` is of the test that is named, `corrected` after Holm over the block's contrasts.
+    """
 
     control: str
     letter: str
     value: float
     stderr: float | None
     seeds: int
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    corrected: float | None = None
+    verdict: Verdict | None = None
+    test: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A planned contrast of the suite's mean: `question` says which, `model` is compared with `difference.control`."""
+
+    question: str
+    model: str
+    difference: Difference
+
+
+@dataclass(frozen=True)
+class Health:
+    """What a row's generated texts look like, over the tasks that generate. Shares run from 0 to 1, None where not known.
+
+    `stopped`: ended before the limit; `cyrillic`: of the letters, where the reference is Russian; `repeated`: of the word
+    4-grams, those that occurred before in the same text; `invalid`: texts with bytes that are no UTF-8 (U+FFFD).
+    """
+
+    texts: int
+    stopped: float | None
+    cyrillic: float | None
+    repeated: float | None
+    invalid: float
 
 
 @dataclass(frozen=True)
@@ -120,6 +155,8 @@ class Row:
     clean: tuple[tuple[float, float] | None, ...] = ()
     cost: Cost | None = None
     refused: str | None = None
+    rank: tuple[int, int] | None = None  # best and worst rank by the mean among the section's rows, jointly with 95%
+    health: Health | None = None
 
     @property
     def limit(self) -> int | None:
@@ -148,10 +185,15 @@ class Section:
 
 @dataclass(frozen=True)
 class Block:
-    """Rows that were asked in the same way: the only ones whose numbers may be compared."""
+    """Rows that were asked in the same way: the only ones whose numbers may be compared.
+
+    `smallest`: the difference of the mean that a single contrast would have found with a power of 80% (median over contrasts).
+    """
 
     condition: Condition
     sections: tuple[Section, ...]
+    findings: tuple[Finding, ...] = ()
+    smallest: float | None = None
 
 
 @dataclass(frozen=True)
