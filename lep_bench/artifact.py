@@ -70,13 +70,17 @@ class Artifact:
         return self.folder / PATCH if self.lep.kind == "patch" else None
 
 
-def read(folder: Path) -> Artifact:
-    """Read an artifact folder. Raises CheckpointError when `lep.json` is missing or not ours."""
-    file = folder / LEP
+def described(folder: Path) -> Lep:
+    """An artifact's `lep.json`, nothing else of it. Raises CheckpointError when it is missing or not ours."""
     try:
-        lep = Lep.model_validate(json.loads(file.read_text(encoding="utf-8")))
+        return Lep.model_validate(json.loads((folder / LEP).read_text(encoding="utf-8")))
     except (OSError, json.JSONDecodeError, ValidationError) as error:
         raise CheckpointError(f"{folder} is no lep-bench artifact: {str(error).splitlines()[0]}") from error
+
+
+def read(folder: Path) -> Artifact:
+    """Read an artifact folder. Raises CheckpointError when `lep.json` is missing or not ours."""
+    file, lep = folder / LEP, described(folder)
     body = next((p.location for p in lep.parents if p.role == "body"), None)
     if lep.kind == "patch" and body is None:
         raise CheckpointError(f"{file}: a patch must name its body among the parents")

@@ -31,6 +31,11 @@ def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:LENGTH]
 
 
+def bytes_digest(data: bytes) -> str:
+    """Hash of a file's bytes, before they are written or after they were read."""
+    return hashlib.sha256(data).hexdigest()[:LENGTH]
+
+
 def ids_digest(ids: Iterable[int]) -> str:
     """Hash of a token-id sequence (what the engine really read)."""
     return hashlib.sha256(" ".join(map(str, ids)).encode("ascii")).hexdigest()[:LENGTH]

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from lep_bench import paths
+from lep_bench import generated, paths
 from lep_bench.hardware import Hardware
 from lep_bench.plan import Cell, Node
 from lep_bench.results import Provenance, TaskResult
@@ -29,7 +29,7 @@ def scored(node: Node, cell: Cell, suite: str, hardware: Hardware, found: Scored
     )  # fmt: skip
     return _result(
         node, cell, suite, status="ok", scores=found.scores, primary=found.primary, higher_is_better=found.higher_is_better,
-        samples=len(found.samples), provenance=provenance,
+        samples=len(found.samples), health=generated.counts(found.samples) or (), provenance=provenance,
     )  # fmt: skip
 
 

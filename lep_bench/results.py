@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from lep_bench.errors import LepBenchError
+from lep_bench.fingerprint import digest
 from lep_bench.yamlfile import Frozen
 
 SCHEMA_VERSION = 1
@@ -101,7 +103,10 @@ class Provenance(Frozen):
 
 
 class TaskResult(Frozen):
-    """One cell. `scores[primary]` is the number a table shows; a failed cell has `error` and no scores."""
+    """One cell. `scores[primary]` is the number a table shows; a failed cell has `error` and no scores.
+
+    `samples_digest` is that of the samples file's bytes, `seal` that of everything else here (see `sealed`): they tell what was changed
+    by mistake or by an editor, not who means to deceive. Both are None in results of earlier versions."""
 
     schema_version: int = SCHEMA_VERSION
     status: Literal["ok", "failed"]
@@ -117,7 +122,29 @@ class TaskResult(Frozen):
     primary: str = "score"
     higher_is_better: bool = True
     samples: int = 0
+    health: tuple[int, ...] | None = None  # `generated.Counts` of the texts, empty where nothing was generated; None in earlier versions
     provenance: Provenance
+    samples_digest: str | None = None
+    seal: str | None = None
+
+
+class Edited(LepBenchError):
+    """Samples are not those that their result was written with."""
+
+
+def sealed(result: TaskResult) -> TaskResult:
+    """The same result with its seal."""
+    return result.model_copy(update={"seal": _seal(result)})
+
+
+def is_sealed(result: TaskResult) -> bool:
+    """Whether the seal fits; a result of an earlier version has none, and passes."""
+    return result.seal is None or result.seal == _seal(result)
+
+
+def _seal(result: TaskResult) -> str:
+    # Without defaults: a field that a later version adds must not break the seals of today. A default may never change, then.
+    return digest(result.model_dump(mode="json", exclude={"seal"}, exclude_defaults=True))
 
 
 class Sample(Frozen):

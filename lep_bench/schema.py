@@ -59,6 +59,7 @@ class Family(Frozen):
     parameters: int | None = None  # of each model, for estimates while it is not here
     conversation: PaperFormat | None = None  # of the instruct model under protocol paper; base and donors: non_instruct_simple
     gated: bool = False  # whether base and instruct need their licence accepted on the Hub
+    licence: str = ""  # of base and instruct, by the Hub's id of it (apache-2.0, llama3); for model cards
     unverified: dict[Literal["base", "instruct", "corpus"], str] = {}
     corpus: str | tuple[str, ...] | None = None
     row_policy: RowPolicy = "bytes-exact"
@@ -101,6 +102,7 @@ class Mean(Frozen):
     name: str | None = None
     kind: Literal["plain", "centred"]
     tasks: dict[str, float] = Field(description="task -> chance level of its primary score")
+    delta: float = Field(0.01, gt=0, lt=1, description="differences within this, either way, count as equal (0.01: one point of 100)")
 
 
 class Suite(Frozen):

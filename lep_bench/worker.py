@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import multiprocessing.util
 import os
@@ -85,6 +86,9 @@ def main(order: Order, connection: Connection, lifeline: Connection, number: int
     # Threads must be set before torch is imported: two processes with two threads each on two cores take ten times as long.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = str(order.threads)
+    if (order.engine, order.device) == ("vllm", "cpu"):
+        # vLLM compiles one small function (ranks) even where it is told not to: 2 s for nothing that can be measured.
+        os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
     if gpus := order.hardware.seen_by(number):
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)  # torch reads it once: the worker's first GPU is its device "cuda"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -101,6 +105,7 @@ def main(order: Order, connection: Connection, lifeline: Connection, number: int
         try:
             node_id = connection.recv()
         except EOFError:
+            gc.freeze()  # vLLM looks for garbage four times as it ends, 1.7 s: all of it goes with the process
             for engine in state.engines.values():
                 engine.close()  # a vLLM on several GPUs has processes of its own
             # What a forked process does at its end too: finalizers (semaphores), no more. Taking torch apart would take a second.
@@ -114,14 +119,33 @@ def main(order: Order, connection: Connection, lifeline: Connection, number: int
 
 def _warm(order: Order) -> None:
     """Import what takes seconds while the parent still checks the rows."""
-    from lep_bench import evaluate  # noqa: F401
-    from lep_bench.engines import stored, vllm_start  # noqa: F401
+    gc.disable()  # modules are no garbage: looking for some among them takes a quarter of the time
+    try:
+        if order.engine != "api":
+            _import_transformers()
+        import lm_eval.tasks  # noqa: F401
 
-    if order.engine == "vllm":
-        with contextlib.suppress(LepBenchError):  # said when a model is scored
-            vllm_start.load()
-    elif order.engine == "hf":
-        from lep_bench.engines import hf  # noqa: F401
+        from lep_bench import evaluate  # noqa: F401
+        from lep_bench.engines import stored, vllm_start  # noqa: F401
+
+        if order.engine == "vllm":
+            with contextlib.suppress(LepBenchError):  # said when a model is scored
+                vllm_start.load()
+        elif order.engine == "hf":
+            from lep_bench.engines import hf  # noqa: F401
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _import_transformers() -> None:
+    """Its generation code, without the 0.6 s of scikit-learn: that is for assisted decoding, and optional there."""
+    hidden = sys.modules.setdefault("sklearn", None) is None  # type: ignore[arg-type]  # as if it were not installed, until it is taken out again
+    try:
+        import transformers.generation.candidate_generator  # noqa: F401
+    finally:
+        if hidden:
+            del sys.modules["sklearn"]
 
 
 def _die_with_parent(lifeline: Connection) -> None:
@@ -243,7 +267,11 @@ def _engine(artifact: Any, node: Node, state: State) -> Any:
             # The plan orders the nodes by body: a second one is kept only where memory is plenty.
             while len(state.engines) >= (ENGINES_KEPT if (order.engine, order.device) == ("hf", "cpu") else 1):
                 state.engines.popitem(last=False)[1].close()
-            state.engines[key] = _started(artifact.body, _rows(node, state), node, order)
+            gc.disable()  # vLLM imports thousands of modules when it starts; nothing is frozen here: a closed engine must go
+            try:
+                state.engines[key] = _started(artifact.body, _rows(node, state), node, order)
+            finally:
+                gc.enable()
         state.engines.move_to_end(key)
         state.engines[key].exchange(artifact)
     except LepBenchError as error:

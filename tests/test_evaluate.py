@@ -16,6 +16,7 @@ from lep_bench.config import Conversation
 from lep_bench.engines.hf import HfEngine
 from lep_bench.errors import CheckpointError, TaskError, UnknownName
 from lep_bench.evaluate import Encoder, EngineLM, compile_task, compile_tasks, score, tokenizer_digest
+from lep_bench.evaluate.scoring import Answer, _written
 from lep_bench.evaluate.uncertainty import stderr
 
 TASKS = {
@@ -144,6 +145,7 @@ def test_scores_equal_lm_evals_own(tasks: Path, model: Path, conversation: Conve
             assert sample.doc_id == theirs["doc_id"]
             if compiled.name == "pico_write":
                 assert sample.values["text"] == theirs["resps"][0][0]
+                assert sample.values["stopped"] or sample.values["tokens"] == [12], "at most 12 new tokens"
             else:
                 wanted = [answer[0] for [answer] in theirs["resps"]]
                 assert sample.values["logprobs"] == pytest.approx(wanted, abs=2e-4, rel=1e-5)
@@ -203,6 +205,21 @@ def test_bos_stands_exactly_once(tmp_path: Path, tasks: Path) -> None:
         double.write_text("{{ bos_token }}" + double.read_text(encoding="utf-8"), encoding="utf-8")
         with pytest.raises(TaskError, match="task pico_choice, row 0: the prompt has 2 BOS tokens"):
             compile_task("pico_choice", instruct, Conversation(format="chat"), task_folders=[tasks])
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "limit", "characters", "expected"),
+    [
+        ("a b", 3, 8, None, Answer("a b", 3, True)),  # the end token came first
+        ("a b", 8, 8, None, Answer("a b", 8, False)),
+        ("a. b", 8, 8, None, Answer("a", 8, True)),  # a stop string in the last token
+        ("abcdef", 3, 8, 5, Answer("abcdef", 3, False)),  # the task's own limit of characters
+        ("abcd. f", 3, 8, 5, Answer("abcd", 3, True)),
+        ("a b", 3, None, None, Answer("a b", 3, None)),  # a server's tokens are not ours to count
+    ],
+)
+def test_which_texts_ended_by_themselves(text: str, tokens: int, limit: int | None, characters: int | None, expected: Answer) -> None:
+    assert _written(text, ["."], tokens, limit, characters) == expected
 
 
 def test_bad_input_is_named(tmp_path: Path, tasks: Path) -> None:

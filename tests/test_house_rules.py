@@ -50,7 +50,7 @@ def test_functions_are_short() -> None:
 
 def test_package_is_small() -> None:
     total = sum(code_lines(file) for file in PACKAGE)
-    assert total <= 16_000, f"the package has {total} lines of code"  # docs/decisions/009
+    assert total <= 19_500, f"the package has {total} lines of code"  # docs/decisions/010
 
 
 def code_lines(file: Path) -> int:

@@ -92,6 +92,22 @@ def test_every_model_gets_a_row(undisturbed):
     assert "limit" in page, "limited results must be marked"
 
 
+def test_the_page_has_lineage_curves_and_the_questions(configs, undisturbed, tmp_path):
+    shown = [sys.executable, "-m", "lep_bench", "leaderboard", "--suite", "tiny", "--configs", str(configs), "--out", str(undisturbed[0])]
+    done = subprocess.run([*shown, "--html", str(tmp_path), "--samples", "5"], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path / "index.html") in done.stderr
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    assert "Continued pre-training of the donors" in page and str(undisturbed[0]) not in page
+    opened = {part["title"]: part["lines"] for part in next(v for k, v in data["models"].items() if k.endswith("tiny/bpe/conversion"))}
+    assert "Fit of the head" in opened and ["donor", "tiny/bpe/donor"] in [line[:2] for line in opened["Lineage"]]
+    facts = data["tasks"][0]
+    assert len(facts["items"]) == 5 and facts["of"] == 12 and facts["asked"].startswith("tiny/instruct")
+    for _, gold, question in facts["items"]:
+        assert facts["strings"][question].startswith("user: Вопрос") and f"— {facts['strings'][gold]}" in facts["strings"][question]
+
+
 def test_again_nothing_is_done(configs, undisturbed):
     out, _ = undisturbed
     before = {p: p.stat().st_mtime_ns for folder in ("artifacts", "tiny/results") for p in (out / folder).rglob("*") if p.is_file()}

@@ -8,7 +8,8 @@ from lep_bench.cli.app import app
 from lep_bench.errors import LepBenchError, RunFailed
 
 # Each module adds its commands to `app`; the order is the order of the help. A new command module is one more line.
-from lep_bench.cli import run, adapt, vocabulary, tokenizer, check, inspect, prompts, new, doctor, bundle, contamination  # noqa: F401  isort:skip
+from lep_bench.cli import run, leaderboard, compare, gate, adapt, vocabulary, tokenizer, check, inspect, prompts, new, doctor  # noqa: F401  isort:skip
+from lep_bench.cli import bundle, contamination, publish, reproduce  # noqa: F401  isort:skip
 
 __all__ = ["app", "main"]
 

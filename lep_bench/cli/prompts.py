@@ -61,7 +61,7 @@ def prompts(
     if suite is not None and task not in chosen.tasks:
         raise LepBenchError(f"suite {suite} has no task {task}; it has {', '.join(chosen.tasks)}")
     methods = registry.discover(adapters or ())
-    spec, folder = _found(model, file, chosen, known, methods, out)
+    spec, folder = found(model, file, chosen, known, methods, out)
 
     from lep_bench.cli import prompting
     from lep_bench.evaluate import compile_tasks, proof
@@ -103,7 +103,7 @@ def _no_template(spec: ModelSpec, suite: Suite, listed: bool) -> list[str]:
     return [f"this tokenizer has no chat template: asked so {why}. To choose: {choice}"]
 
 
-def _found(model: str, file: TaskFile, suite: Suite, known: Configs, methods: Registry, out: Path) -> tuple[ModelSpec, Path]:
+def found(model: str, file: TaskFile, suite: Suite, known: Configs, methods: Registry, out: Path) -> tuple[ModelSpec, Path]:
     """The model and the folder of its tokenizer. Raises LepBenchError for one that is not there or has to be built first."""
     from lep_bench import config, planner, sources
     from lep_bench.store import Store

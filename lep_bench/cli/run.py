@@ -1,4 +1,4 @@
-"""The main job and what surrounds it: run, leaderboard."""
+"""The main job: run."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lep_bench.cli.app import AdapterFolders, ConfigFolders, DataFolder, Offline, Out, TaskFolders, app, names
-from lep_bench.errors import LepBenchError, RunFailed
+from lep_bench.errors import LepBenchError
 
 if TYPE_CHECKING:
     from lep_bench.cli.setup import Setup
     from lep_bench.hardware import Hardware
     from lep_bench.plan import Plan
-    from lep_bench.results import ModelRecord
     from lep_bench.run import Outcome
     from lep_bench.taskfiles import TaskFile
 
@@ -96,7 +95,7 @@ def run(
     from lep_bench import bundle
 
     bundle.use(data, offline)  # before anything is imported that reads the environment once
-    from lep_bench.cli import checkpoints, display, servers
+    from lep_bench.cli import checkpoints, display, leaderboard, servers
     from lep_bench.cli.setup import Setup
     from lep_bench.config import Configs
     from lep_bench.hardware import resolve
@@ -119,7 +118,7 @@ def run(
     missing = checkpoints.fetch(read)
     with given.store.lock():
         outcome, left_out = carry_out(given, patterns, chosen, place, missing)
-        show(given, given.plan(["all", *patterns]).expected, data, publish=publish)
+        leaderboard.show(given, given.plan(["all", *patterns]).expected, data, publish=publish)
     display.finish(outcome.failed, left_out, given.configs, suite)
 
 
@@ -137,10 +136,14 @@ def carry_out(given: Setup, patterns: Sequence[str], chosen: Sequence[str] | Non
     for task in tasks_of(todo).values():
         assert task.dataset
         bundle.look_for_hub(task.dataset[0], task.own_class)  # first: what it finds out, the workers learn from the environment
-    with display.Terminal(todo, place) as terminal:
-        outcome = execute(
-            todo, given.store, given.configs, place, terminal, given.adapter_folders, given.task_folders, lambda: rows_there(todo, given)
-        )
+
+    def meanwhile() -> None:
+        rows_there(todo, given)
+        from lep_bench.leaderboard.forms import terminal  # noqa: F401  what `show` needs, while the workers import theirs
+        from lep_bench.leaderboard.publishing import publish  # noqa: F401  what `show` needs, while the workers import theirs
+
+    with display.Terminal(todo, place) as watching:
+        outcome = execute(todo, given.store, given.configs, place, watching, given.adapter_folders, given.task_folders, meanwhile)
     return outcome, left_out
 
 
@@ -154,12 +157,14 @@ def rows_there(todo: Plan, given: Setup) -> None:
 
     Raises LepBenchError that names the tasks whose rows cannot be had, and those that can be scored.
     """
+    tasks = tasks_of(todo)
+    if not tasks:
+        return  # before imports that take seconds
     from lep_bench import taskfiles
     from lep_bench.cli.bundle import metadata
     from lep_bench.evaluate import needs
 
-    tasks = tasks_of(todo)
-    folders = taskfiles.scan(given.task_folders).folders if tasks else ()
+    folders = taskfiles.scan(given.task_folders).folders
     wrong: dict[str, LepBenchError] = {}
     for name, task in tasks.items():
         try:
@@ -176,106 +181,3 @@ def rows_there(todo: Plan, given: Setup) -> None:
         lines += [f"Score the others with --tasks {','.join(rest)}"] if rest else []
         what = f"{len(wrong)} of {len(tasks)} tasks cannot be asked: {', '.join(wrong)}" if rest else f"none of {len(tasks)} tasks can be asked"
         raise LepBenchError(f"{what}. {'. '.join(lines)}")
-
-
-def show(given: Setup, expected: Sequence[tuple[ModelRecord, str, str]], data: Path | None, *, publish: bool = False) -> None:
-    """Render the current cells (model, task, key): to the terminal, to OUT/SUITE/leaderboard, and to leaderboards/SUITE when published."""
-    from rich.console import Console
-
-    from lep_bench import paths
-    from lep_bench.cli import again
-    from lep_bench.leaderboard import clean, render
-    from lep_bench.leaderboard import publish as publishing
-
-    suite, store, results = given.suite, given.store, []
-    # Models api:NAME are expected under every engine, each time as the same cell.
-    for record, task, key in {(record.name, task, key): (record, task, key) for record, task, key in expected}.values():
-        result = store.read(suite.name, record.name, task, key)
-        if result is not None and (result.status == "failed" or result.model.fingerprint == record.fingerprint):
-            results.append(result)
-    order = list(dict.fromkeys(record.name for record, _, _ in expected))
-    folder = store.leaderboard(suite.name)
-    scan = clean.read(folder.parent / "contamination.json", suite.tasks, given.task_folders)
-    noise = store.noise(suite.name)
-    made = publishing.write(folder, suite, results, store.read_samples, order, scan=scan, commands=again.commands(given, results, data), noise=noise)
-    render.terminal(made, Console())
-    typer.echo(f"leaderboard: {folder}/README.md")
-    if publish:
-        public = paths.folder("leaderboards") / suite.name
-        whole = [result for result in results if result.scoring.limit is None]
-        publishing.write(public, suite, whole, store.read_samples, order, scan=scan, commands=again.commands(given, whole, data), noise=noise)
-        if suite.name == "mini":
-            publishing.refresh_excerpt(public.parent.parent / "README.md", public)
-        typer.echo(f"published:   {public}/README.md")
-
-
-def check_pages(folders: Sequence[Path] | None, out: Path) -> None:
-    """Compare the pages of `folders` in `out` (None: the published ones) with their results. Raises RunFailed, and LepBenchError without any."""
-    from lep_bench import paths
-    from lep_bench.leaderboard import publish as publishing
-
-    public = paths.folder("leaderboards")
-    if folders is not None and not folders:
-        raise LepBenchError(f"--out {out} has no leaderboard to check: run something into it, or leave --out away for the published ones")
-    chosen = folders if folders is not None else sorted(folder for folder in public.iterdir() if folder.is_dir())
-    wrong = [line for folder in chosen for line in publishing.check(folder)]
-    if folders is None:  # the README of a checkout shows the first rows; a wheel has none beside its leaderboards
-        wrong += publishing.check_excerpt(public.parent / "README.md", public / "mini")
-    for line in wrong:
-        typer.echo(line)
-    mend = "lep-bench leaderboard --publish" if folders is None else f"lep-bench leaderboard --suite NAME --out {out}"
-    if wrong:
-        raise RunFailed(f"pages differ from their results: {mend} writes them again")
-    typer.echo(f"every {'published page' if folders is None else f'page in {out}'} equals what its results render to")
-
-
-@app.command()
-def leaderboard(
-    context: typer.Context,
-    suite: SuiteName = "mini",
-    out: Out = Path("runs"),
-    configs: ConfigFolders = None,
-    adapters: AdapterFolders = None,
-    tasks_dir: TaskFolders = None,
-    data: DataFolder = None,
-    check: Annotated[
-        bool,
-        typer.Option("--check", help="Check that every published page (with --out: every page in that folder) is what its results render to."),
-    ] = False,
-    publish: Annotated[bool, typer.Option("--publish", help="Also refresh leaderboards/SUITE.")] = False,
-) -> None:
-    """Print the leaderboard without running anything.
-
-    Configs, adapters, tasks and data as in the run: results of other tasks and rows are not shown.
-
-    \b
-    lep-bench leaderboard --suite mini
-    lep-bench leaderboard --check
-    lep-bench leaderboard --check --out runs
-    """
-    from lep_bench import bundle
-
-    bundle.use(data, offline=False)  # before anything is imported that reads the environment once
-    from lep_bench.cli.setup import Setup
-
-    if check:
-        asked = context.get_parameter_source("out")
-        check_pages(None if asked and asked.name == "DEFAULT" else sorted(out.glob("*/leaderboard")), out)
-        return
-    scored = Setup.read(suite, out, configs, adapters, tasks_dir).scored()
-    if not scored:
-        raise LepBenchError(f"no results of suite {suite} in {out}: run lep-bench run --suite {suite} first, or name its --out folder")
-    seeds, expected = 1 + max(result.model.seed for result in scored), []
-    for dtype, engine in sorted({(result.scoring.dtype, result.provenance.engine) for result in scored}):
-        limits = {result.scoring.limit for result in scored if (result.scoring.dtype, result.provenance.engine) == (dtype, engine)}
-        # Results under a row limit are shown only where there are none without.
-        for limit in (None,) if None in limits else sorted(limits):
-            own = None if engine == "api" else dtype  # a server's is not known, and no suite's
-            given = Setup.read(suite, out, configs, adapters, tasks_dir, limit=limit, seeds=seeds, dtype=own, engine=engine)
-            expected += given.plan(["all", *given.names_of(scored)]).expected
-    if not {(r.model.name, r.task, r.key) for r in scored} & {(record.name, task, key) for record, task, key in expected}:
-        raise LepBenchError(
-            f"{out} has {len(scored)} results of suite {suite}, all of other tasks, rows or settings than now: "
-            "give --data, --configs and --tasks-dir as in the run, or run it again"
-        )
-    show(given, expected, data, publish=publish)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from lep_bench.errors import CheckpointError, LepBenchError
 
@@ -110,6 +112,7 @@ def _engine(vllm: Any, folder: Path, dtype: str, device: str, positions: int, me
     share: dict[str, Any] = {"gpu_memory_utilization": memory or GPU_SHARE}
     if cpu:
         share = {"kv_cache_memory_bytes": int((memory or 0) * GIB) or KV_BYTES, "block_size": CPU_BLOCK}
+    _meet_in_a_file()
     arguments = vllm.EngineArgs(
         model=str(folder), dtype=dtype, seed=0, trust_remote_code=False, skip_tokenizer_init=True, generation_config="vllm",
         # It wants room for one token more than the prompt, also where that token is never read.
@@ -118,6 +121,17 @@ def _engine(vllm: Any, folder: Path, dtype: str, device: str, positions: int, me
         hf_overrides={"vocab_size": rows} if rows else {}, **share,
     )  # fmt: skip
     return vllm.LLMEngine.from_engine_args(arguments)
+
+
+def _meet_in_a_file() -> None:
+    """Before 0.28 torch's process group, even of one process, listens on every network interface; from then on it meets in a file."""
+    from vllm.utils import network_utils
+    from vllm.v1.executor import multiproc_executor, uniproc_executor
+
+    if not hasattr(network_utils, "get_file_store_init_method"):
+        for module in (uniproc_executor, multiproc_executor):
+            # What follows the colon, which stands for the port's, becomes the name of shared memory.
+            module.get_distributed_init_method = lambda *_: f"file://{tempfile.gettempdir()}/vllm_dist:{uuid4().hex}"
 
 
 def end(engine: Any = None) -> None:

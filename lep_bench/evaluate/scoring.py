@@ -51,10 +51,12 @@ class Scored:
 
 @dataclass(frozen=True)
 class Answer:
-    """An engine's answer to one request: what lm-eval is given, and the number of tokens behind it."""
+    """An engine's answer to one request: what lm-eval is given, and the number of tokens behind it. `stopped`: a text that
+    ended before it reached the limit; None where tokens are a server's and cannot be counted."""
 
     response: Any
     tokens: int
+    stopped: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ def ask(
         own = [_seed(seed, requests[i].doc) for i in chosen for seed in drawn] if wanted.sampling else ()
         contexts = [ids[i][0] for i in chosen for _ in drawn]
         made = engine.generate(contexts, wanted.new, stops, texts, encoder.decode, wanted.sampling, own, max_characters)
-        answers = [Answer(_cut(encoder.decode(tokens), texts), len(tokens)) for tokens in made]
+        limit = None if encoder.tokenizer is None else wanted.new
+        answers = [_written(encoder.decode(tokens), texts, len(tokens), limit, max_characters) for tokens in made]
         for n, i in enumerate(chosen):
             for r, answered in enumerate(rounds):
                 answered[i] = answers[n * len(drawn) + (r if wanted.sampling else 0)]
@@ -197,10 +200,14 @@ def _rolling(engine: Engine, pairs: Sequence[Pair], positions: int) -> list[Answ
     return [Answer(total, len(text)) for total, (_, text) in zip(totals, pairs, strict=True)]
 
 
-def _cut(text: str, stops: Sequence[str]) -> str:
+def _written(text: str, stops: Sequence[str], tokens: int, limit: int | None, max_characters: int | None) -> Answer:
+    answer = text
     for stop in stops:
-        text = text.split(stop)[0]
-    return text
+        answer = answer.split(stop)[0]
+    if limit is None:
+        return Answer(answer, tokens)
+    within = tokens < limit and (max_characters is None or len(text) <= max_characters)
+    return Answer(answer, tokens, within or answer != text)
 
 
 def _read(compiled: CompiledTask, answers: Sequence[Answer]) -> dict[str, list[Reading]]:
@@ -255,7 +262,7 @@ def _sample(compiled: CompiledTask, item: Item, readings: Sequence[Reading], rou
         values["tokens"] = [answer.tokens for answer in own]
     prediction = ""
     if isinstance(own[0].response, str):
-        values["text"] = own[0].response
+        values |= {"text": own[0].response} | ({} if own[0].stopped is None else {"stopped": own[0].stopped})
         prediction = str(readings[0].results[0])
     elif isinstance(own[0].response, tuple):
         values["logprobs"] = [answer.response[0] for answer in own]

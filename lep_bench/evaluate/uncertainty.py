@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from lep_bench.clustered import clustered_stderr
+
 BLOCKS = 40  # groups are put into at most so many blocks where every omission costs a whole aggregation
 
 
 def stderr(values: Sequence[Any], groups: Sequence[str], aggregate: Callable[[list[Any]], Any]) -> float | None:
     """Standard error of `aggregate(values)`; values i belongs to the cluster groups[i]. None where there is none to give.
 
-    Means: cluster-robust, G/(G-1) * sum over clusters of (sum of residuals)^2 / n^2; with one item per cluster that is
-    the usual standard error. Ratios of sums (bits per byte): jackknife over clusters. Anything else (F1): jackknife over
+    Means: cluster-robust, see `lep_bench.clustered`. Ratios of sums (bits per byte): jackknife over clusters. Anything else (F1): jackknife over
     at most `BLOCKS` blocks of clusters.
     """
     cluster, count = _numbered(groups)
@@ -24,8 +25,7 @@ def stderr(values: Sequence[Any], groups: Sequence[str], aggregate: Callable[[li
     whole = float(aggregate(list(values)))
     table = _numbers(values)
     if table is not None and table.shape[1] == 1 and math.isclose(whole, table.mean(), rel_tol=1e-9, abs_tol=1e-12):
-        residuals = np.bincount(cluster, table[:, 0] - table.mean(), count)
-        return float(np.sqrt(count / (count - 1) * np.square(residuals).sum()) / len(values))
+        return clustered_stderr(table[:, 0].tolist(), groups)
     try:
         if table is not None and table.shape[1] == 2:
             totals = table.sum(0)

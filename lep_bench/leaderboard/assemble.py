@@ -6,11 +6,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lep_bench.config import ORIGINAL, Suite
-from lep_bench.leaderboard import cost, measure
+from lep_bench.leaderboard import health
 from lep_bench.leaderboard.cells import Chosen, Condition, Lookup
-from lep_bench.leaderboard.measure import Draft, Scale
-from lep_bench.leaderboard.table import Block, Column, Contamination, Failure, Note, Row, Section, Summary, Table, columns_of, summaries_of
-from lep_bench.results import ModelRecord
+from lep_bench.leaderboard.forms import cost
+from lep_bench.leaderboard.statistics import contrasts, measure
+from lep_bench.leaderboard.statistics.measure import Draft, Scale
+from lep_bench.leaderboard.statistics.panel import Panel
+from lep_bench.leaderboard.table import (
+    Block,
+    Column,
+    Contamination,
+    Failure,
+    Finding,
+    Note,
+    Row,
+    Section,
+    Summary,
+    Table,
+    Verdict,
+    columns_of,
+    summaries_of,
+)  # fmt: skip
 
 STAGES = ("base", "instruct", "init", "instruct-init", "donor", "propagation", "baseline", "local")
 REASON = 300  # characters of a failure's first line that a page shows
@@ -38,30 +54,54 @@ class Plan:
         return cls(columns_of(chosen, suite), Scale(dict(chance), suite.mean.kind), tuple(scales), flagged, suite.tasks)
 
 
+@dataclass(frozen=True)
+class Said:
+    """What the comparisons of a block say: of the means, of single tasks (model, task), and who may be ranked together."""
+
+    panels: tuple[Panel, ...]
+    findings: tuple[Finding, ...]
+    tasks: dict[tuple[str, str], Verdict | None]
+
+    @classmethod
+    def of(cls, drafts: Sequence[Draft], plan: Plan, items: Lookup, delta: float) -> Said:
+        """All comparisons among the rows of a block."""
+        panels, models = tuple(measure.panels(drafts, plan.scale, items)), [draft.record for draft in drafts]
+        return cls(panels, contrasts.findings(models, panels, delta), contrasts.verdicts(models, panels, delta))
+
+    def ranks(self, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Ranks of the rows among these that may be compared: where there are several such sets, of the largest."""
+        sets = [(panel, [name for name in names if name in panel.place]) for panel in self.panels]
+        panel, ranked = max(sets, key=lambda one: len(one[1]), default=(None, []))
+        return panel.ranks(ranked) if panel else {}
+
+
 def assemble(chosen: Sequence[Chosen], items: Lookup, suite: Suite, order: Sequence[str], found: Contamination | None = None) -> Table:
     """The table of these results, one per cell; `found` is what a scan of training texts found. See `table.build`."""
     plan = Plan.of(chosen, suite, found)
-    drafts = _drafts(chosen, suite)
+    drafts = drafts_of(chosen, suite)
     blocks, failures = [], []
     letters: list[str] = []
     for condition in sorted({d.condition for d in drafts}, key=lambda c: (c.format != "chat", c.engine, c.dtype, c.protocol, c.shots)):
         peers = {d.record.name: d for d in drafts if d.condition == condition}
+        families = _families(list(peers.values()), order)
+        said = Said.of([draft for _, _, members in families for draft in members], plan, items, suite.mean.delta)
         sections = []
-        for family, prefix, members in _families(list(peers.values()), order):
-            rows = [_row(draft, peers, plan, items) for draft in members]
+        for family, prefix, members in families:
+            ranks = said.ranks([draft.record.name for draft in members])
+            rows = [replace(_row(draft, peers, plan, items, said), rank=ranks.get(draft.record.name)) for draft in members]
             rows = [_number(row, peers[row.model], suite, failures) for row in rows]
             sections.append(Section(family, prefix, tuple(_letter([replace(r, label=r.model.removeprefix(prefix)) for r in rows], letters))))
-        blocks.append(Block(condition, tuple(sections)))
+        blocks.append(Block(condition, tuple(sections), said.findings, contrasts.smallest(said.findings)))
     counts = tuple((task, max((c.result.samples for c in chosen if c.result.task == task), default=0)) for task in suite.tasks)
     return Table(
         suite.name, suite.title, suite.note, plan.columns, suite.mean.kind, tuple(suite.mean.tasks.items()), counts, tuple(blocks), tuple(failures),
-        suite.mean.name, summaries_of(suite), found, _unpaired(chosen, items, suite), _notes(drafts, suite),
+        suite.mean.name, summaries_of(suite), found, _unpaired(chosen, items, suite), _notes(drafts, suite), delta=suite.mean.delta,
     )  # fmt: skip
 
 
 def _unpaired(chosen: Sequence[Chosen], items: Lookup, suite: Suite) -> tuple[str, ...]:
     """Tasks of the mean whose score is no mean of its items."""
-    scored = {task: [c for c in chosen if c.result.task == task and c.failure is None] for task in suite.mean.tasks}
+    scored = {task: [c for c in chosen if c.result.task == task and c.failure is None and not c.edited] for task in suite.mean.tasks}
     return tuple(task for task, cells in scored.items() if any(measure.usable([c], items) is None for c in cells))
 
 
@@ -78,24 +118,7 @@ def _notes(drafts: Sequence[Draft], suite: Suite) -> tuple[Note, ...]:
     return tuple(Note(note, found, tuple(sorted(set(names)))) for (note, found), names in models.items())
 
 
-def fair_control(model: ModelRecord) -> str | None:
-    """The model that differs from this one in the step under test only; None for base, untuned instruct and models without family.
-
-    A tuned variant is compared with the instruct model tuned on the same data and steps, never with the untuned one.
-    """
-    if model.family is None:
-        return None
-    if model.stage in ("instruct-init", "propagation"):
-        tuned = f"+{model.tuning}" + (f"@{model.variant}" if model.variant else "") if model.tuning else ""
-        return f"{model.family}/instruct{tuned}"
-    if model.stage == "instruct":
-        return f"{model.family}/instruct" if model.tuning else None
-    if model.stage == "donor" and model.vocabulary != ORIGINAL:
-        return f"{model.family}/{ORIGINAL}/donor"
-    return f"{model.family}/base" if model.stage in ("init", "donor") else None
-
-
-def _drafts(chosen: Sequence[Chosen], suite: Suite) -> list[Draft]:
+def drafts_of(chosen: Sequence[Chosen], suite: Suite) -> list[Draft]:
     """Rows to be: results grouped by model and condition.
 
     Running text is scored without a conversation, so its cells may carry another shot count and format than the same model's
@@ -149,16 +172,18 @@ def _families(drafts: Sequence[Draft], order: Sequence[str]) -> list[tuple[str, 
     return [(name, f"{name}/", sorted(groups[name], key=position)) for name in sorted(groups, key=family_position)]
 
 
-def _row(draft: Draft, peers: dict[str, Draft], plan: Plan, items: Lookup) -> Row:
+def _row(draft: Draft, peers: dict[str, Draft], plan: Plan, items: Lookup, said: Said) -> Row:
     model = draft.record
-    cells = tuple(measure.cell(draft, column, items) for column in plan.columns)
-    control = fair_control(model)
+    keys = [measure.cell(draft, column, items) for column in plan.columns]
+    cells = tuple(replace(cell, verdict=said.tasks.get((model.name, c.key))) if c.in_mean else cell for cell, c in zip(keys, plan.columns))
+    control = contrasts.fair_control(model)
     refused = cost.refusal(draft, peers[control], tuple(plan.scale.chance)) if control in peers else None
-    difference = measure.difference(draft, peers[control], plan.scale, items) if control in peers and not refused else None
+    difference = next((f.difference for f in said.findings if (f.model, f.difference.control) == (model.name, control)), None)
     means = tuple(measure.mean(draft, scale, items) for _, scale in plan.summaries)
     rest = measure.clean(draft, plan.scale, plan.flagged)
     mean, spent = measure.mean(draft, plan.scale, items), cost.of(draft, plan.tasks)
-    return Row(model.name, model.name, model.stage, "", cells, mean, control, difference, None, means, rest, spent, refused)
+    return Row(model.name, model.name, model.stage, "", cells, mean, control, difference, None, means, rest, spent, refused,
+               health=health.of(draft, plan.tasks))  # fmt: skip
 
 
 def _number(row: Row, draft: Draft, suite: Suite, failures: list[Failure]) -> Row:

@@ -5,8 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
 
-from lep_bench.results import Sample, TaskResult
+from lep_bench.results import TaskResult
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lep_bench.leaderboard.metrics import Metrics, Raw
 
 
 @dataclass(frozen=True)
@@ -29,11 +36,15 @@ class Condition:
 @dataclass(frozen=True)
 class Chosen:
     """A result that enters the table. `stale`: of a model or task version that is no longer the current one; `clean`: its
-    primary score without the rows that stand in training texts (None: no such rows, or not known)."""
+    primary score without the rows that stand in training texts (None: no such rows, or not known); `edited`: result or samples
+    are not as they were written, or the score is not what the samples give: shown, but no difference is computed with it;
+    `health`: the `generated.Counts` of its texts, empty where there are none."""
 
     result: TaskResult
     stale: bool = False
     clean: float | None = None
+    edited: bool = False
+    health: tuple[int, ...] = ()
 
     @property
     def failure(self) -> str | None:
@@ -47,45 +58,73 @@ class Chosen:
         return None if math.isfinite(score.value) else f"the score {result.primary!r} is {score.value}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Items:
-    """The primary score of every item of a cell. `ids` name the items; groups are "" where an item is its own group."""
+    """The primary score of every item of a cell: `values` [N], whose mean is the score. `ids` name the items; groups are "" where an
+    item is its own group. Cells that were asked the same share the tuples.
+
+    Of a score that is no mean over items (F1) the values are centred jackknife pseudo-values, and `raws` holds what the score is
+    computed from, one per training seed: score of a resample = mean over raws of raw.scores(counts of raw.distinct).
+    """
 
     ids: tuple[str, ...]
     groups: tuple[str, ...]
-    values: tuple[float, ...]
+    values: np.ndarray
+    raws: tuple[Raw, ...] = ()
 
-    def clusters(self, task: str) -> list[tuple[str, ...]]:
-        """What counts as one draw: the group's name (the same in every task), else the item itself."""
-        return [(group,) if group else (task, item) for group, item in zip(self.groups, self.ids)]
+    def clusters(self, task: str) -> tuple[int, ...]:
+        """What counts as one draw, as a number within this process: the group (the same in every task), else the item itself."""
+        return _clusters(task, self.ids, self.groups)
+
+
+_NUMBERS: dict[tuple[str, ...], int] = {}  # numbers, since millions of names would have to be hashed again and again
+
+
+@lru_cache(maxsize=64)  # of as many tasks: every cell of a task asks for the same
+def _clusters(task: str, ids: tuple[str, ...], groups: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple([_NUMBERS.setdefault((group,) if group else (task, item), len(_NUMBERS)) for group, item in zip(groups, ids)])
+
+
+class Answered(Protocol):
+    """What a table needs of a `results.Sample`; of `gold` and generated texts only where they were not counted at scoring."""
+
+    doc_id: int
+    doc_hash: str
+    group: str
+    gold: str
+    values: dict[str, Any]
 
 
 Lookup = Callable[[TaskResult], Items | None]
+Samples = Callable[[TaskResult], Sequence[Answered]]
+Asked = dict[tuple[tuple[Any, ...], ...], tuple[tuple[str, ...], tuple[str, ...]]]  # (doc ids, hashes, groups) -> ids and groups of Items
+CLOSE = 1e-5  # a score and what its items give, at most so far apart: published items have five digits
 
 
-def items_of(result: TaskResult, samples: Sequence[Sample]) -> Items | None:
-    """The items of a cell; None where a sample has no number (or true/false) under the primary score's name.
+def items_of(result: TaskResult, samples: Sequence[Answered], metrics: Metrics, asked: Asked) -> Items | None:
+    """The items of a cell; None where they do not give the score: no values under its name, or an aggregation that nobody offers.
+    Ids and groups are kept in `asked` for the next cell that was asked the same.
 
-    That is the contract with the tasks: `Sample.values[primary]` is the item's share of a score that is their mean.
+    That is the contract with the tasks: `Sample.values[primary]` is the item's share of a score that is their mean, or what the
+    task's entry in AGGREGATIONS consumes.
     """
-    values = [sample.values.get(result.primary) for sample in samples]
-    if not values or not all(isinstance(v, bool | int | float) and math.isfinite(v) for v in values):
+    import numpy as np
+
+    stored = [s.values.get(result.primary) for s in samples]
+    raw = metrics.raw(result.task, result.primary, stored)
+    values = shares = None
+    if raw is not None:
+        shares = raw.shares()
+        values = shares and shares[1]
+    elif stored and set(map(type, stored)) <= {bool, int, float}:
+        values = np.array(stored, dtype=np.float64)
+    if values is None or not np.isfinite(values).all() or not abs(values.mean() - result.scores[result.primary].value) <= CLOSE:
         return None
-    groups = tuple("" if sample.group in ("", str(sample.doc_id), sample.doc_hash) else sample.group for sample in samples)
-    return Items(tuple(f"{s.doc_id}:{s.doc_hash}" for s in samples), groups, tuple(float(v) for v in values))
-
-
-def remembering(samples: Callable[[TaskResult], Sequence[Sample]]) -> Lookup:
-    """`items_of` over a reader of samples; every cell is read once."""
-    seen: dict[tuple[str, int, str, str], Items | None] = {}
-
-    def lookup(result: TaskResult) -> Items | None:
-        key = (result.model.name, result.model.seed, result.task, result.key)
-        if key not in seen:
-            seen[key] = items_of(result, samples(result))
-        return seen[key]
-
-    return lookup
+    key = tuple([s.doc_id for s in samples]), tuple([s.doc_hash for s in samples]), tuple([s.group for s in samples])
+    if key not in asked:
+        groups = tuple(["" if group in ("", str(doc_id), doc_hash) else group for doc_id, doc_hash, group in zip(*key)])
+        asked[key] = tuple([f"{doc_id}:{doc_hash}" for doc_id, doc_hash in zip(*key[:2])]), groups
+    return Items(*asked[key], values, () if raw is None else (raw,))
 
 
 def choose(results: Iterable[TaskResult], suite: str, tasks: Sequence[str], current: Mapping[str, str] | None = None) -> list[Chosen]:
@@ -122,4 +161,5 @@ def averaged(items: Sequence[Items | None]) -> Items | None:
         return None
     if len(items) == 1:
         return first
-    return replace(first, values=tuple(math.fsum(v) / len(items) for v in zip(*(i.values for i in items if i))))
+    whole = [i for i in items if i]
+    return replace(first, values=sum(i.values for i in whole) / len(whole), raws=tuple(raw for i in whole for raw in i.raws))

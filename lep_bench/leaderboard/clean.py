@@ -1,49 +1,41 @@
-"""Scores without the rows that stand in training texts, recomputed from stored samples by the tasks' own metric code.
+"""Every cell's samples, read once: its items, whether it is as the run wrote it, and its score without rows found in training texts.
 
-`lep-bench contamination` writes what it found to OUT/SUITE/contamination.json; here its flagged rows are left out. A task whose score is
-no mean over items offers `AGGREGATIONS = {task: {metric: function(values)}}` in the metrics.py beside its YAML, and `UNITS = {task:
-function(value)}` where only whole units may be left out: an exam's grade without some of its questions is no grade.
+`lep-bench contamination` writes what it found to OUT/SUITE/contamination.json; here its flagged rows are left out and the score is
+recomputed from the stored samples by the tasks' own metric code (see `metrics`).
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-import sys
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lep_bench import taskfiles
-from lep_bench.errors import LepBenchError, TaskError
-from lep_bench.fingerprint import digest
-from lep_bench.leaderboard import stats
-from lep_bench.leaderboard.cells import Chosen
+from lep_bench.errors import LepBenchError
+from lep_bench.generated import counts
+from lep_bench.leaderboard.cells import CLOSE, Answered, Asked, Chosen, Items, Lookup, Samples, items_of
+from lep_bench.leaderboard.metrics import Metrics
+from lep_bench.leaderboard.statistics import stats
 from lep_bench.leaderboard.table import Contamination
-from lep_bench.results import Sample, TaskResult
+from lep_bench.results import Edited, TaskResult, is_sealed
 
 VERSION = 1
-Aggregation = Callable[[list[Any]], float]
-Unit = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
 class Scan:
-    """The scan: what it found in numbers, the hashes of each task's flagged rows, and how those tasks' scores come about."""
+    """The scan: what it found in numbers, and the hashes of each task's flagged rows."""
 
     found: Contamination
     flagged: dict[str, frozenset[str]]
-    aggregations: dict[str, dict[str, Aggregation]]
-    units: dict[str, Unit]
 
 
-def read(file: Path, tasks: Sequence[str], folders: Sequence[Path] = ()) -> Scan | None:
-    """The scan in `file`, of the named tasks; None where there is no such file. `folders`: the user's task folders.
-
-    Raises LepBenchError for a file that cannot be read, TaskError for a metrics.py that cannot be imported.
-    """
+def read(file: Path, tasks: Sequence[str]) -> Scan | None:
+    """The scan in `file`, of the named tasks; None where there is no such file. Raises LepBenchError for a file that cannot be read."""
     if not file.is_file():
         return None
     try:
@@ -57,31 +49,82 @@ def read(file: Path, tasks: Sequence[str], folders: Sequence[Path] = ()) -> Scan
         why = f"{type(error).__name__}: {error}"
         raise LepBenchError(f"{file}: not a contamination scan ({why}): make it again with lep-bench contamination, or delete it") from error
     flagged = {task: hashes for task, (_, hashes) in rows.items() if hashes}
-    return Scan(found, flagged, *_metrics(list(flagged), folders))
+    return Scan(found, flagged)
 
 
-def rescored(chosen: Sequence[Chosen], samples: Callable[[TaskResult], Sequence[Sample]], scan: Scan | None) -> list[Chosen]:
-    """The same cells, those of tasks with flagged rows with their score without these."""
-    if scan is None:
-        return list(chosen)
+def examined(chosen: Iterable[Chosen], samples: Samples, metrics: Metrics, scan: Scan | None = None) -> tuple[list[Chosen], Lookup]:
+    """The same cells with what their samples say, and their items.
 
-    def one(c: Chosen) -> Chosen:
-        wanted = c.failure is None and c.result.task in scan.flagged
-        return replace(c, clean=score(c.result, samples(c.result), scan)) if wanted else c
+    A cell whose samples are missing, damaged or of another number counts as failed, with that reason; one that was changed since the
+    run wrote it, or whose score is not what its samples give, is marked as edited, and has no items.
+    """
+    found: dict[int, Items | None] = {}
+    asked: Asked = {}
+    cells = []
+    for c, read in _ahead(chosen, samples):
+        c, items = (c, None) if read is None else _one(c, read, metrics, scan, asked)
+        found[id(c.result)] = items
+        cells.append(c)
+    # By identity: two results of one cell may differ in nothing but what was edited. `cells` keeps the results alive.
+    return cells, lambda result, _held=cells: found[id(result)]
 
-    return [one(c) for c in chosen]
+
+def _ahead(chosen: Iterable[Chosen], samples: Samples) -> Iterator[tuple[Chosen, Future[Sequence[Answered]] | None]]:
+    """Every cell with its samples to come (none for a failed one), a few of them already: files are read and hashed beside the work."""
+    waiting: deque[tuple[Chosen, Future[Sequence[Answered]] | None]] = deque()
+    with ThreadPoolExecutor(2) as pool:
+        for c in chosen:
+            waiting.append((c, pool.submit(samples, c.result) if c.failure is None else None))
+            if len(waiting) > 4:
+                yield waiting.popleft()
+        yield from waiting
 
 
-def score(result: TaskResult, samples: Sequence[Sample], scan: Scan) -> float | None:
+def _one(c: Chosen, reading: Future[Sequence[Answered]], metrics: Metrics, scan: Scan | None, asked: Asked) -> tuple[Chosen, Items | None]:
+    result = c.result
+    c = replace(c, health=result.health or ())
+    if not is_sealed(result):
+        return replace(c, edited=True), None
+    try:
+        read = reading.result()
+    except Edited:
+        return replace(c, edited=True), None
+    except LepBenchError as error:
+        return replace(c, result=result.model_copy(update={"status": "failed", "error": str(error), "scores": {}})), None
+    if result.health is None and (result.provenance.tokens_out or result.provenance.from_store):  # of an earlier version: counted now
+        c = replace(c, health=counts(read) or ())
+    items = items_of(result, read, metrics, asked)
+    clean = score(result, read, metrics, scan) if scan and result.task in scan.flagged else None
+    if items is None and _contradicted(result, read, metrics):
+        return replace(c, edited=True), None
+    return replace(c, clean=clean), items
+
+
+def _contradicted(result: TaskResult, samples: Sequence[Answered], metrics: Metrics) -> bool:
+    """Whether the samples give another score. Only where it is known how: of a task without a metrics.py the score may be any function
+    of its numbers, and of sampled answers each item's value is a mean over samplings, of which only a mean over items is the score."""
+    stored = [s.values.get(result.primary) for s in samples]
+    aggregate = metrics.aggregations.get(result.task, {}).get(result.primary)
+    if aggregate is None and (result.task not in metrics.own or not all(isinstance(v, bool | int | float) for v in stored)):
+        return False
+    if aggregate is not None and result.scores[result.primary].samplings > 1:
+        return False
+    try:
+        return not abs(float((aggregate or _mean)(stored)) - result.scores[result.primary].value) <= CLOSE
+    except (ArithmeticError, ValueError, TypeError, LookupError):
+        return False  # values of another kind than this version of the task takes
+
+
+def score(result: TaskResult, samples: Sequence[Answered], metrics: Metrics, scan: Scan) -> float | None:
     """The primary score over the rows that are not flagged; None where it cannot be known.
 
-    That is so where recomputing the whole score does not give the stored one (1e-5), where no row is left, and where a full
+    That is so where recomputing the whole score does not give the stored one, where no row is left, and where a full
     result has not the number of rows that were scanned or not all the flagged ones: then the scan was of other rows.
     """
     metric, flagged = result.primary, scan.flagged[result.task]
     scanned = next(rows for task, rows, _ in scan.found.tasks if task == result.task)
-    aggregate = scan.aggregations.get(result.task, {}).get(metric, _mean)
-    unit_of = scan.units.get(result.task)
+    aggregate = metrics.aggregations.get(result.task, {}).get(metric, _mean)
+    unit_of = metrics.units.get(result.task)
     other_rows = result.scoring.limit is None and (len(samples) != scanned or not flagged <= {s.doc_hash for s in samples})
     if other_rows or any(metric not in s.values for s in samples):
         return None
@@ -89,7 +132,7 @@ def score(result: TaskResult, samples: Sequence[Sample], scan: Scan) -> float | 
         units = [unit_of(s.values[metric]) if unit_of else s.doc_hash for s in samples]
         gone = {unit for s, unit in zip(samples, units) if s.doc_hash in flagged}
         whole = float(aggregate([s.values[metric] for s in samples]))
-        if not abs(whole - result.scores[metric].value) <= 1e-5:
+        if not abs(whole - result.scores[metric].value) <= CLOSE:
             return None
         value = float(aggregate([s.values[metric] for s, unit in zip(samples, units) if unit not in gone]))
     except (ArithmeticError, ValueError, TypeError, LookupError):
@@ -99,29 +142,3 @@ def score(result: TaskResult, samples: Sequence[Sample], scan: Scan) -> float | 
 
 def _mean(values: list[Any]) -> float:
     return stats.mean([float(v) for v in values])
-
-
-def _metrics(tasks: Sequence[str], folders: Sequence[Path]) -> tuple[dict[str, dict[str, Aggregation]], dict[str, Unit]]:
-    aggregations: dict[str, dict[str, Aggregation]] = {}
-    units: dict[str, Unit] = {}
-    known = taskfiles.scan(folders).tasks if tasks else {}
-    for file in dict.fromkeys(known[task].folder / "metrics.py" for task in tasks if task in known):
-        if file.is_file():
-            module = _module(file)
-            aggregations |= getattr(module, "AGGREGATIONS", {})
-            units |= getattr(module, "UNITS", {})
-    return aggregations, units
-
-
-def _module(file: Path) -> Any:
-    """metrics.py under a name of its own: task folders must never become importable names."""
-    name = f"_lep_bench_metrics_{digest(str(file.resolve()))}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except (ImportError, SyntaxError, NameError, OSError) as error:
-        raise TaskError(f"{file}: cannot be imported: {type(error).__name__}: {error}") from error
-    return module

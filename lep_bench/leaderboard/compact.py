@@ -2,8 +2,9 @@
 
 Line 1 is the head (version, suite, order of the models). Then come `items` lines (ids and groups, once for all cells that were asked
 the same) and `cell` lines (the TaskResult without what nobody reads there: date, packages, git state;
-the primary score of every item: a string of 0 and 1, or numbers with five significant digits; and, where a scan of training texts
-flagged rows, the score without them).
+the primary score of every item: a string of 0 and 1, or numbers with five significant digits, or, of a score that is no mean over
+items, the distinct stored values and each item's place among them; and, where a scan of training texts flagged rows, the score
+without them).
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from lep_bench.config import Suite
 from lep_bench.errors import LepBenchError
+from lep_bench.generated import Counts
 from lep_bench.leaderboard.cells import Chosen, Condition, Items, Lookup
+from lep_bench.leaderboard.metrics import Metrics
 from lep_bench.leaderboard.table import Contamination
 from lep_bench.results import Noise, Provenance, Score, TaskResult
+
+if TYPE_CHECKING:
+    import numpy as np
 
 VERSION = 1
 
@@ -80,8 +86,12 @@ def dump(
         entry: dict[str, Any] = {"cell": _without_noise(c.result).model_dump(mode="json", exclude_defaults=True)}
         if c.stale:
             entry["stale"] = True
+        if c.edited:
+            entry["edited"] = True
         if c.clean is not None:
             entry["clean"] = _short(c.clean, 12)
+        if c.health:
+            entry["health"] = list(c.health)
         items = lookup(c.result) if c.failure is None else None
         if items is not None:
             asked = (c.result.task, items.ids, items.groups)
@@ -89,7 +99,11 @@ def dump(
                 numbers[asked] = len(numbers)
                 groups = list(items.groups) if any(items.groups) else []
                 lines.append(_line({"items": numbers[asked], "task": c.result.task, "ids": list(items.ids), "groups": groups}))
-            entry |= {"of": numbers[asked], "values": _pack(items.values)}
+            entry["of"] = numbers[asked]
+            if items.raws:
+                entry |= {"distinct": items.raws[0].distinct, "codes": items.raws[0].codes.tolist()}
+            else:
+                entry["values"] = _pack(items.values)
         lines.append(_line(entry))
     return "\n".join(lines) + "\n"
 
@@ -109,14 +123,17 @@ def load(file: Path) -> Published:
                 if not isinstance(entry, dict) or entry.get("lep_bench_results") != VERSION:
                     raise LepBenchError(f"{file}:1: not a results file of version {VERSION}: publish it again with this lep-bench")
                 head, suite = entry, Suite.model_validate(entry["suite"])
+                metrics = Metrics.of(suite.tasks)  # the shipped tasks': whoever reads the file has no others
                 noise = tuple(Noise.model_validate(one) for one in entry.get("noise", ()))
                 scan = entry.get("contamination")
                 found = scan and Contamination(tuple(scan["texts"]), scan["ngram"], tuple((str(t), int(n), int(f)) for t, n, f in scan["tasks"]))
             elif "items" in entry:
                 asked[entry["items"]] = tuple(entry["ids"]), tuple(entry["groups"] or [""] * len(entry["ids"]))
             else:
-                chosen.append(Chosen(TaskResult.model_validate(entry["cell"]), entry.get("stale", False), entry.get("clean")))
-                scores.append(_unpack(*asked[entry["of"]], entry["values"]) if "of" in entry else None)
+                result, counted = TaskResult.model_validate(entry["cell"]), tuple(Counts(*entry["health"])) if "health" in entry else ()
+                marks = {"stale": entry.get("stale", False), "edited": entry.get("edited", False), "health": counted}
+                chosen.append(Chosen(result, clean=entry.get("clean"), **marks))
+                scores.append(_unpack(result, asked[entry["of"]], entry, metrics) if "of" in entry else None)
     except (OSError, KeyError, TypeError, ValueError, ValidationError) as error:
         raise LepBenchError(f"{file}:{number}: cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}): publish it again") from error
     if not head:
@@ -135,7 +152,7 @@ def _without_noise(result: TaskResult) -> TaskResult:
     )  # fmt: skip
     scores = {name: _shortened(score) for name, score in sorted(result.scores.items())}
     error = None if result.error is None else (result.error.strip().splitlines() or [""])[0][:300]
-    return result.model_copy(update={"provenance": kept, "scores": scores, "error": error})
+    return result.model_copy(update={"provenance": kept, "scores": scores, "error": error, "health": None, "samples_digest": None, "seal": None})
 
 
 def _shortened(score: Score) -> Score:
@@ -143,17 +160,30 @@ def _shortened(score: Score) -> Score:
     return score.model_copy(update={name: None if number is None else _short(number, 12) for name, number in numbers.items()})
 
 
-def _pack(values: Sequence[float]) -> str | list[float]:
-    if all(v in (0.0, 1.0) for v in values):
-        return "".join("1" if v else "0" for v in values)
-    return [_short(v, 5) for v in values]
+def _pack(values: np.ndarray) -> str | list[float]:
+    import numpy as np
+
+    if ((values == 0) | (values == 1)).all():
+        return (values.astype(np.uint8) + ord("0")).tobytes().decode("ascii")
+    return [_short(v, 5) for v in values.tolist()]
 
 
-def _unpack(ids: tuple[str, ...], groups: tuple[str, ...], values: str | list[float]) -> Items:
-    numbers = tuple(float(v) for v in values)
-    if not len(ids) == len(groups) == len(numbers):
-        raise ValueError(f"{len(ids)} ids, {len(groups)} groups, {len(numbers)} values")
-    return Items(ids, groups, numbers)
+def _unpack(result: TaskResult, asked: tuple[tuple[str, ...], tuple[str, ...]], entry: dict[str, Any], metrics: Metrics) -> Items | None:
+    import numpy as np
+
+    ids, groups = asked
+    held = entry.get("values", entry.get("codes"))
+    if not len(ids) == len(groups) == len(held):
+        raise ValueError(f"{len(ids)} ids, {len(groups)} groups, {len(held)} values")
+    if "codes" not in entry:
+        if isinstance(held, str) and held.strip("01"):
+            raise ValueError(f"{held.strip('01')[:9]!r} among 0 and 1")
+        digits = np.frombuffer(held.encode("ascii"), dtype=np.uint8) - ord("0") if isinstance(held, str) else held
+        return Items(ids, groups, np.asarray(digits, dtype=np.float64))
+    distinct = [tuple(value) if isinstance(value, list) else value for value in entry["distinct"]]
+    raw = metrics.coded(result.task, result.primary, distinct, held)
+    shares = raw and raw.shares()
+    return Items(ids, groups, shares[1], (raw,)) if raw and shares else None
 
 
 def _short(value: float, digits: int) -> float:

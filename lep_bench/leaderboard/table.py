@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from lep_bench.config import Suite
-from lep_bench.leaderboard.cells import Chosen, Condition, choose, remembering
-from lep_bench.results import Noise, Sample, TaskResult
+from lep_bench.leaderboard.cells import Chosen, Condition, Samples, choose
+from lep_bench.results import Noise, TaskResult
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lep_bench.leaderboard.clean import Scan
 
 SYMBOLS = "symbols_per_token"
@@ -37,6 +39,7 @@ class Cell:
     `sampling` the one over `samplings` draws of sampled answers, whose mean `value` is (None where nothing was sampled).
 
     Status "missing": never asked; "failed": asked, and the reason stands in the table's failures. `limit`: asked on so many items only.
+    `edited`: result or samples are not as they were written; no difference is computed with it.
     """
 
     status: str = "missing"
@@ -47,6 +50,7 @@ class Cell:
     samples: int = 0
     limit: int | None = None
     stale: bool = False
+    edited: bool = False
     sampling: float | None = None
     samplings: int = 1
     verdict: Verdict | None = None  # against the same column of the row's control, corrected over the block's tasks and rows
@@ -139,7 +143,7 @@ class Row:
     """One model under one condition, all its training seeds together. `letter` names a row that others are compared with.
 
     `clean`: (score, score without the flagged rows) per task with flagged rows, then of the mean; None where there is no such number.
-    `refused`: why there is no difference although row and control were scored: by different machines.
+    `refused`: why there is no difference although row and control were scored: edited, other versions, other machines.
     """
 
     model: str
@@ -167,6 +171,11 @@ class Row:
     def stale(self) -> bool:
         """Whether any cell is of an earlier model or task version."""
         return any(c.stale for c in self.cells)
+
+    @property
+    def edited(self) -> bool:
+        """Whether any cell is not as it was written."""
+        return any(c.edited for c in (*self.cells, self.mean))
 
     @property
     def failed(self) -> bool:
@@ -219,7 +228,7 @@ class Note:
 class Table:
     """Everything a page says. `items` gives each task's count of items, 0 where nothing was scored; `unpaired` the tasks of the mean
     whose score is no mean of its items; `commands` make the results again (none: a run of all models of the suite);
-    `noise` is what was measured of the noise floor of the machines behind the numbers."""
+    `noise` is what was measured of the noise floor of the machines behind the numbers; means within ±`delta` count as equal."""
 
     suite: str
     title: str
@@ -237,6 +246,8 @@ class Table:
     notes: tuple[Note, ...] = ()
     commands: tuple[str, ...] = ()
     noise: tuple[Noise, ...] = ()
+    delta: float = 0.01
+    partial: bool = False  # only the rows of a layout: nothing may be concluded from what is not there
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -266,23 +277,26 @@ class Table:
 
 def build(
     results: Iterable[TaskResult],
-    samples: Callable[[TaskResult], Sequence[Sample]],
+    samples: Samples,
     suite: Suite,
     order: Sequence[str] = (),
     current: Mapping[str, str] | None = None,
     scan: Scan | None = None,
+    folders: Sequence[Path] = (),
 ) -> Table:
     """The table of a suite from its cells.
 
-    `samples` reads the items of a cell (asked only where an error needs them); `order` lists model names as the plan derives
+    `samples` reads the items of a cell (once; what it raises as LepBenchError is why the cell failed); `order` lists model names as the plan derives
     them; `current` maps model keys to today's fingerprints, so that results of older artifacts are marked; `scan` is what was
-    found of the rows in training texts. Raises nothing of its own: what is not there is missing, what failed says so.
+    found of the rows in training texts; `folders` are the user's task folders. What is not there is missing, what failed says so.
+    Raises TaskError for a task's metrics.py that cannot be imported.
     """
-    from lep_bench.leaderboard import clean
     from lep_bench.leaderboard.assemble import assemble
+    from lep_bench.leaderboard.clean import examined
+    from lep_bench.leaderboard.metrics import Metrics
 
-    chosen = clean.rescored(choose(results, suite.name, suite.tasks, current), samples, scan)
-    return assemble(chosen, remembering(samples), suite, order, scan and scan.found)
+    chosen, lookup = examined(choose(results, suite.name, suite.tasks, current), samples, Metrics.of(suite.tasks, folders), scan)
+    return assemble(chosen, lookup, suite, order, scan and scan.found)
 
 
 def summaries_of(suite: Suite) -> tuple[Summary, ...]:

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.special import digamma
 
 LONGEST = 16  # characters of a piece, as sentencepiece's default
 SEEDS = 10  # first pieces per piece wanted
@@ -26,6 +25,8 @@ def train(words: Mapping[str, int], size: int, required: set[str]) -> dict[str, 
     words: texts with counts. Characters outside `required` end a stretch (they are spelled in bytes elsewhere). Fewer
     than `size` pieces come back when the words do not hold as many.
     """
+    from scipy.special import digamma  # here: every reader of a tokenizer imports this module, and this takes 0.1 s
+
     stretches = _stretches(words, required)
     counts = np.array(list(stretches.values()), dtype=np.float64)
     seeds = _seeds(stretches, max(SEEDS * size, 10_000))

@@ -9,7 +9,10 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+
+import numpy as np
 
 LETTERS = ("A", "B", "C", "D")
 COPIED = 0.99  # a text counts as copied from this share of equal characters on
@@ -197,6 +200,70 @@ def subsequence(a: str, b: str) -> int:
     return len(a) - row.bit_count()
 
 
+# The same for many weightings of the values at once, for bootstrap and jackknife: of K distinct `values`, `whole` [K] says how often each
+# occurs and `counts` [B, K] how often in each of B resamples; [B] scores, of which some are not finite where nothing is left.
+
+
+def _sums(keys: Sequence[Hashable], counts: np.ndarray, weights: Sequence[float] | None = None) -> np.ndarray:
+    """[B, L]: counts (times weights) added up by key, the L keys in order of appearance."""
+    places = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    member = np.zeros((len(keys), len(places)))
+    member[np.arange(len(keys)), [places[key] for key in keys]] = 1.0 if weights is None else weights
+    return counts @ member
+
+
+def _labels(pairs: Sequence[Pair], counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[B, L] each: hits, golds and predictions per label."""
+    golds, predictions = zip(*pairs)
+    names = sorted({*golds, *predictions})
+    none = np.zeros((len(counts), len(names)))  # one column per label, whether or not this side has it: all sides in the same order
+    hits = _sums([*names, *golds], np.hstack([none, counts * np.array([a == b for a, b in pairs])]))
+    return hits, _sums([*names, *golds], np.hstack([none, counts])), _sums([*names, *predictions], np.hstack([none, counts]))
+
+
+def accuracies(pairs: Sequence[Pair], whole: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """`accuracy` of each resample."""
+    return counts @ np.array([gold == prediction for gold, prediction in pairs], dtype=float) / counts.sum(1)
+
+
+def f1_macros(pairs: Sequence[Pair], whole: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """`f1_macro` of each resample."""
+    hits, golds, predictions = _labels(pairs, counts)
+    said = golds + predictions
+    return (2 * hits / np.where(said > 0, said, 1)).sum(1) / (said > 0).sum(1)
+
+
+def mccs(pairs: Sequence[Pair], whole: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """`mcc` of each resample."""
+    hits, golds, predictions = _labels(pairs, counts)
+    total = counts.sum(1)
+    covariance = hits.sum(1) * total - (golds * predictions).sum(1)
+    spread = (total**2 - (golds**2).sum(1)) * (total**2 - (predictions**2).sum(1))
+    return np.where(spread > 0, covariance / np.sqrt(np.where(spread > 0, spread, 1)), 0.0)
+
+
+def halves(other: Callable[..., np.ndarray], pairs: Sequence[Pair], whole: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(accuracy + the other score) / 2 of each resample."""
+    return (accuracies(pairs, whole, counts) + other(pairs, whole, counts)) / 2
+
+
+def by_categories(values: Sequence[tuple[str, float]], whole: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """`by_category` of each resample."""
+    subjects = [subject for subject, _ in values]
+    rows, right = _sums(subjects, counts), _sums(subjects, counts, [value for _, value in values])
+    there = (rows > 0).astype(float)
+    categories = [SUBJECTS.get(subject, "") for subject in dict.fromkeys(subjects)]
+    held, total = _sums(categories, there), _sums(categories, right / np.where(rows > 0, rows, 1))
+    return (total / np.where(held > 0, held, 1)).sum(1) / (held > 0).sum(1)
+
+
+def grades(values: Sequence[tuple[float, object]], whole: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """`grade` of each resample. A variant of which half the rows were drawn counts half, one that was drawn twice counts twice."""
+    variants = [variant for _, variant in values]
+    drawn = _sums(variants, counts) / _sums(variants, whole[None])
+    return counts @ np.array([points for points, _ in values], dtype=float) / FULL_MARKS / drawn.sum(1)
+
+
 # Scores that are no means over rows, per task and metric: what the leaderboard recomputes from stored values.
 _F1 = {"f1_macro": f1_macro, "score": half_f1}
 _BY_CATEGORY = {"acc": by_category, "score": by_category}
@@ -211,3 +278,7 @@ AGGREGATIONS = {
 }
 # A grade is of whole variants: where rows are left out, their variants go as a whole. Of (points, variant), the variant.
 UNITS = {"darumeru_use": lambda value: value[1]}
+_MANY = {
+    half_f1: partial(halves, f1_macros), half_mcc: partial(halves, mccs), f1_macro: f1_macros, mcc: mccs, by_category: by_categories, grade: grades,
+}  # fmt: skip
+RESAMPLED = {task: {metric: _MANY[function] for metric, function in own.items()} for task, own in AGGREGATIONS.items()}

@@ -86,7 +86,7 @@ def test_a_run_leaves_its_command_and_its_failures_once(cli, place: Path) -> Non
 
 def test_a_run_of_all_models_needs_no_words(cli, place: Path) -> None:
     """The page of the mini suite names `--models all` without any option, as it did before commands were kept."""
-    from lep_bench.leaderboard import publish
+    from lep_bench.leaderboard.publishing import publish
 
     folder = paths.folder("leaderboards") / "mini"
     held = publish.read(folder)

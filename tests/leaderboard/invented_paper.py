@@ -9,7 +9,7 @@ from typing import Any
 from invented_run import Made, Run, drawn
 
 from lep_bench.config import Configs
-from lep_bench.leaderboard import stats
+from lep_bench.leaderboard.statistics import stats
 from lep_bench.results import ModelRecord, Provenance, Sample, Score, Scoring, TaskResult
 
 PAPER = Configs.of().suite("paper")

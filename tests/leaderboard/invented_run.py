@@ -6,7 +6,7 @@ import hashlib
 import zlib
 
 from lep_bench.config import Mean, Suite
-from lep_bench.leaderboard.stats import clustered_stderr
+from lep_bench.leaderboard.statistics.stats import clustered_stderr
 from lep_bench.results import ModelRecord, Provenance, Sample, Score, Scoring, TaskResult
 
 TASKS = ("mini_facts_ru", "mini_facts_en", "mini_copy_ru", "mini_copy_en", "mini_text_ru")

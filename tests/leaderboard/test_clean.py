@@ -13,8 +13,10 @@ from invented_run import Made, Run
 
 from lep_bench import paths
 from lep_bench.errors import LepBenchError, TaskError
-from lep_bench.leaderboard import Table, build, clean, publish
-from lep_bench.leaderboard.page import page
+from lep_bench.leaderboard import Table, build, clean
+from lep_bench.leaderboard.forms.page import page
+from lep_bench.leaderboard.metrics import Metrics
+from lep_bench.leaderboard.publishing import publish
 from lep_bench.leaderboard.table import Row
 
 ORDER = [m.name for m in MODELS]
@@ -125,15 +127,14 @@ def test_a_damaged_scan_is_one_clear_line(tmp_path: Path, broken: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_every_task_is_recomputed_by_its_own_aggregation(tmp_path: Path) -> None:
+def test_every_task_is_recomputed_by_its_own_aggregation() -> None:
     from lm_eval.tasks import TaskManager
 
-    scan = clean.read(written(tmp_path, {task: [0] for task in PAPER.tasks}), PAPER.tasks)
-    assert scan is not None
+    metrics = Metrics.of(PAPER.tasks)
     tasks = TaskManager(include_path=str(paths.folder("tasks")), include_defaults=False).load(list(PAPER.tasks))["tasks"]
     for name, task in tasks.items():
         own = {metric: function.__name__ for metric, function in task.aggregation().items() if function.__name__ != "mean"}
-        assert {metric: function.__name__ for metric, function in scan.aggregations.get(name, {}).items()} == own, name
+        assert {metric: function.__name__ for metric, function in metrics.aggregations.get(name, {}).items()} == own, name
 
 
 def test_metrics_of_a_users_task(tmp_path: Path) -> None:
@@ -142,14 +143,13 @@ def test_metrics_of_a_users_task(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "mine.yaml").write_text("task: mine\nmetadata: {version: 1}\n")
     (folder / "metrics.py").write_text("AGGREGATIONS = {'mine': {'score': max}}\n")
-    file = written(tmp_path, {"mine": [1]}, scanned=3)
-    scan = clean.read(file, ["mine"], [folder])
-    assert scan is not None
+    metrics = Metrics.of(["mine"], [folder])
     result, samples = cell(BY_NAME[NAMES[0]], "darumeru_parus", items=3)
     samples = [s.model_copy(update={"doc_hash": f"mine-{i}", "values": {"score": 0.1 * (i if i else 0.5)}}) for i, s in enumerate(samples)]
     mine = result.model_copy(update={"task": "mine", "scores": {"score": result.scores["score"].model_copy(update={"value": 0.2})}})
-    assert clean.score(mine, samples, scan) == pytest.approx(0.2)
-    assert clean.score(mine, samples, clean.read(written(tmp_path, {"mine": [2]}, scanned=3), ["mine"], [folder])) == pytest.approx(0.1)
+    for flagged, rest in ((1, 0.2), (2, 0.1)):
+        scan = clean.read(written(tmp_path, {"mine": [flagged]}, scanned=3), ["mine"])
+        assert scan is not None and clean.score(mine, samples, metrics, scan) == pytest.approx(rest)
     (folder / "metrics.py").write_text("import nothing_of_that_name\n")
     with pytest.raises(TaskError, match=r"metrics\.py: cannot be imported: ModuleNotFoundError"):
-        clean.read(file, ["mine"], [folder])
+        Metrics.of(["mine"], [folder])

@@ -11,8 +11,10 @@ import pytest
 from invented_run import ORDER, SUITE, TASKS, Made, Run, cell, models
 from rich.console import Console
 
-from lep_bench.leaderboard import Table, build, cost, publish, render
-from lep_bench.leaderboard.page import page
+from lep_bench.leaderboard import Table, build
+from lep_bench.leaderboard.forms import cost, render, terminal
+from lep_bench.leaderboard.forms.page import page
+from lep_bench.leaderboard.publishing import publish
 from lep_bench.results import Machine, Noise
 from lep_bench.store import Store
 
@@ -48,7 +50,7 @@ def row(table: Table, name: str):
 
 def shown(table: Table, width: int = 140) -> str:
     console = Console(width=width, file=io.StringIO(), record=True)
-    render.terminal(table, console)
+    terminal.show(table, console)
     return console.export_text()
 
 
@@ -60,7 +62,9 @@ def test_tasks_add_up_and_memory_is_the_most() -> None:
     out = page(table)
     section = out.split("### What it cost")[1].split("### Make it again")[0]
     (line,) = [line for line in section.splitlines() if line.startswith("| `mini-llama/instruct`")]
-    assert line.split(" | ")[3:] == ["4,007", "50", "8.5", "1,760", "2.00 GiB |"]
+    assert line.split(" | ")[3:] == ["1.00", "4,007", "50", "8.5", "1,760", "2.00 GiB |"]
+    (swap,) = [line for line in section.splitlines() if line.startswith("| `mini-llama/bpe/swap`")]
+    assert swap.split(" | ")[2:4] == ["3.40", "0.57"], "1.95 symbols per token of instruct to 3.40"
     assert "Measured with engine hf 5.19.0 on cpu in float32, 1 thread, 2 processes at a time." in section and "N of M" not in section
     heads = next(line for line in section.splitlines() if line.startswith("| model"))
     assert {line.count("|") for line in section.splitlines() if line.startswith("|")} == {heads.count("|")}

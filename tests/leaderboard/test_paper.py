@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
 
 from lep_bench import paths
 from lep_bench.errors import LepBenchError
-from lep_bench.leaderboard import paper, publish
+from lep_bench.leaderboard.publishing import paper, publish
 
 FOLDER = paths.folder("leaderboards") / "paper"
 
@@ -44,6 +45,8 @@ def test_unmarked_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(LepBenchError, match=r"quoted\.csv:2: status must be"):
         paper.quoted(tmp_path)
     (tmp_path / paper.DATA).write_text(text, encoding="utf-8")
+    for name in (paper.MODELS, paper.ITEMS):
+        shutil.copy(FOLDER / name, tmp_path)
     assert publish.check(tmp_path) != []
     paper.write(tmp_path)
     assert publish.check(tmp_path) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -9,8 +10,11 @@ import pytest
 from invented_run import ORDER, SUITE, TASKS, Run, cell, models
 
 from lep_bench.errors import LepBenchError
-from lep_bench.leaderboard import build, publish, render
-from lep_bench.leaderboard.page import END, START
+from lep_bench.leaderboard import build
+from lep_bench.leaderboard.forms import render
+from lep_bench.leaderboard.forms.page import END, START
+from lep_bench.leaderboard.pictures.curves import Curve
+from lep_bench.leaderboard.publishing import publish
 from lep_bench.store import Store
 
 
@@ -52,6 +56,28 @@ def test_edits_are_found(folder: Path) -> None:
     assert found.startswith(f"{page}:") and "differs" in found
     (folder / "table.csv").unlink()
     assert len(publish.check(folder)) == 2
+
+
+def test_pictures_are_drawn_checked_and_kept_when_refreshed(tmp_path: Path) -> None:
+    run, folder = Run(), tmp_path / "mini"
+    for model in (m for m in models() if m.name in ("mini-llama/instruct", "mini-llama/bpe/swap", "mini-llama/bpe/donor")):
+        for task in TASKS[:2]:
+            run.add(cell(model, task, items=12))
+    page = folder / "README.md"
+    trained = [Curve("mini-llama/bpe/donor", 0, ((1000, 3.0), (2000, 2.0)))]
+    publish.write(folder, SUITE, run.results, run.samples, ORDER, trained=trained)
+    shown = re.findall(r"!\[.*\]\((pictures/[^)]+)\)", page.read_text(encoding="utf-8"))
+    assert shown and all((folder / name).is_file() for name in shown) and "pictures/curves.svg" in shown
+    assert publish.check(folder) == []
+    before = {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+    publish.write(folder, SUITE, run.results, run.samples, ORDER, trained=[])  # artifacts gone: the curves that were published stay
+    assert {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()} == before
+    (folder / shown[0]).unlink()
+    assert any(shown[0] in line for line in publish.check(folder))
+    publish.write(folder, SUITE, run.results, run.samples, ORDER)
+    assert publish.check(folder) == []
+    (folder / "curves.csv").write_text("model\n", encoding="utf-8")
+    assert "curves.csv:1" in publish.check(folder)[0]
 
 
 def test_changed_results_are_found(folder: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 from invented_run import ORDER, SUITE, TASKS, Run, cell, result
 from rich.console import Console
 
-from lep_bench.leaderboard import Table, build, render, text
-from lep_bench.leaderboard.page import page
+from lep_bench.leaderboard import Table, build
+from lep_bench.leaderboard.forms import render, terminal, text
+from lep_bench.leaderboard.forms.page import page
 from lep_bench.results import ModelRecord
 
 EVIL = "mini-llama/<script>|`x`[a](http://e.vil)\n# *b* www.e.vil @you \x1b[31m\u202e"
@@ -23,7 +24,7 @@ def table_of(run: Run) -> Table:
 
 def shown(table: Table, width: int) -> str:
     console = Console(width=width, file=io.StringIO(), record=True)
-    render.terminal(table, console)
+    terminal.show(table, console)
     return console.export_text()
 
 
@@ -41,9 +42,9 @@ def test_terminal(width: int, seeds: int) -> None:
     assert SUITE.note.split(".")[0] in lines[1]
     (line,) = [line for line in lines if "bpe/donor" in line and "3.40" in line][:1]
     assert "F" in line.split()[-1] or seeds == 2
-    assert ("±" in line.split("3.40")[1][:16]) == (width >= (120 if seeds == 1 else 140))
+    assert ("±" in line.split("3.40")[1][:16]) == (width >= 140)
     assert "(1) mini-llama/bpe/overlap, all tasks: failed: AdapterError" in out and "…" not in out
-    assert ("too narrow" in out) == (width < (120 if seeds == 1 else 140))
+    assert ("too narrow" in out) == (width < 140)
 
 
 def test_terminal_without_results() -> None:
@@ -52,9 +53,9 @@ def test_terminal_without_results() -> None:
 
 def test_markdown_is_regular(whole: Table) -> None:
     lines = [line for line in render.markdown(whole).splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in lines} == {10}
+    assert {line.count("|") for line in lines} == {11}
     line = next(line for line in lines if line.startswith("| `bpe/overlap`"))
-    assert line.endswith("| — | — | — | — | — | — | failed | — |")
+    assert line.endswith("| — | — | — | — | — | — | failed | — | — |")
     assert "failed: AdapterError: adapters/propagation/overlap.py" in render.markdown(whole)
     assert "TaskError: &lt;b&gt;it&lt;/b&gt; \\| broke" in render.markdown(whole)
 

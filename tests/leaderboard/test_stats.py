@@ -8,8 +8,8 @@ import statistics
 
 import pytest
 
-from lep_bench.leaderboard import stats
-from lep_bench.leaderboard.stats import Part
+from lep_bench.leaderboard.statistics import stats
+from lep_bench.leaderboard.statistics.stats import Part
 
 
 def by_hand(parts: list[Part]) -> float:
@@ -63,16 +63,6 @@ def test_tasks_combine_and_share_groups() -> None:
     assert stats.combined_stderr(same) == pytest.approx(stats.clustered_stderr(*a), rel=1e-12)
 
 
-def test_paired_difference_equals_loops() -> None:
-    a, groups = drawn(5, 80, 25)
-    b = [min(1.0, value + random.Random(i).random() / 5) for i, value in enumerate(a)]
-    value, error = stats.paired(a, b, groups)
-    differences = [x - y for x, y in zip(a, b)]
-    assert value == pytest.approx(sum(differences) / 80)
-    assert error == pytest.approx(by_hand([Part(1.0, differences, groups)]), rel=1e-12)
-    assert error < math.hypot(stats.clustered_stderr(a, groups), stats.clustered_stderr(b, groups))
-
-
 def test_the_error_is_as_large_as_what_really_varies() -> None:
     """1,000 tests of 40 groups of 3 alike items: the estimated error against the scatter of the means."""
     rng = random.Random(6)
@@ -101,10 +91,6 @@ def test_seeds_widen_a_difference() -> None:
 def test_unequal_lengths_are_a_mistake() -> None:
     with pytest.raises(ValueError):
         stats.clustered_stderr([1.0, 0.0], ["a"])
-    with pytest.raises(ValueError):
-        stats.paired([1.0], [1.0, 0.0], ["a", "b"])
-    with pytest.raises(ValueError):
-        stats.paired([], [], [])
 
 
 def test_centred() -> None:

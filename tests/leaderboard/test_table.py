@@ -9,7 +9,7 @@ import pytest
 from invented_run import CHANCE, ORDER, SUITE, TASKS, Made, Run, cell, models, result
 
 from lep_bench.leaderboard import Table, build
-from lep_bench.leaderboard.assemble import fair_control
+from lep_bench.leaderboard.statistics.contrasts import fair_control
 from lep_bench.leaderboard.table import Row
 from lep_bench.results import ModelRecord, Score, Scoring
 

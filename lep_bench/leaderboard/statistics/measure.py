@@ -1,15 +1,22 @@
-"""The numbers of a row: a task's score, a mean over tasks, the difference from a control, each with its error."""
+"""The numbers of a row: a task's score and means over tasks, each with its error; and which rows may be compared."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from lep_bench.leaderboard import stats
+from lep_bench.clustered import numbered
 from lep_bench.leaderboard.cells import Chosen, Condition, Items, Lookup, averaged
-from lep_bench.leaderboard.table import SYMBOLS, Cell, Column, Difference
-from lep_bench.results import ModelRecord
+from lep_bench.leaderboard.statistics import stats
+from lep_bench.leaderboard.statistics.panel import Panel, Share
+from lep_bench.leaderboard.table import SYMBOLS, Cell, Column
+from lep_bench.results import ModelRecord, TaskResult
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(eq=False)
@@ -53,7 +60,7 @@ def cell(draft: Draft, column: Column, items: Lookup) -> Cell:
     stderr = scores[0].stderr
     if column.metric == next(iter(scored.values())).result.primary and (len(scored) > 1 or stderr is None):
         averages = usable(list(scored.values()), items)
-        stderr = stats.clustered_stderr(averages.values, averages.clusters(column.task)) if averages else _given(list(scored.values()))
+        stderr = stats.clustered_stderr(averages.values, _groups(column.task, averages)) if averages else _given(list(scored.values()))
     elif len(scored) > 1:
         stderr = None
     values = [s.value for s in scores]
@@ -90,16 +97,23 @@ def _marked(whole: Cell, used: Iterable[Chosen]) -> Cell:
     used = list(used)
     limits = [c.result.scoring.limit for c in used if c.result.scoring.limit is not None]
     samples = min(c.result.samples for c in used)
-    return replace(whole, samples=samples, limit=min(limits, default=None), stale=any(c.stale for c in used))
+    return replace(whole, samples=samples, limit=min(limits, default=None), stale=any(c.stale for c in used), edited=any(c.edited for c in used))
 
 
 def usable(cells: Sequence[Chosen], items: Lookup) -> Items | None:
-    """Items averaged over seeds, only where the score really is their mean: other metrics get no error from them."""
-    each = [items(c.result) for c in cells]
-    for found, c in zip(each, cells):
-        if found is None or abs(stats.mean(found.values) - _value(c)) > 1e-5:
-            return None
-    return averaged(each)
+    """Items averaged over seeds; None where one has none or they were not asked the same."""
+    return averaged([items(c.result) for c in cells])
+
+
+def _groups(task: str, items: Items) -> np.ndarray:
+    return _numbered(task, items.ids, items.groups)
+
+
+@lru_cache(maxsize=256)
+def _numbered(task: str, ids: tuple[str, ...], groups: tuple[str, ...]) -> np.ndarray:
+    import numpy as np
+
+    return numbered(Items(ids, groups, np.empty(0)).clusters(task))
 
 
 def _complete(draft: Draft, scale: Scale) -> list[int]:
@@ -126,7 +140,7 @@ def mean(draft: Draft, scale: Scale, items: Lookup) -> Cell:
         if found is None:
             others.append(_weighted(scale.weight(task), _given(cells)))
         else:
-            parts.append(stats.Part(scale.weight(task), found.values, found.clusters(task)))
+            parts.append(stats.Part(scale.weight(task), found.values, _groups(task, found)))
     used = {task: [draft.cells[task][seed] for seed in seeds] for task in scale.chance}
     sampling, samplings = _sampling((scale.weight(task), cells, None) for task, cells in used.items())
     whole = Cell("ok", stats.mean(means), stats.joined(parts, others), stats.spread(means), len(seeds), sampling=sampling, samplings=samplings)
@@ -137,31 +151,36 @@ def _weighted(weight: float, error: float | None) -> float | None:
     return None if error is None else weight * error
 
 
-def difference(draft: Draft, control: Draft, scale: Scale, items: Lookup) -> Difference | None:
-    """None unless both have the whole mean, on the same version of every task and the same items."""
-    a_seeds, b_seeds = _complete(draft, scale), _complete(control, scale)
-    if not a_seeds or not b_seeds:
-        return None
-    parts: list[stats.Part] = []
-    others: list[float | None] = []
-    for task in scale.chance:
-        a, b = [draft.cells[task][s] for s in a_seeds], [control.cells[task][s] for s in b_seeds]
-        if len({(c.result.task_fingerprint, c.result.samples, c.result.scoring.limit) for c in (*a, *b)}) > 1:
-            return None
-        ours, theirs = usable(a, items), usable(b, items)
-        if ours is None or theirs is None:
-            # No items to pair: as if the two were independent, which errs on the wide side.
-            others += [_weighted(scale.weight(task), _given(a)), _weighted(scale.weight(task), _given(b))]
-        elif ours.ids != theirs.ids or ours.groups != theirs.groups:
-            return None
-        else:
-            gaps = [x - y for x, y in zip(ours.values, theirs.values)]
-            parts.append(stats.Part(scale.weight(task), gaps, ours.clusters(task)))
-    a_means, b_means = _means(draft, scale, a_seeds), _means(control, scale, b_seeds)
-    stderr = stats.with_seeds(stats.joined(parts, others), a_means, b_means)
+def panels(drafts: Sequence[Draft], scale: Scale, items: Lookup) -> list[Panel]:
+    """Rows with the whole mean, side by side with those that may be compared with them: the same version of every task, the same items
+    and the same machine. Rows of stored scores that were changed by hand are in none."""
+    together: dict[Hashable, list[tuple[Draft, list[int], list[Items | None]]]] = {}
+    for draft in drafts:
+        seeds = _complete(draft, scale)
+        cells = {task: [draft.cells[task][seed] for seed in seeds] for task in scale.chance}
+        asked = [{_way(c.result) for c in own} for own in cells.values()]
+        if not seeds or any(c.edited for own in cells.values() for c in own) or any(len(ways) > 1 for ways in asked):
+            continue
+        found = [usable(own, items) for own in cells.values()]
+        same = tuple((*ways, i and (i.ids, i.groups)) for ways, i in zip(asked, found))
+        together.setdefault(same, []).append((draft, seeds, found))
+    return [_panel(rows, scale) for rows in together.values()]
+
+
+def _way(result: TaskResult) -> tuple[object, ...]:
+    return result.task_fingerprint, result.samples, result.scoring.limit, result.provenance.machine
+
+
+def _panel(rows: Sequence[tuple[Draft, list[int], list[Items | None]]], scale: Scale) -> Panel:
+    shares = []
+    for place, task in enumerate(scale.chance):
+        cells = [[draft.cells[task][seed] for seed in seeds] for draft, seeds, _ in rows]
+        known = [found[place] for _, _, found in rows if found[place] is not None]
+        scores = [[_value(c) for c in own] for own in cells]
+        shares.append(Share(task, scale.weight(task), scores, known or None, [_given(own) for own in cells]))
     # The references have no training of ours behind them: their one seed limits no claim.
-    trained = [len(s) for d, s in ((draft, a_seeds), (control, b_seeds)) if d.record.tuning or d.record.stage in ("donor", "propagation")]
-    return Difference(control.record.name, "", stats.mean(a_means) - stats.mean(b_means), stderr, min(trained, default=1))
+    trained = [len(seeds) if d.record.tuning or d.record.stage in ("donor", "propagation") else None for d, seeds, _ in rows]
+    return Panel([draft.record.name for draft, _, _ in rows], shares, trained)
 
 
 def clean(draft: Draft, scale: Scale, flagged: Sequence[str]) -> tuple[tuple[float, float] | None, ...]:

@@ -7,13 +7,17 @@ Scores are printed in percent with one decimal, bits per byte with three decimal
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Literal
 
-from lep_bench.leaderboard.table import BITS, SYMBOLS, Block, Cell, Column, Difference, Row, Table
+from lep_bench.leaderboard.statistics.inference import ALPHA
+from lep_bench.leaderboard.table import BITS, SYMBOLS, Block, Cell, Column, Difference, Finding, Row, Section, Table, Verdict
 
 MISSING = "—"
 STALE = "†"
+SIGNS: dict[Verdict | None, str] = {"higher": "▲", "lower": "▼", "equal": "=", "undecided": "·", None: ""}
 
 
 def number(value: float, percent: bool, digits: int, sign: bool = False) -> str:
@@ -28,7 +32,7 @@ def number(value: float, percent: bool, digits: int, sign: bool = False) -> str:
 
 
 def cell(value: Cell, percent: bool, digits: int, joint: str | None) -> str:
-    """`90.3 ±1.7`, and `90.3 ±1.7 (sd 0.2)` where answers were sampled several times; `joint` stands before the error,
+    """`90.3 ±1.7▼`, and `90.3 ±1.7▼ (sd 0.2)` where answers were sampled several times; `joint` stands before the error,
     None leaves both out, one without a space (for narrow terminals) the latter.
 
     No error where it is exactly 0: all items agree, and what the formula gives there is no knowledge.
@@ -37,20 +41,67 @@ def cell(value: Cell, percent: bool, digits: int, joint: str | None) -> str:
         return "failed" if value.status == "failed" else MISSING
     text = number(value.value, percent, digits)
     if joint is None:
-        return text
+        return text + SIGNS[value.verdict]
     error = f"{joint}{number(value.stderr, percent, digits)}" if value.stderr else ""
     space = joint[0] if joint[0].isspace() else ""
     drawn = f"{space}(sd{space}{number(value.sampling, percent, digits)})" if space and value.sampling is not None else ""
-    return text + error + drawn
+    return text + error + SIGNS[value.verdict] + drawn
 
 
 def difference(value: Difference | None, joint: str) -> str:
-    """`−3.1 ±1.2 A`, A being the control's letter."""
+    """`−3.1 ±1.2▼ A`, A being the control's letter."""
     if value is None:
         return MISSING
     error = "" if not value.stderr else joint + number(value.stderr, True, 1)
     space = joint[0] if joint[0].isspace() else " "
-    return f"{number(value.value, True, 1, sign=True)}{error}{space}{value.letter}"
+    return f"{number(value.value, True, 1, sign=True)}{error}{SIGNS[value.verdict]}{space}{value.letter}"
+
+
+def interval(value: Difference) -> str:
+    """`[−5.4, −0.7]`, 95%; a dash where it is not known."""
+    if value.low is None or value.high is None:
+        return MISSING
+    return f"[{number(value.low, True, 1, sign=True)}, {number(value.high, True, 1, sign=True)}]"
+
+
+def p_value(p: float | None) -> str:
+    """`0.012`, `<0.001`."""
+    return MISSING if p is None else "<0.001" if p < 0.001 else number(p, False, 3)
+
+
+def rank(row: Row) -> str:
+    """`1–3`: the best and the worst rank that the errors allow."""
+    return MISSING if row.rank is None else str(row.rank[0]) if row.rank[0] == row.rank[1] else f"{row.rank[0]}–{row.rank[1]}"
+
+
+def questions(block: Block) -> dict[str, list[Finding]]:
+    """The block's contrasts by what they ask."""
+    found: dict[str, list[Finding]] = {}
+    for one in block.findings:
+        found.setdefault(one.question, []).append(one)
+    return found
+
+
+def tally(findings: list[Finding]) -> str:
+    """`3 higher, 12 lower, 2 undecided`."""
+    each = [f.difference.verdict or "not tested" for f in findings]
+    return ", ".join(f"{each.count(name)} {name}" for name in ("higher", "lower", "equal", "undecided", "not tested") if name in each)
+
+
+FINDING = ("model", "compared with", "difference", "95% interval", "p", "corrected p", "")
+
+
+def finding(one: Finding, joint: str) -> list[str]:
+    """Its texts under `FINDING`, after the two names."""
+    d = one.difference
+    error = joint + number(d.stderr, True, 1) if d.stderr else ""
+    verdict = f"{SIGNS[d.verdict]} {d.verdict}" if d.verdict else MISSING
+    return [number(d.value, True, 1, sign=True) + error, interval(d), p_value(d.p), p_value(d.corrected), verdict]
+
+
+def tests(block: Block) -> str:
+    """Which tests the block's p-values come from."""
+    return "; ".join(dict.fromkeys(f.difference.test for f in block.findings if f.difference.test))
 
 
 def seeds(row: Row) -> str:
@@ -69,7 +120,9 @@ def parts(table: Table) -> tuple[Part, ...]:
 
     "short" is a part for narrow terminals: the suite's mean alone.
     """
-    return ("means", "tasks") if table.summaries else ("whole",)
+    if not table.summaries:
+        return ("whole",)
+    return ("means", "tasks") if columns(table, "tasks") else ("means",)
 
 
 def columns(table: Table, part: Part) -> list[tuple[int, Column]]:
@@ -85,7 +138,12 @@ def headers(table: Table, part: Part) -> list[str]:
     if part == "tasks":
         return single
     further = [s.label for s in table.summaries] if part == "means" else []
-    return [*single, mean_label(table), *further, "difference"] + (["seeds"] if table.seeds > 1 else [])
+    ranked = ["rank"] if _ranked(table) else []
+    return [*single, mean_label(table), *ranked, *further, "difference"] + (["seeds"] if table.seeds > 1 else [])
+
+
+def _ranked(table: Table) -> bool:
+    return any(row.rank for row in table.rows)
 
 
 def numbers(table: Table, row: Row, part: Part, joint: str, score_errors: bool = True) -> list[str]:
@@ -95,7 +153,7 @@ def numbers(table: Table, row: Row, part: Part, joint: str, score_errors: bool =
     texts = [MISSING if row.failed else cell(row.cells[i], c.percent, c.digits, inner) for i, c in columns(table, part)]
     if part == "tasks":
         return texts
-    texts.append(cell(row.mean, True, 1, joint))
+    texts += [cell(row.mean, True, 1, joint), *([rank(row)] if _ranked(table) else [])]
     if part == "means":
         texts += [MISSING if row.failed else cell(c, True, 1, inner) for c in row.summaries]
     texts += ["" if row.control is None else difference(row.difference, joint)]
@@ -122,10 +180,40 @@ def clean_numbers(table: Table, row: Row) -> list[str]:
     return texts
 
 
+@dataclass(frozen=True)
+class Grid:
+    """One printed table: a part of a section's columns, its rows by vocabulary ("" outside of families)."""
+
+    block: Block
+    section: Section
+    part: Part
+    headers: list[str]
+    groups: list[tuple[str, list[tuple[Row, list[str]]]]]
+
+
+def grids(table: Table, joint: str) -> Iterator[Grid]:
+    """Every table of a page in order; what is printed is somebody else's text and must be escaped."""
+    for block in table.blocks:
+        for section in block.sections:
+            for part in parts(table):
+                groups: dict[str, list[tuple[Row, list[str]]]] = {}
+                for row in section.rows:
+                    groups.setdefault(vocabulary(row), []).append((row, numbers(table, row, part, joint)))
+                yield Grid(block, section, part, headers(table, part), list(groups.items()))
+
+
+def vocabulary(row: Row) -> str:
+    """`original` for a family's own models; "" for baselines and local models."""
+    if row.stage in ("baseline", "local"):
+        return ""
+    return row.label.split("/")[0] if "/" in row.label else "original"
+
+
 def marks(row: Row) -> str:
-    """What must stand beside a model's name: limited, of an earlier version, number of its failure."""
+    """What must stand beside a model's name: limited, edited, of an earlier version, number of its failure."""
     parts = [f"limit {row.limit}"] if row.limit is not None else []
     parts += [STALE] if row.stale else []
+    parts += ["edited"] if row.edited else []
     parts += [f"failed ({row.failure})" if row.failed else f"({row.failure})"] if row.failure is not None else []
     return " ".join(parts)
 
@@ -157,6 +245,47 @@ def seed_remark(table: Table) -> str:
     return "One seed: this checkpoint only. The errors are over items; what another training run would give is not measured."
 
 
+def sign_remark(table: Table) -> str | None:
+    """What the signs beside numbers say, and how sure they are; None where there are none."""
+    if not any(c.verdict for row in table.rows for c in row.cells) and not any(r.difference and r.difference.verdict for r in table.rows):
+        return None
+    equal = f"±{number(table.delta, True, 1)}"
+    return (
+        f"▲ higher, ▼ lower, = equal (the 95% interval lies within {equal}), · undecided: the mean, and each single score, against the row "
+        f"whose letter stands beside the difference; higher and lower where p, corrected by Holm over a block's comparisons, is at most {ALPHA:g}."
+    )
+
+
+def mark_remarks(table: Table) -> list[str]:
+    """What the marks beside models' names say, those that there are."""
+    lines = [f"{STALE} of an earlier version of the model or the task."] if any(row.stale for row in table.rows) else []
+    if any(row.edited for row in table.rows):
+        lines.append("edited: result or samples are not as they were written: shown, but not compared, and no number to cite.")
+    if any(row.limit is not None for row in table.rows):
+        lines.append("limit N: asked only N items per task; no number to cite.")
+    return lines
+
+
+RANK_REMARK = "rank: by the mean among these rows, from the best to the worst place that the errors allow (95%, all rows jointly)."
+
+
+def legend(table: Table) -> list[str]:
+    """What must stand below the tables wherever they are shown."""
+    lines = ["Scores in percent, ± one standard error over items (none where all agree)."]
+    lines += ["Fewer bits per byte are better."] if any(c.metric == BITS for c in table.columns) else []
+    lines += [remark] if (remark := sign_remark(table)) else []
+    lines += [RANK_REMARK] if _ranked(table) else []
+    return [*lines, *mark_remarks(table), seed_remark(table)]
+
+
+def smallest(block: Block) -> str | None:
+    """The smallest difference of the mean that the suite could have found, in words."""
+    if block.smallest is None:
+        return None
+    size = number(block.smallest, True, 1)
+    return f"A single comparison of this kind finds a true difference of {size} points of the mean in four cases of five, smaller ones less often."
+
+
 def sampling_remark(table: Table) -> str:
     """What sd beside a score says."""
     return (
@@ -166,7 +295,7 @@ def sampling_remark(table: Table) -> str:
 
 
 def controls() -> list[tuple[str, str]]:
-    """Which model is compared with which, as (row, its control); `assemble.fair_control` is the rule."""
+    """Which model is compared with which, as (row, its control); `contrasts.fair_control` is the rule."""
     return [
         ("instruct-init and every propagation", "instruct"),
         ("the same with a tuning", "instruct with the same tuning"),

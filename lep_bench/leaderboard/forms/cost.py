@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from lep_bench.leaderboard import stats
+from lep_bench.leaderboard import ship
 from lep_bench.leaderboard.cells import Chosen
-from lep_bench.leaderboard.measure import Draft
+from lep_bench.leaderboard.forms.text import MISSING, cell, columns, mean_label, number
+from lep_bench.leaderboard.statistics import stats
+from lep_bench.leaderboard.statistics.measure import Draft
 from lep_bench.leaderboard.table import Block, Cost, Row, Table
-from lep_bench.leaderboard.text import MISSING, cell, clean, columns, mean_label
 from lep_bench.results import Machine, Noise
 
 UNKNOWN = "(not recorded)"
@@ -51,13 +51,24 @@ def named(machine: Machine) -> str:
 
 
 def refusal(draft: Draft, control: Draft, tasks: Sequence[str]) -> str | None:
-    """Why two rows may not be compared: some task was answered by different engines, versions, kinds of device or number formats,
-    whose answers differ in their last digits and so in some of their choices. None where nothing stands in the way."""
+    """Why two rows may not be compared: a score or its samples were changed after the run, a task was asked in two versions, or answered
+    by different engines, versions, kinds of device or number formats, whose answers differ in their last digits and so in some of
+    their choices. None where nothing stands in the way."""
     for task in tasks:
+        for d in (draft, control):
+            if any(c.edited for c in d.scored(task).values()):
+                return f"{task} of {d.record.name} was edited after the run: put result and samples back, or delete the result and run again"
+        ours, theirs = ({_version(c) for c in d.scored(task).values()} for d in (draft, control))
+        if ours and theirs and len(ours | theirs) > 1:
+            return f"{task} in {' and '.join(sorted(ours | theirs))}: run again what is of the older one"
         ours, theirs = ({c.result.provenance.machine for c in d.scored(task).values()} for d in (draft, control))
         if ours and theirs and len(ours | theirs) > 1:
             return f"{', '.join(sorted(map(named, ours)))} against {', '.join(sorted(map(named, theirs)))}"
     return None
+
+
+def _version(c: Chosen) -> str:
+    return f"version {c.result.task_version} ({c.result.task_fingerprint})"
 
 
 def refusals(table: Table) -> list[tuple[str, list[Row]]]:
@@ -78,7 +89,7 @@ def noise(measured: Noise, where: str, model: str, task: str) -> str:
     )
 
 
-HEADERS = ("tokens in", "tokens out", "seconds", "characters per second", "peak memory")
+HEADERS = ("relative tokens", "tokens in", "tokens out", "seconds", "characters per second", "peak memory")
 
 
 def headers(table: Table) -> list[str]:
@@ -86,12 +97,22 @@ def headers(table: Table) -> list[str]:
     return [mean_label(table), *(c.label for _, c in columns(table, "means")), *HEADERS]
 
 
+def relative(table: Table, row: Row) -> float | None:
+    """Tokens that a row needs for the Russian text for which its family's instruct model (where that was not asked so: the base)
+    needs one; from the symbols per token."""
+    rows = next(section.rows for block in table.blocks for section in block.sections if any(one is row for one in section.rows))
+    label = "instruct" if any(one.label == "instruct" for one in rows) else "base"
+    return ship.relative(table, row, next((one for one in rows if one.label == label), None))
+
+
 def numbers(table: Table, row: Row) -> list[str]:
     """A row's texts under `headers`."""
     quality = [cell(row.mean, True, 1, None), *(cell(row.cells[i], c.percent, c.digits, None) for i, c in columns(table, "means"))]
+    less = relative(table, row)
+    quality.append(MISSING if less is None else number(less, False, 2))
     spent = row.cost
     if spent is None or not spent.tasks:
-        return [*quality, *([MISSING] * len(HEADERS))]
+        return [*quality, *([MISSING] * (len(HEADERS) - 1))]
     texts = [f"{spent.tokens_in:,}", f"{spent.tokens_out:,}", MISSING, MISSING, MISSING]
     if spent.seconds:
         texts[2:4] = f"{spent.seconds:,.1f}", f"{float(f'{spent.characters / spent.seconds:.3g}'):,.0f}"
@@ -114,35 +135,16 @@ def machines(block: Block) -> list[tuple[str, list[Row]]]:
     return list(found.items())
 
 
-def terminal(table: Table) -> Any:
-    """Quality against cost as one rich table, a part per block."""
-    from rich import box
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    out = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
-    out.add_column("cost of", overflow="fold", vertical="bottom")
-    for header in headers(table):
-        out.add_column(Text(clean(header).replace(" ", "\n")), justify="right", no_wrap=True, vertical="bottom")
-    for block in table.blocks:
-        if len(table.blocks) > 1:
-            c = block.condition
-            out.add_row(Text(f"as {c.format}, {c.shots}-shot, {c.engine}, {c.dtype}", style="dim"))
-        for row in (row for section in block.sections for row in section.rows if row.cost):
-            name = Text(clean(row.model)).append(f" {partly(row)}".rstrip(), style="yellow")
-            out.add_row(name, *numbers(table, row))
-    return out
+FIELDS = ("relative_tokens", "tasks_counted", "tokens_in", "tokens_out", "characters", "seconds", "peak_memory_bytes", "measured_with")
 
 
-FIELDS = ("tasks_counted", "tokens_in", "tokens_out", "characters", "seconds", "peak_memory_bytes", "measured_with")
-
-
-def fields(row: Row) -> list[object]:
+def fields(table: Table, row: Row) -> list[object]:
     """A row's plain values under `FIELDS`."""
-    c = row.cost
+    c, less = row.cost, relative(table, row)
+    first = "" if less is None else f"{less:.6g}"
     if c is None or not c.tasks:
-        return [0, *[""] * (len(FIELDS) - 1)]
-    return [c.tasks, c.tokens_in, c.tokens_out, c.characters, "" if c.seconds is None else f"{c.seconds:.6g}", c.memory, c.machine]
+        return [first, 0, *[""] * (len(FIELDS) - 2)]
+    return [first, c.tasks, c.tokens_in, c.tokens_out, c.characters, "" if c.seconds is None else f"{c.seconds:.6g}", c.memory, c.machine]
 
 
 def remarks(table: Table) -> list[str]:
@@ -151,6 +153,7 @@ def remarks(table: Table) -> list[str]:
 
 
 REMARKS = (
+    "relative tokens: for the same Russian text, against the instruct model (base models: the base) of the family, by symbols per token.",
     "seconds: in which the engine answered; prompts were ready and the model loaded.",
     "tokens in: as read, padding and what several questions share counted once; characters: of the questions, a prompt once per "
     "option. Where tokens hold more characters there are fewer to read: between vocabularies characters per second compare, tokens do not.",

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-from lep_bench.leaderboard import cost, render, text
-from lep_bench.leaderboard.render import code, count, escape
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from lep_bench.leaderboard import health, ship
+from lep_bench.leaderboard.forms import cost, render, text
+from lep_bench.leaderboard.forms.render import code, count, escape, rows_of
 from lep_bench.leaderboard.table import BITS, SYMBOLS, Table
 
+if TYPE_CHECKING:
+    from lep_bench.leaderboard.pictures.plots import Picture
+
+LONG = 8  # tasks up to which the list of what was measured is not folded
 START = "<!-- lep-bench:table -->"
 END = "<!-- /lep-bench:table -->"
 
 
-def page(table: Table) -> str:
-    """The generated part of a page, from the note to the last table; no marker, ends with a newline."""
+def page(table: Table, pictures: Sequence[Picture] = ()) -> str:
+    """The generated part of a page, from the note to the last table; no marker, ends with a newline.
+
+    `pictures` stand beside the page in pictures/NAME.svg."""
     lines = [f"> **{escape(table.note)}**", ""] if table.note else []
     families = [f for f in table.families if f not in ("baselines", "local")]
     lines += [f"{count(table.models, 'model')} in {count(len(families), 'family')}, {count(len(table.items), 'task')}, {_engines(table)}.", ""]
-    lines += [*_measured(table), "", *_reading(table), "", render.markdown(table).rstrip("\n"), ""]
-    lines += [*found, ""] if (found := render.contamination(table)) else []
-    lines += [*spent, ""] if (spent := _cost(table)) else []
+    lines += [*_ship(table), "", *_measured(table), ""]
+    lines += [f"{text.sign_remark(table)} More: [how to read it](#how-to-read-it).", ""] if text.sign_remark(table) else []
+    lines += [render.markdown(table).rstrip("\n"), ""]
+    shown = [line for one in pictures for line in (f"![{escape(one.alt)}](pictures/{quote(one.name)}.svg)", "", escape(one.caption), "")]
+    lines += ["### Pictures", "", *shown] if shown else []
+    for part in (_differs(table), render.contamination(table), _cost(table), _health(table)):
+        lines += [*part, ""] if part else []
+    lines += ["### How to read it", "", *_reading(table), ""]
     commands = table.commands or (f"lep-bench run --suite {table.suite} --models all",)
     first = f"{'' if table.commands else 'every model and score from nothing; '}what is cached is not computed again"
     lines += [
@@ -29,6 +45,43 @@ def page(table: Table) -> str:
         "```",
     ]
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def tables(table: Table) -> str:
+    """The tables alone with what must stand beside them, to be pasted into a page of one's own."""
+    lines = [f"## {escape(table.title)}", ""] + ([f"> **{escape(table.note)}**", ""] if table.note else [])
+    return "\n".join([*lines, render.markdown(table), *(f"- {escape(line)}" for line in text.legend(table)), ""])
+
+
+def _ship(table: Table) -> list[str]:
+    lines = ["### Which to ship", ""]
+    for family, sentences in ship.lines(table, code, escape):
+        lines += [f"- **{family}**"] if family else []
+        lines += [f"{'  ' if family else ''}- {sentence}" for sentence in sentences]
+    return [*lines, "", f"<sub>{ship.RULE}</sub>"]
+
+
+def _differs(table: Table) -> list[str]:
+    """Every planned contrast with its interval, corrected p and verdict."""
+    lines = ["### What differs", ""]
+    lines.append("- Comparisons of the mean that were planned before the numbers, each over the same items; only within a heading.")
+    lines.append("- 95% interval; p, and p corrected by Holm over the comparisons of a heading.")
+    lines[-1] += f" Equal: the interval lies within ±{text.number(table.delta, True, 1)}."
+    for block in (block for block in table.blocks if block.findings):
+        lines += ["", f"#### {escape(text.condition(block))}: differences", ""]
+        lines += [f"- {said}" for said in (text.smallest(block), text.tests(block) and f"Tests: {escape(text.tests(block))}.") if said]
+        lines += render.findings(block)
+    return lines if any(block.findings for block in table.blocks) else []
+
+
+def _health(table: Table) -> list[str]:
+    lines = ["### What the texts look like", "", *(f"- {line}" for line in health.REMARKS)]
+    for block in table.blocks:
+        rows = [row for section in block.sections for row in section.rows if row.health]
+        if rows:
+            lines += ["", f"#### {escape(text.condition(block))}: texts", "", *rows_of(list(health.HEADERS))]
+            lines += [f"| {code(row.model)} | " + " | ".join(health.numbers(row)) + " |" for row in rows]
+    return lines if any(row.health for row in table.rows) else []
 
 
 def _engines(table: Table) -> str:
@@ -51,11 +104,14 @@ def _measured(table: Table) -> list[str]:
             inside = f"yes, guessing gives {chance[task]:g}" if table.mean_kind == "centred" else "yes"
         group = f" {escape(groups.get(task, text.MISSING))} |" if groups else ""
         lines.append(f"| {code(task)} | {metric} | {items.get(task) or text.MISSING} | {inside} |{group}")
-    return lines
+    head = ["### What was measured", ""]
+    if len(shown) <= LONG:
+        return [*head, *lines]
+    return [*head, f"<details><summary>{count(len(shown), 'task')}</summary>", "", *lines, "", "</details>"]
 
 
 def _reading(table: Table) -> list[str]:
-    lines = ["**How to read it.**", ""]
+    lines = []
     mean = escape(text.mean_label(table))
     symbols = next((c for c in table.columns if c.metric == SYMBOLS), None)
     lines.append("- Scores are in percent, ± one standard error over items, clustered by item group; none where all items agree.")
@@ -71,6 +127,7 @@ def _reading(table: Table) -> list[str]:
         lines.append(f"- *{mean}*: the plain mean over the {len(table.mean_tasks)} tasks of the mean.")
     lines[-1] += " It is printed only where all of them were scored."
     lines += _summaries(table)
+    lines += [f"- {text.RANK_REMARK}"] if any(row.rank for row in table.rows) else []
     lines.append("- *difference*: of the mean, against the row whose letter follows, the fair control. Its error is paired: both models")
     lines.append("  answered the same items, and one item group counts as one draw. What is compared with what:")
     lines += [f"  - {row}: with {control}" for row, control in text.controls()]
@@ -81,10 +138,7 @@ def _reading(table: Table) -> list[str]:
     lines.append("- Tables under different headings were asked in different ways. No number may be compared across such headings.")
     lines.append(f"- {text.seed_remark(table)}")
     lines.append(f"- {text.MISSING}: not scored. A failed row gives its reason below the tables.")
-    if any(row.stale for row in table.rows):
-        lines.append(f"- {text.STALE} of an earlier version of the model or the task.")
-    if any(row.limit is not None for row in table.rows):
-        lines.append("- limit N: asked only N items per task; not a result to cite.")
+    lines += [f"- {line}" for line in text.mark_remarks(table)]
     return lines
 
 
@@ -106,11 +160,11 @@ def _cost(table: Table) -> list[str]:
     lines += [f"- {cost.noise(n, escape(cost.named(n.machine)), code(n.model), code(n.task))}" for n in table.noise]
     heads = [escape(head) for head in cost.headers(table)]
     for block, machines in blocks:
-        lines += ["", f"#### {escape(text.condition(block))}", ""]
+        lines += ["", f"#### {escape(text.condition(block))}: cost", ""]
         for machine, rows in machines:
             alone = "" if len(machines) == 1 else ": " + ", ".join(code(row.model) for row in rows)
             lines.append(f"Measured with {escape(machine)}{alone}.")
-        lines += [*([""] if machines else []), "| model | " + " | ".join(heads) + " |", "| :-- |" + " --: |" * len(heads)]
+        lines += [*([""] if machines else []), *rows_of(heads)]
         for row in (row for section in block.sections for row in section.rows if row.cost):
             beside = " ".join(filter(None, [text.marks(row), cost.partly(row)]))
             lines.append(f"| {code(row.model)}{f' {escape(beside)}' if beside else ''} | " + " | ".join(cost.numbers(table, row)) + " |")

@@ -1,0 +1,1 @@
+"""The table as text: terminal, Markdown, CSV, JSON, HTML, LaTeX. Nothing here computes a statistic."""

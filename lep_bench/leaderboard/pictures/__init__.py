@@ -1,0 +1,1 @@
+"""The table as pictures, and the curves of pre-training."""

@@ -1,0 +1,151 @@
+"""Two rows against each other, task by task and in the mean; and the same model before and after a change."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from lep_bench.config import Suite
+from lep_bench.errors import LepBenchError
+from lep_bench.leaderboard.cells import Condition, Items, Lookup
+from lep_bench.leaderboard.forms import cost
+from lep_bench.leaderboard.statistics import contrasts, inference, measure
+from lep_bench.leaderboard.statistics.measure import Draft, Scale
+from lep_bench.leaderboard.table import Difference
+
+if TYPE_CHECKING:
+    from lep_bench.leaderboard.statistics.panel import Panel
+
+NOW = " (now)"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One task (or the mean): both scores, the first minus the second, and of right/wrong items how many both, only the first, only the
+    second and neither answered rightly. A task's p is corrected for the number of tasks."""
+
+    task: str
+    a: float
+    b: float
+    difference: Difference
+    right: tuple[int, int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that is said of models `a` and `b`, asked alike. `mean` is None where tasks of it are `missing`; `smallest`: the difference of
+    the mean that this suite would have found with a power of 80%; `seeds`: the smaller number of training seeds."""
+
+    condition: Condition
+    a: str
+    b: str
+    lines: tuple[Line, ...]
+    mean: Line | None
+    missing: tuple[str, ...]
+    smallest: float | None
+    seeds: int
+
+
+def compare(a: Draft, b: Draft, suite: Suite, items: Lookup) -> Comparison:
+    """Raises LepBenchError naming what of the two may not be compared, or that they have no task of the mean in common."""
+    tasks = [task for task in suite.mean.tasks if a.scored(task) and b.scored(task)]
+    missing = tuple(task for task in suite.mean.tasks if task not in tasks)
+    if not tasks:
+        raise LepBenchError(f"{a.record.name} and {b.record.name} have no scored task of suite {suite.name}'s mean in common: run both first")
+    chance = {task: suite.mean.tasks[task] for task in tasks}
+    panel = beside(a, b, Scale(chance, suite.mean.kind), items)
+    pair = [(a.record.name, b.record.name)]
+    judged = contrasts.judged([panel.alone(task).differences(pair)[0] for task in tasks], suite.mean.delta)
+    lines = tuple(_line(panel, task, difference) for task, difference in zip(tasks, judged))
+    whole = contrasts.judged(panel.differences(pair), suite.mean.delta)[0]
+    scores = [measure.mean(draft, Scale(chance, suite.mean.kind), items).value for draft in (a, b)]
+    mean = None if missing else Line("mean", scores[0] or 0.0, scores[1] or 0.0, whole)
+    smallest = contrasts.FOUND * whole.stderr if whole.stderr and not missing else None
+    return Comparison(a.condition, *pair[0], lines, mean, missing, smallest, whole.seeds)
+
+
+def beside(a: Draft, b: Draft, scale: Scale, items: Lookup) -> Panel:
+    """The two rows side by side. Raises LepBenchError that says in one line why they may not be compared."""
+    found = measure.panels([a, b], scale, items)
+    if len(found) == 1 and len(found[0].names) == 2:
+        return found[0]
+    raise LepBenchError(f"{a.record.name} and {b.record.name} cannot be compared: {_why(a, b, list(scale.chance), items)}")
+
+
+def _why(a: Draft, b: Draft, tasks: Sequence[str], items: Lookup) -> str:
+    if refused := cost.refusal(a, b, tasks):
+        return f"{refused}: run one again like the other" if " against " in refused else refused
+    for task in tasks:
+        ours, theirs = ([c.result for c in d.scored(task).values()] for d in (a, b))
+        counts = {(r.samples, r.scoring.limit) for r in (*ours, *theirs)}
+        if len(counts) > 1:
+            said = [f"{n} items" + (f" (--limit {limit})" if limit else "") for n, limit in sorted(counts, key=repr)]
+            return f"{task} with {' and '.join(said)}: run both with the same --limit"
+        known = [items(r) for r in (*ours, *theirs)]
+        if len({i and (i.ids, i.groups) for i in known}) > 1:
+            return f"{task}: their items are not the same ones: run the older one again"
+    return "they have no training seed for which every task was scored"
+
+
+def _line(panel: Panel, task: str, difference: Difference) -> Line:
+    share = next(share for share in panel.shares if share.task == task)
+    score = [sum(seeds) / len(seeds) for seeds in share.scores]
+    return Line(task, score[0], score[1], difference, share.items and _right(*share.items))
+
+
+def _right(a: Items, b: Items) -> tuple[int, int, int, int] | None:
+    """None where an item is not right or wrong but something in between."""
+    if a.raws or any(((i.values != 0) & (i.values != 1)).any() for i in (a, b)):
+        return None
+    both, first, second = int((a.values * b.values).sum()), int(a.values.sum()), int(b.values.sum())
+    return both, first - both, second - both, len(a.values) - first - second + both
+
+
+@dataclass(frozen=True)
+class Gated:
+    """A model now against its baseline: `bound` is the lower end of the difference's one-sided interval, at its `level` (Holm)."""
+
+    model: str
+    baseline: float
+    now: float
+    difference: Difference
+    level: float
+    bound: float
+
+
+def gate(pairs: Sequence[tuple[Draft, Draft]], suite: Suite, lookups: tuple[Lookup, Lookup], max_drop: float) -> list[Gated]:
+    """Of (baseline, now) of every model whether the mean dropped by less than `max_drop`, in the order given: `bound` > -max_drop.
+
+    The bounds are one-sided 95% ones by Student's t, corrected for the number of models as Holm (1979) does: the one that is surest to pass
+    must pass at 5% / n, the next at 5% / (n - 1), ... They are widened by `Panel.floor`, save where no score of an item changed:
+    such a model passes. Raises LepBenchError for what cannot be compared.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    scale = Scale(dict(suite.mean.tasks), suite.mean.kind)
+    found: list[tuple[float, Gated, float, float]] = []
+    for old, new in pairs:
+        known = {id(c.result) for cells in new.cells.values() for c in cells.values()}
+        items: Lookup = lambda result, known=known: lookups[id(result) in known](result)  # noqa: E731
+        named = Draft(new.record.model_copy(update={"name": new.record.name + NOW}), new.condition, new.cells)
+        panel = beside(named, old, scale, items)
+        difference = panel.differences([(named.record.name, old.record.name)])[0]
+        error = panel.error(panel.place[named.record.name], panel.place[old.record.name])
+        if error is None:
+            raise LepBenchError(f"{old.record.name}: its scores have no known error: fewer than two groups of items, or no items")
+        stderr, df = error
+        values = [measure.mean(draft, scale, items).value or 0.0 for draft in (old, new)]
+        stderr = math.hypot(stderr, panel.floor) if stderr else 0.0
+        above = difference.value + max_drop
+        p = float(stdtr(min(df, 1e9), -above / stderr)) if stderr else float(above <= 0)
+        found.append((p, Gated(old.record.name, values[0], values[1], difference, 0.0, 0.0), stderr, df))
+    order = sorted(range(len(found)), key=lambda i: found[i][0])
+    out = [gated for _, gated, _, _ in found]
+    for step, i in enumerate(order):
+        _, gated, stderr, df = found[i]
+        level = inference.ALPHA / (len(found) - step)
+        bound = gated.difference.value - float(stdtrit(min(df, 1e9), 1 - level)) * stderr
+        out[i] = replace(gated, level=level, bound=bound)
+    return out

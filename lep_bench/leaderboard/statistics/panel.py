@@ -1,0 +1,243 @@
+"""Rows that answered the same items, side by side: what every test, interval and rank of a block is computed from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from lep_bench.clustered import factor
+from lep_bench.leaderboard.cells import Items
+from lep_bench.leaderboard.statistics import inference, stats
+from lep_bench.leaderboard.table import Difference
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lep_bench.leaderboard.metrics import Raw
+
+
+@dataclass(eq=False)
+class Share:
+    """One task's part in the mean, for R rows: its `weight`, the score of every training seed, and the items (averaged over seeds; none
+    where the score is not made of items). `errors`: of a score without items its standard error, None where it is not known."""
+
+    task: str
+    weight: float
+    scores: list[list[float]]
+    items: list[Items] | None
+    errors: list[float | None]
+
+
+class Panel:
+    """`names` of R rows, the share of every task, and for each row how many seeds trained it (None: nothing of ours was trained)."""
+
+    def __init__(self, names: Sequence[str], shares: Sequence[Share], trained: Sequence[int | None], tasks: dict[str, _Task] | None = None):
+        self.names, self.shares, self.trained = list(names), list(shares), list(trained)
+        self.place = {name: i for i, name in enumerate(names)}
+        if tasks is None:
+            tasks = {share.task: _Task(share) for share in shares if share.items}
+            _strata(list(tasks.values()))
+        self.tasks = tasks
+
+    def alone(self, task: str) -> Panel:
+        """The same rows in one task only, on the scale of its score."""
+        share = next(s for s in self.shares if s.task == task)
+        return Panel(self.names, [replace(share, weight=1.0)], self.trained, {t: held for t, held in self.tasks.items() if t == task})
+
+    @cached_property
+    def means(self) -> list[list[float]]:
+        """Of every row, for each training seed, the weighted sum of its scores (the mean but for a constant)."""
+
+        def seeds(row: int) -> list[float]:
+            return [math.fsum(s.weight * x for s, x in zip(self.shares, each)) for each in zip(*(s.scores[row] for s in self.shares))]
+
+        return [seeds(row) for row in range(len(self.names))]
+
+    @cached_property
+    def points(self) -> list[float]:
+        """Every row's mean over its training seeds."""
+        return [stats.mean(seeds) for seeds in self.means]
+
+    @cached_property
+    def unpaired(self) -> list[float]:
+        """Of every row the variance of scores that are not made of items; nan where it is not known."""
+        shares = [s for s in self.shares if not s.items]
+        return [math.fsum((s.weight * (math.nan if (e := s.errors[r]) is None else e)) ** 2 for s in shares) for r in range(len(self.names))]
+
+    @cached_property
+    def floor(self) -> float:
+        """The least standard error of a difference: as if two more groups of the task with the most weight per group differed in full, one
+        each way. Bonett and Price (2012) widen the interval of a paired difference of proportions like that: where no item differs, or a
+        single one, the items alone say that nothing ever will. It fades with the number of groups.
+        """
+        return math.sqrt(2) * max((s.weight / len(self.tasks[s.task].sizes) for s in self.shares if s.items), default=0.0)
+
+    def _collected(self, of_task: Callable[[_Task], np.ndarray]) -> np.ndarray:
+        """[R, groups of all tasks]: the weighted sum over tasks of an array [R, C] per task."""
+        import numpy as np
+
+        shares = [(share.weight, self.tasks[share.task]) for share in self.shares if share.items]
+        if len(shares) == 1:
+            return shares[0][0] * of_task(shares[0][1])
+        whole = np.zeros((len(self.names), 1 + max(int(task.groups.max()) for _, task in shares)))
+        for weight, task in shares:
+            whole[:, task.groups] += weight * of_task(task)
+        return whole
+
+    @cached_property
+    def _sums(self) -> np.ndarray:
+        """[R, groups]: what each item group adds to the mean."""
+        return self._collected(lambda task: task.sums / task.sizes.sum())
+
+    @cached_property
+    def _loads(self) -> np.ndarray:
+        """[R, groups]: u_g of the formula in `clustered`."""
+        return self._collected(_Task.loads)
+
+    @cached_property
+    def deviations(self) -> np.ndarray:
+        """[RESAMPLES, R] of the resampled means from the means: see `_Task.deviations`."""
+        return sum(share.weight * self.tasks[share.task].deviations for share in self.shares if share.items)
+
+    @property
+    def known(self) -> bool:
+        """Whether the items say how sure the scores are: at least two groups in every task."""
+        return all(len(task.sizes) > 1 for task in self.tasks.values())
+
+    def differences(self, pairs: Sequence[tuple[str, str]]) -> list[Difference]:
+        """Of every pair of names the first's mean minus the second's, with error, interval and p; not yet corrected, without verdict."""
+        at = [(self.place[a], self.place[b]) for a, b in pairs]
+        tests = inference.sign_flips([self._sums[a] - self._sums[b] for a, b in at]) if self.tasks else [(1.0, "")] * len(at)
+        return [self._difference(a, b, *test) for (a, b), test in zip(at, tests)]
+
+    def error(self, a: int, b: int) -> tuple[float, float] | None:
+        """The standard error of the difference of two rows and its degrees of freedom, floor included (without seeds those of the task
+        with the fewest groups); None where it is not known."""
+        apart = self.unpaired[a] + self.unpaired[b]
+        if not self.known or math.isnan(apart) or not (self.tasks or apart):
+            return None
+        items = math.sqrt(apart + (math.fsum(((self._loads[a] - self._loads[b]) ** 2).tolist()) if self.tasks else 0.0))
+        stderr = stats.with_seeds(items, self.means[a], self.means[b])
+        assert stderr is not None
+        seeds = [(spread**2 / len(self.means[r]), len(self.means[r]) - 1) for r in (a, b) if (spread := stats.spread(self.means[r])) is not None]
+        groups = min((len(task.sizes) for task in self.tasks.values()), default=10**9)
+        return stderr, inference.satterthwaite([(items**2 + self.floor**2, groups - 1), *seeds])
+
+    def _difference(self, a: int, b: int, p: float, test: str) -> Difference:
+        value = self.points[a] - self.points[b]
+        trained = [n for n in (self.trained[a], self.trained[b]) if n is not None]
+        whole = Difference(self.names[b], "", value, None, min(trained, default=1))
+        known = self.error(a, b)
+        if known is None:
+            return whole
+        stderr, df = known
+        several = max(len(self.means[a]), len(self.means[b])) > 1
+        if several or self.unpaired[a] or self.unpaired[b]:
+            # Wider by the floor, so that agreement of a few items or seeds is no certainty.
+            p, low, high = inference.student(value, math.hypot(stderr, self.floor), df)
+            test = f"t over {' and '.join(dict.fromkeys(map(str, trained)))} seeds" if several else "normal, tasks without items not paired"
+        else:
+            low, high = inference.percentiles(value, self.deviations[:, a] - self.deviations[:, b], self.floor)
+        return Difference(whole.control, "", value, stderr, whole.seeds, low, high, p, None, None, test)
+
+    def ranks(self, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Best and worst rank of each of these rows among them, jointly with 95%; empty where errors are not known or there is one row.
+
+        Training seeds enter with the standard deviation that the rows share (root mean square), so that three seeds a row are enough to
+        decide something; a trained row with a single seed gets it, too.
+        """
+        import numpy as np
+        from scipy.special import chdtri, ndtri
+
+        at = [self.place[name] for name in names]
+        apart = np.array([self.unpaired[r] for r in at])
+        if len(at) < 2 or not self.known or np.isnan(apart).any():
+            return {}
+        points = np.array([self.points[r] for r in at])
+        scatter = self.deviations[:, at] if self.tasks else np.zeros((inference.RESAMPLES, len(at)))
+        spreads = [(stats.spread(self.means[r]), len(self.means[r]) - 1) for r in at]
+        df = sum(n for spread, n in spreads if spread is not None)
+        if df:
+            pooled = math.sqrt(math.fsum(n * spread**2 for spread, n in spreads if spread is not None) / df)
+            errors = np.array([0.0 if self.trained[r] is None else pooled / math.sqrt(len(self.means[r])) for r in at])
+            scatter = scatter + ndtri(inference.uniforms(1, len(at))) * errors * np.sqrt(df / chdtri(df, inference.uniforms(2, 1)))
+        if apart.any():
+            scatter = scatter + ndtri(inference.uniforms(3, len(at))) * np.sqrt(apart)
+        return dict(zip(names, inference.ranks(points, scatter, self.floor)))
+
+
+class _Task:
+    """The items of one task by group. `sizes` [C]: items of each group; `sums` [R, C] of their scores; `where` [N]: each item's group;
+    `groups` [C]: the groups' numbers in the panel, `within` [C]: in the stratum, which has `of`."""
+
+    def __init__(self, share: Share):
+        import numpy as np
+
+        assert share.items
+        self.share = share
+        names = share.items[0].clusters(share.task)
+        places = {name: i for i, name in enumerate(dict.fromkeys(names))}
+        self.distinct: list[Hashable] = list(places)
+        self.where = np.array([places[name] for name in names])
+        self.sizes = np.bincount(self.where).astype(np.float64)
+        self.sums = np.stack([np.bincount(self.where, items.values, len(places)) for items in share.items])
+        self.stratum, self.of, self.within, self.groups = 0, len(places), np.arange(len(places)), np.arange(len(places))
+
+    def loads(self) -> np.ndarray:
+        """[R, C]: every group's residuals, as they enter the clustered standard error."""
+        count = self.sizes.sum()
+        return factor(len(self.sizes)) / count * (self.sums - self.sizes * (self.sums.sum(1) / count)[:, None])
+
+    @cached_property
+    def deviations(self) -> np.ndarray:
+        """[RESAMPLES, R]: the score of every resample of groups minus the score, times sqrt(C / (C - 1)), since C groups vary less about
+        their own mean than about the one they were drawn from. Scores that are no means of items are computed anew."""
+        import numpy as np
+
+        drawn = inference.weights(self.stratum, self.of)
+        if self.of > len(self.within):
+            drawn = drawn[:, self.within]
+        rows = self.share.items
+        assert rows
+        plain = [r for r, items in enumerate(rows) if not items.raws]
+        out = np.zeros((len(drawn), len(rows)))
+        count = drawn @ self.sizes.astype(np.float32)  # float32 holds whole numbers exactly
+        there = count > 0
+        if plain:
+            sums = self.sums[plain]
+            fast = np.float32 if (sums == np.rint(sums)).all() else np.float64
+            totals = drawn.astype(fast, copy=False) @ sums.T.astype(fast)
+            out[:, plain] = totals / np.where(there, count, 1.0)[:, None] - sums.sum(1) / self.sizes.sum()
+        for r in (r for r, items in enumerate(rows) if items.raws):
+            out[:, r] = np.mean([self._again(drawn, raw) for raw in rows[r].raws], axis=0)
+        out[~there] = 0.0
+        return out * factor(len(self.sizes))
+
+    def _again(self, drawn: np.ndarray, raw: Raw) -> np.ndarray:
+        import numpy as np
+
+        kinds, groups = len(raw.distinct), len(self.sizes)
+        counts = np.bincount(self.where * kinds + raw.codes, minlength=groups * kinds).reshape(groups, kinds)
+        scores = raw.scores(drawn @ counts.astype(np.float32))
+        return np.where(np.isfinite(scores), scores - raw.scores(raw.whole[None])[0], 0.0)
+
+
+def _strata(tasks: Sequence[_Task]) -> None:
+    """Number the groups of all tasks together, and put tasks that share groups (the same fact in two languages) into one stratum."""
+    import numpy as np
+
+    numbers: dict[Hashable, int] = {}
+    for task in tasks:
+        task.groups = np.array([numbers.setdefault(name, len(numbers)) for name in task.distinct])
+    strata: list[list[_Task]] = []
+    for task in tasks:
+        names = set(task.distinct)
+        met = [stratum for stratum in strata if any(not names.isdisjoint(other.distinct) for other in stratum)]
+        strata = [s for s in strata if s not in met] + [[*(t for stratum in met for t in stratum), task]]
+    for number, stratum in enumerate(strata):
+        whole = np.unique(np.concatenate([task.groups for task in stratum]))
+        for task in stratum:
+            task.stratum, task.of, task.within = number, len(whole), np.searchsorted(whole, task.groups)

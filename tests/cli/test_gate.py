@@ -1,0 +1,97 @@
+"""`lep-bench gate`: what passes, what does not, and input that is none."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "leaderboard"))
+from invented_run import TASKS, cell, models
+
+from lep_bench.results import Score
+from lep_bench.store import Store
+
+MODELS = {m.name: m for m in models()}
+A, B = "mini-llama/bpe/swap", "mini-llama/bpe/overlap"
+
+
+def write(out: Path, name: str, wrong: int = 0, right: int = 0, items: int = 600, **fields: object) -> None:
+    """A model's cells; of every task `wrong` right answers made wrong, from the first on, and `right` wrong ones made right, from the last on."""
+    for task in TASKS[:4]:
+        result, samples = cell(MODELS[name], task, items=items)
+        for order, count, before in ((samples, wrong, 1.0), (samples[::-1], right, 0.0)):
+            for s in [s for s in order if s.values[result.primary] == before][:count]:
+                s.values[result.primary] = 1.0 - before
+        values = [s.values[result.primary] for s in samples]
+        scores = {result.primary: Score(value=sum(values) / len(values))}
+        Store(out).write(result.model_copy(update={"scores": scores, **fields}), samples)
+
+
+@pytest.fixture
+def baseline(cli: Callable, tmp_path: Path) -> Path:
+    for name in (A, B):
+        write(tmp_path / "before", name)
+    answer = cli("gate", tmp_path / "b.json", "--write", "--out", tmp_path / "before")
+    assert answer.code == 0 and "2 models, 8 cells" in answer.out
+    return tmp_path / "b.json"
+
+
+def test_unchanged_answers_pass(cli: Callable, baseline: Path, tmp_path: Path) -> None:
+    answer = cli("gate", baseline, "--out", tmp_path / "before", "--max-drop", "0")
+    assert answer.code == 0 and "all 2 pass" in answer.out and len(re.findall(r" 0\.00 +0\.00  passes", answer.out)) == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "drop", "passes"),
+    [(1, 0, 0.02, True), (1, 0, 0.002, False), (30, 0, 0.01, False), (30, 0, 0.15, True), (10, 10, 0.03, True), (0, 30, 0.01, True)],
+)
+def test_a_drop_that_cannot_be_excluded_fails(
+    cli: Callable, baseline: Path, tmp_path: Path, wrong: int, right: int, drop: float, passes: bool
+) -> None:
+    write(tmp_path / "now", A, wrong, right)
+    write(tmp_path / "now", B)
+    answer = cli("gate", baseline, "--out", tmp_path / "now", "--max-drop", drop)
+    assert answer.code == (0 if passes else 1), answer.out
+    lines = [line for line in answer.out.splitlines() if line.startswith(f"{A}: ")]
+    if passes:
+        assert not lines
+    else:
+        assert len(lines) == 1 and f"dropped by {100 * drop:g} points or more" in lines[0] and "1 of 2 models do not pass" in answer.err
+        assert ("may have" in lines[0]) == (wrong == 1)
+
+
+def test_models_left_out_do_not_count(cli: Callable, baseline: Path, tmp_path: Path) -> None:
+    write(tmp_path / "now", A, 100)
+    write(tmp_path / "now", B)
+    assert cli("gate", baseline, "--out", tmp_path / "now", "--models", B).code == 0
+
+
+def test_a_published_folder_is_a_baseline(cli: Callable, tmp_path: Path, baseline: Path) -> None:
+    from lep_bench.config import Configs
+    from lep_bench.leaderboard.publishing import publish
+
+    store = Store(tmp_path / "before")
+    publish.write(tmp_path / "page", Configs.of().suite("mini"), store.read_all("mini"), store.skim)
+    assert cli("gate", tmp_path / "page" / "results.jsonl", "--out", tmp_path / "before").code == 0
+
+
+def test_unusable_input(cli: Callable, baseline: Path, tmp_path: Path) -> None:
+    def fails(*arguments: object, said: str) -> None:
+        answer = cli("gate", *arguments)
+        assert answer.code == 2 and said in answer.err and len(answer.err.strip().splitlines()) == 1, answer
+
+    before = tmp_path / "before"
+    fails(tmp_path / "no.json", "--out", before, said="--write")
+    (tmp_path / "damaged.json").write_text(baseline.read_text()[:3000])
+    fails(tmp_path / "damaged.json", "--out", before, said="damaged.json:")
+    write(tmp_path / "one", A)
+    fails(baseline, "--out", tmp_path / "one", said=f"{B} has no score now")
+    write(tmp_path / "other", A, task_fingerprint="v2")
+    fails(baseline, "--out", tmp_path / "other", "--models", A, said="run again what is of the older one")
+    write(tmp_path / "fewer", A, items=300)
+    fails(baseline, "--out", tmp_path / "fewer", "--models", A, said="300 items and 600 items")
+    fails(baseline, "--out", before, "--models", "nobody", said="unknown model 'nobody'")

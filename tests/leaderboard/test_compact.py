@@ -1,0 +1,68 @@
+"""The committed file: scores that are no means keep what they are computed from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from invented_paper import MODELS, PAPER, cell, whole
+
+from lep_bench.errors import LepBenchError
+from lep_bench.leaderboard import clean, compact
+from lep_bench.leaderboard.cells import choose
+from lep_bench.leaderboard.metrics import Metrics
+
+ORDER = [m.name for m in MODELS]
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    run = whole()
+    chosen, items = clean.examined(choose(run.results, "paper", PAPER.tasks), run.samples, Metrics.of(PAPER.tasks))
+    return compact.dump(PAPER, ORDER, chosen, items)
+
+
+def test_items_of_every_kind_come_back(tmp_path: Path, text: str) -> None:
+    (tmp_path / "r.jsonl").write_text(text, encoding="utf-8")
+    held = compact.load(tmp_path / "r.jsonl")
+    run = whole()
+    chosen, lookup = clean.examined(choose(run.results, "paper", PAPER.tasks), run.samples, Metrics.of(PAPER.tasks))
+    before = {(c.result.model.name, c.result.task): lookup(c.result) for c in chosen}
+    assert len(held.chosen) == len(before)
+    resampled = 0
+    for c in held.chosen:
+        ours, first = held.lookup(c.result), before[c.result.model.name, c.result.task]
+        assert (ours is None) == (first is None)
+        if ours is None or first is None:
+            continue
+        assert ours.ids == first.ids and ours.groups == first.groups
+        assert ours.values == pytest.approx(first.values, rel=1e-4)
+        for a, b in zip(ours.raws, first.raws, strict=True):
+            counts = np.random.default_rng(0).multinomial(60, a.whole / 60, 20)
+            assert (a.codes == b.codes).all() and (ours.values == first.values).all()
+            assert (a.scores(counts) == b.scores(counts)).all()
+            resampled += 1
+    assert resampled > 30
+    again = compact.dump(held.suite, held.order, held.chosen, held.lookup)
+    assert again == text
+
+
+def test_edited_cells_stay_marked(tmp_path: Path) -> None:
+    result, samples = cell(MODELS[1], "darumeru_parus")
+    other = result.model_copy(update={"scores": {"score": result.scores["score"].model_copy(update={"value": 0.99})}})
+    chosen, items = clean.examined(choose([other], "paper", PAPER.tasks), lambda r: samples, Metrics.of(PAPER.tasks))
+    assert chosen[0].edited and items(chosen[0].result) is None
+    (tmp_path / "r.jsonl").write_text(compact.dump(PAPER, ORDER, chosen, items), encoding="utf-8")
+    (read,) = compact.load(tmp_path / "r.jsonl").chosen
+    assert read.edited and read.result.scores["score"].value == 0.99
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('"codes":[0,', '"codes":['), ('"values":"', '"values":"2'), ('"values":"', '"values":"x'), ('"codes":[0,', '"codes":["a",')]
+)
+def test_damaged_items_name_their_line(tmp_path: Path, text: str, old: str, new: str) -> None:
+    (tmp_path / "r.jsonl").write_text(text.replace(old, new, 1), encoding="utf-8")
+    number = 1 + next(i for i, line in enumerate(text.split("\n")) if old in line)
+    with pytest.raises(LepBenchError, match=rf"r\.jsonl:{number}: cannot be read \(ValueError: .*publish it again"):
+        compact.load(tmp_path / "r.jsonl")

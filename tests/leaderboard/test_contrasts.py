@@ -1,0 +1,146 @@
+"""Which comparisons are planned, how they are judged together, and who is ranked with whom."""
+
+from __future__ import annotations
+
+import pytest
+from invented_run import CHANCE, ORDER, SUITE, TASKS, Run, cell, models
+from statsmodels.stats.multitest import multipletests
+
+from lep_bench.leaderboard import Table, build
+from lep_bench.leaderboard.statistics import contrasts
+from lep_bench.leaderboard.table import Finding, Row
+from lep_bench.results import Machine
+
+MODELS = {m.name: m for m in models()}
+
+
+def table(*names: str, seeds: int = 1, **how: object) -> Table:
+    run = Run()
+    for name in names:
+        for seed in range(seeds if MODELS[name].tuning or MODELS[name].stage == "propagation" else 1):
+            for task in TASKS:
+                run.add(cell(MODELS[name].model_copy(update={"seed": seed}), task, **how))
+    return build(run.results, run.samples, SUITE, ORDER)
+
+
+def rows(table: Table) -> dict[str, Row]:
+    return {row.model: row for row in table.rows}
+
+
+@pytest.fixture(scope="module")
+def whole() -> Table:
+    return table(*(name for name in MODELS if name.startswith("mini-llama")))
+
+
+def test_the_plan() -> None:
+    some = ("base", "instruct", "instruct+self-calibration", "original/donor", "bpe/init", "bpe/instruct-init", "bpe/donor", "bpe/swap",
+            "bpe/overlap", "bpe/conversion", "bpe/conversion+self-calibration")  # fmt: skip
+    plan = contrasts.planned([MODELS[f"mini-llama/{m}"] for m in some])
+    short = {(q, a.removeprefix("mini-llama/"), b.removeprefix("mini-llama/")) for q, a, b in plan}
+    assert short == {
+        *((contrasts.ADAPTED, f"bpe/{m}", "instruct") for m in ("instruct-init", "swap", "overlap", "conversion")),
+        (contrasts.ADAPTED, "bpe/conversion+self-calibration", "instruct+self-calibration"),
+        (contrasts.TUNED, "bpe/conversion+self-calibration", "bpe/conversion"),
+        (contrasts.TUNED, "instruct+self-calibration", "instruct"),
+        (contrasts.METHODS, "bpe/swap", "bpe/overlap"), (contrasts.METHODS, "bpe/swap", "bpe/conversion"),
+        (contrasts.METHODS, "bpe/overlap", "bpe/conversion"),
+        (contrasts.VOCABULARY, "bpe/donor", "original/donor"),
+        *((contrasts.TRAINED, m, "base") for m in ("original/donor", "bpe/init", "bpe/donor")),
+    }  # fmt: skip
+    assert contrasts.planned([MODELS["mini-llama/bpe/swap"], MODELS["mini-mistral/instruct"]]) == []
+
+
+def test_variants_of_a_tuning_have_their_own_controls() -> None:
+    made = MODELS["mini-llama/bpe/conversion+self-calibration"]
+    one = made.model_copy(update={"variant": "copies", "name": made.name + "@copies"})
+    plain, other = MODELS["mini-llama/bpe/conversion"], MODELS["mini-llama/instruct+self-calibration"]
+    assert contrasts.planned([one, plain, made, other]) == [
+        (contrasts.ADAPTED, made.name, other.name), (contrasts.TUNED, one.name, plain.name), (contrasts.TUNED, made.name, plain.name),
+    ]  # fmt: skip
+
+
+def test_every_finding_is_corrected_for_all_of_its_block(whole: Table) -> None:
+    for block in whole.blocks:
+        once: dict[tuple[str, str], Finding] = {(f.model, f.difference.control): f for f in block.findings}
+        p = [f.difference.p for f in once.values()]
+        assert [f.difference.corrected for f in once.values()] == pytest.approx(multipletests(p, 0.05, "holm")[1].tolist())
+        names = {row.model for section in block.sections for row in section.rows}
+        assert {name for f in block.findings for name in (f.model, f.difference.control)} <= names
+        assert block.smallest is not None and 0.01 < block.smallest < 0.5
+    chat = whole.blocks[0]
+    assert {f.question for f in chat.findings} == {contrasts.ADAPTED, contrasts.TUNED, contrasts.METHODS}
+
+
+def test_a_row_shows_the_finding_against_its_control(whole: Table) -> None:
+    found = {(f.model, f.difference.control): f.difference for block in whole.blocks for f in block.findings}
+    for row in whole.rows:
+        if row.difference:
+            d = found[row.model, row.difference.control]
+            assert (d.value, d.p, d.corrected, d.low, d.verdict) == (
+                row.difference.value, row.difference.p, row.difference.corrected, row.difference.low, row.difference.verdict,
+            )  # fmt: skip
+            assert d.low <= d.value <= d.high and d.stderr and d.test
+    assert rows(whole)["mini-llama/bpe/instruct-init"].difference.verdict == "lower"
+
+
+def test_single_tasks_have_verdicts_in_the_mean_only(whole: Table) -> None:
+    row = rows(whole)["mini-llama/bpe/instruct-init"]
+    assert [c.verdict for c in row.cells] == [None, "lower", "lower", "lower", "lower", None]
+    assert {c.verdict for c in rows(whole)["mini-llama/instruct"].cells} == {None}
+
+
+def test_ranks_hold_the_order_and_name_ties(whole: Table) -> None:
+    for block in whole.blocks:
+        for section in block.sections:
+            n = len(section.rows)
+            for row in section.rows:
+                place = 1 + sum(other.mean.value > row.mean.value for other in section.rows)
+                assert 1 <= row.rank[0] <= place <= row.rank[1] <= n
+    assert rows(whole)["mini-llama/bpe/instruct-init"].rank[0] > 10
+
+
+def test_the_same_answers_are_equal_only_with_enough_items() -> None:
+    """Two names of one model: 60 items, in 20 groups, cannot say that they never differ."""
+    for items, said in ((60, "undecided"), (1500, "equal")):
+        run = Run()
+        for task in TASKS:
+            result, samples = cell(MODELS["mini-llama/instruct"], task, items=items)
+            run.add((result, samples))
+            run.add((result.model_copy(update={"model": MODELS["mini-llama/bpe/swap"]}), samples))
+        d = rows(build(run.results, run.samples, SUITE, ORDER))["mini-llama/bpe/swap"].difference
+        assert (d.value, d.stderr, d.p, d.corrected, d.verdict) == (0.0, 0.0, 1.0, 1.0, said)
+
+
+def test_several_seeds_are_a_t_test_and_one_is_of_the_items() -> None:
+    names = ("mini-llama/instruct", "mini-llama/instruct+self-calibration", "mini-llama/bpe/conversion+self-calibration")
+    many = rows(table(*names, seeds=3))[names[2]].difference
+    assert many.test == "t over 3 seeds" and many.seeds == 3 and many.low < many.value < many.high
+    single = rows(table(*names))[names[2]].difference
+    assert single.seeds == 1 and "t over" not in single.test
+
+
+def test_other_machines_and_changed_results_are_in_no_finding() -> None:
+    names = ["mini-llama/instruct", "mini-llama/bpe/swap", "mini-llama/bpe/overlap"]
+    run = Run()
+    for name in names:
+        for task in TASKS:
+            result, samples = cell(MODELS[name], task)
+            if name == names[1]:
+                provenance = result.provenance.model_copy(update={"engine_version": "9"})
+                assert provenance.machine != result.provenance.machine and isinstance(provenance.machine, Machine)
+                result = result.model_copy(update={"provenance": provenance})
+            run.add((result, samples))
+    made = build(run.results, run.samples, SUITE, ORDER)
+    assert [(f.model, f.difference.control) for f in made.blocks[0].findings] == [(names[2], names[0])]
+    assert rows(made)[names[1]].rank is None and rows(made)[names[0]].rank is not None and rows(made)[names[1]].refused
+
+
+def test_delta_is_the_suites() -> None:
+    wide = SUITE.model_copy(update={"mean": SUITE.mean.model_copy(update={"delta": 0.5})})
+    run = Run()
+    for name in ("mini-llama/bpe/swap", "mini-llama/bpe/overlap"):
+        for task in TASKS:
+            run.add(cell(MODELS[name], task))
+    made = build(run.results, run.samples, wide, ORDER)
+    assert made.delta == 0.5 and made.blocks[0].findings[0].difference.verdict == "equal"
+    assert len(CHANCE) == 4
