@@ -86,9 +86,6 @@ def main(order: Order, connection: Connection, lifeline: Connection, number: int
     # Threads must be set before torch is imported: two processes with two threads each on two cores take ten times as long.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = str(order.threads)
-    if (order.engine, order.device) == ("vllm", "cpu"):
-        # vLLM compiles one small function (ranks) even where it is told not to: 2 s for nothing that can be measured.
-        os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
     if gpus := order.hardware.seen_by(number):
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)  # torch reads it once: the worker's first GPU is its device "cuda"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
