@@ -50,6 +50,12 @@ def reason(error: BaseException) -> str:
     return lines[0].strip() if lines else f"no reason given ({type(error).__name__})"
 
 
+def many(count: int, noun: str) -> str:
+    """`1 model`, `2 models`, `1,200 entries`."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UnknownName:
     """The error for an unknown name: near names where there are some, else all (at most eight)."""
     names = sorted(set(known))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
+import sys
 from pathlib import Path
+from typing import Any
 
 from lep_bench.errors import LepBenchError
+from lep_bench.fingerprint import digest
 
 PACKAGE = Path(__file__).resolve().parent
 FOLDERS = ("adapters", "tasks", "configs", "leaderboards")
@@ -30,6 +34,18 @@ def folder(name: str) -> Path:
 def checkpoints() -> Path:
     """The folder of the shipped small checkpoints: `FAMILY/{base,instruct}`."""
     return PACKAGE / "mini" / "checkpoints"
+
+
+def module(file: Path, kind: str) -> Any:
+    """Run a Python file and return its module, under a name of its own: data folders must never become importable names.
+
+    Raises whatever the file raises."""
+    name = f"_lep_bench_{kind}_{digest(str(file.resolve()))}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec and spec.loader
+    made = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
 
 
 def safe(part: str, what: str = "name") -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -94,14 +93,8 @@ def discover(folders: Sequence[Path] = ()) -> Registry:
 
 def load_file(file: Path) -> list[Adapter]:
     """The adapters that `file` defines. Raises AdapterError with file:line when it cannot be imported or has none."""
-    # Loaded by path under a name of its own: "adapters" must never become an importable name.
-    module_name = f"_lep_bench_adapter_{digest(str(file.resolve()))}"
-    spec = importlib.util.spec_from_file_location(module_name, file)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
     try:
-        spec.loader.exec_module(module)
+        module = paths.module(file, "adapter")
     except LepBenchError:
         raise
     except SyntaxError as error:

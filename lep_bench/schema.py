@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -101,7 +101,7 @@ class Mean(Frozen):
 
     name: str | None = None
     kind: Literal["plain", "centred"]
-    tasks: dict[str, float] = Field(description="task -> chance level of its primary score")
+    tasks: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(description="task -> chance level of its primary score")
     delta: float = Field(0.01, gt=0, lt=1, description="differences within this, either way, count as equal (0.01: one point of 100)")
 
 

@@ -147,10 +147,14 @@ def _decoder(primary: str, texts: bool) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(msgspec.defstruct("Skimmed", own, frozen=True, gc=False))
 
 
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
 def read_result(file: Path) -> TaskResult | None:
     """One result file; None where it is missing or was written under another schema version."""
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -67,7 +67,7 @@ def cells(out: Path) -> dict:
     found = {}
     for file in sorted((out / "tiny" / "results").rglob("*.json")):
         result = json.loads(file.read_text())
-        del result["provenance"]
+        del result["provenance"], result["seal"]  # the seal covers the provenance, which has the time in it
         samples = out / "tiny" / "samples" / file.relative_to(out / "tiny" / "results").with_suffix(".jsonl")
         found[str(file.relative_to(out))] = (result, samples.read_text() if samples.is_file() else "")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,15 @@ def test_a_result_of_an_earlier_version_has_no_seal_and_passes(store: Store) -> 
     data = json.loads(file(store, "results").read_text(encoding="utf-8"))
     without = {name: value for name, value in data.items() if name not in ("seal", "samples_digest", "health")}
     assert TaskResult.model_validate(without) == old
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity"])
+def test_what_is_no_number_is_no_result(store: Store, number: str) -> None:
+    result, _ = written(store)
+    text = file(store, "results").read_text(encoding="utf-8")
+    file(store, "results").write_text(re.sub(r'"value": [0-9.]+', f'"value": {number}', text, count=1), encoding="utf-8")
+    with pytest.raises(LepBenchError, match=f"not a result: {number} is no JSON number; delete it"):
+        store.read_all(result.suite)
 
 
 @pytest.mark.parametrize("read", ["skim", "read_samples"])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from lep_bench.errors import LepBenchError
+from lep_bench.errors import LepBenchError, unknown
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -64,6 +66,15 @@ def names(text: str, option: str) -> list[str]:
     if not found:
         raise LepBenchError(f"{option} names nothing: give names with commas between them, or leave the option out")
     return found
+
+
+def fitting(names: Iterable[str], patterns: Sequence[str], kind: str = "model", hint: str = "") -> list[str]:
+    """The names that fit one of the patterns. Raises UnknownName for a pattern that fits none."""
+    known = list(names)
+    for pattern in patterns:
+        if not fnmatch.filter(known, pattern):
+            raise unknown(kind, pattern, known, hint)
+    return [name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def check_folder(path: Path, what: str = "") -> Path:

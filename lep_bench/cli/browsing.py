@@ -42,7 +42,8 @@ def questions(given: Setup) -> Callable[[TaskResult, Sequence[int]], Mapping[tup
 
         try:
             task = taskfiles.scan(given.task_folders).get(result.task)
-            spec, folder = found(result.model.name, task, given.suite, given.configs, given.registry, given.store.root)
+            name = result.model.lineage[0] if result.model.stage == "local" else result.model.name  # local/NAME is found by its place only
+            spec, folder = found(name, task, given.suite, given.configs, given.registry, given.store.root)
             conversation, scoring = asking(given.suite, spec, given.configs.family(spec.family) if spec.family else None)
             (compiled,) = compile_tasks(
                 [task.name], folder, conversation, limit=max(rows) + 1, task_folders=given.task_folders, metadata=scoring.passed_on(), prove=False,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lep_bench.cli.app import AdapterFolders, ConfigFolders, DataFolder, TaskFolders, app, check_folder, names
-from lep_bench.errors import CheckpointError, LepBenchError, RunFailed
+from lep_bench.cli.show import size, table
+from lep_bench.errors import CheckpointError, LepBenchError, RunFailed, many
 
 if TYPE_CHECKING:
     from lep_bench.config import Suite
@@ -38,7 +39,6 @@ def bundle(
     lep-bench bundle --suite darumeru bundle --models --wheels
     """
     from lep_bench import bundling, origins
-    from lep_bench.cli.show import many
 
     check_folder(folder)
     suites = names(suite, "--suite")
@@ -91,7 +91,6 @@ def asked_of(suites: Sequence[str], folder: Path, configs: Folders, adapters: Fo
     from lep_bench import bundle as manifest
     from lep_bench import taskfiles
     from lep_bench.cli.setup import Setup
-    from lep_bench.cli.show import many
     from lep_bench.evaluate import needs
 
     manifest.use(folder, offline=False)
@@ -146,7 +145,6 @@ def show(needs: Sequence[Need], found: Sequence[Found], folder: Path, wheels: bo
     """The table of `--list`."""
     from lep_bench import bundle as manifest
     from lep_bench import bundling
-    from lep_bench.cli.show import many, size, table
 
     known = {(one.need.kind, one.need.id): one for one in found}
     old = manifest.read(folder)

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lep_bench.cli.app import ConfigFolders, Out, TaskFolders, app
+from lep_bench.cli.app import ConfigFolders, Out, TaskFolders, app, fitting
 from lep_bench.cli.run import SuiteName
-from lep_bench.cli.show import many
-from lep_bench.errors import LepBenchError, unknown
+from lep_bench.errors import LepBenchError, many
 
 if TYPE_CHECKING:
     from lep_bench.config import Suite
@@ -52,11 +51,8 @@ class Stored:
         results = store.read_all(own.name)
         if not results:
             raise LepBenchError(f"no results of suite {suite} in {out}: run lep-bench run --suite {suite} first, or name its --out folder")
-        names = list(dict.fromkeys(r.model.name for r in results))
-        for pattern in patterns:
-            if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
-                raise unknown("model", pattern, names, f"(models with results of suite {suite} in {out})")
-        chosen = [c for c in choose(results, own.name, own.tasks) if any(fnmatch.fnmatchcase(c.result.model.name, p) for p in patterns)]
+        names = fitting({r.model.name for r in results}, patterns, hint=f"(models with results of suite {suite} in {out})")
+        chosen = [c for c in choose(results, own.name, own.tasks) if c.result.model.name in names]
         whole = {(c.result.model.name, c.result.model.seed, c.result.task, c.result.key) for c in chosen if c.failure is None}
         folders = (*(tasks or ()), *taskfiles.lm_eval_folders(own.lm_eval))
         chosen, items = examined(chosen, store.skim, Metrics.of(own.tasks, folders))
@@ -131,11 +127,10 @@ def differing(given: Stored, a: Draft, b: Draft, tasks: Sequence[str], most: int
 
 def show(c: Comparison, suite: Suite, items: Sequence[tuple[str, Sample, Sample]]) -> None:
     """Print a comparison: complete at 100 columns."""
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
+    from lep_bench.leaderboard.forms.terminal import framed
     from lep_bench.leaderboard.forms.text import clean
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
@@ -143,7 +138,7 @@ def show(c: Comparison, suite: Suite, items: Sequence[tuple[str, Sample, Sample]
     console.print(Text(f"A  {clean(c.a)}\nB  {clean(c.b)}", style="bold"))
     asked = f"asked as {how.format}, {how.shots}-shot: protocol {how.protocol}, engine {how.engine}, {how.dtype}"
     console.print(Text(f"Suite {suite.name}, {asked}\n", style="cyan"))
-    grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+    grid = framed()
     counted = any(line.right for line in c.lines)
     heads = ["A", "B", "A − B", "95% interval", "p", "corrected", *(["both\nright", "only\nA", "only\nB"] if counted else []), "A is"]
     grid.add_column("task", overflow="fold", vertical="bottom")
@@ -168,16 +163,12 @@ def show(c: Comparison, suite: Suite, items: Sequence[tuple[str, Sample, Sample]
 
 
 def _cells(line: Line, counted: bool, name: str = "") -> list[str]:
+    from lep_bench.leaderboard.forms.text import interval, number, p_value
+
     d = line.difference
-    interval = "not known" if d.low is None or d.high is None else f"{100 * d.low:+.1f} … {100 * d.high:+.1f}"
     right = [str(n) for n in line.right[:3]] if line.right else [""] * 3
-    found = [f"{100 * line.a:.1f}", f"{100 * line.b:.1f}", f"{100 * d.value:+.1f}", interval, chance(d.p), "" if name else chance(d.corrected)]
-    return [name or line.task, *(text.replace("-", "−") for text in found), *(right if counted else []), d.verdict or "not known"]
-
-
-def chance(p: float | None) -> str:
-    """A p value as a table shows it."""
-    return "" if p is None else "<0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.1 else f"{p:.2f}"
+    found = [number(line.a, True, 1), number(line.b, True, 1), number(d.value, True, 1, sign=True), interval(d), p_value(d.p)]
+    return [name or line.task, *found, "" if name else p_value(d.corrected), *(right if counted else []), d.verdict or "not known"]
 
 
 def remarks(c: Comparison, suite: Suite) -> list[str]:
@@ -190,8 +181,13 @@ def remarks(c: Comparison, suite: Suite) -> list[str]:
         "undecided: the items can tell neither, which is not the same as equal.",
     ]
     tests = dict.fromkeys(line.difference.test for line in (*c.lines, *([c.mean] if c.mean else [])) if line.difference.test)
-    found.append(f"Tests: {'; '.join(tests)}.")
-    found.append("Intervals: " + ("of the same test." if c.seeds > 1 else "paired bootstrap by item group."))
+    own = {test.startswith(("t over", "normal")) for test in tests}
+    where = {True: "of the same test", False: "paired bootstrap by item group"}
+    if tests:
+        found.append(f"Tests: {'; '.join(tests)}.")
+        found.append(f"Intervals: {', where that is t or normal, else '.join(where[one] for one in sorted(own, reverse=True))}.")
+    if c.limit is not None:
+        found.append(f"Asked on {c.limit} items of a task at most (--limit): not the whole suite.")
     if c.missing:
         found.append(f"No mean: {', '.join(c.missing)} not scored for both.")
     elif c.smallest is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lep_bench.cli.app import ConfigFolders, DataFolder, Offline, Out, TaskFolders, app, check_folder, names
+from lep_bench.cli.show import table
 from lep_bench.errors import LepBenchError, RunFailed, TaskError, unknown
 
 if TYPE_CHECKING:
@@ -189,8 +190,6 @@ class _Progress:
 
 
 def _show(report: Report) -> None:
-    from lep_bench.cli.show import table
-
     lines = []
     for task in report.tasks:
         exact, near = task.of(near=False), task.of(near=True)

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from lep_bench.cli.show import duration, many, size, table
+from lep_bench.cli.show import duration, size, table
 from lep_bench.config import Configs
-from lep_bench.errors import LepBenchError, RunFailed
+from lep_bench.errors import LepBenchError, RunFailed, many
 from lep_bench.hardware import Hardware
 from lep_bench.plan import Node, Plan, makespan
 from lep_bench.worker import Event

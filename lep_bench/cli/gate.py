@@ -48,11 +48,13 @@ def gate(
     from lep_bench.leaderboard.assemble import drafts_of
     from lep_bench.leaderboard.statistics import comparing
 
+    if baseline.is_dir():
+        raise LepBenchError(f"{baseline}: a folder, a file is needed: what --write wrote, or the results.jsonl of a leaderboard folder")
     patterns = names(models, "--models")
     given = Stored.read(suite, out, configs, tasks_dir, patterns)
     if write:
         chosen = list({id(c): c for draft in given.drafts for cells in draft.cells.values() for c in cells.values()}.values())
-        atomic.write_text(baseline, compact.dump(given.suite, [], chosen, given.items))
+        atomic.write_text(baseline, compact.dump(compact.Published(given.suite, [], chosen, given.items)))
         typer.echo(f"{baseline}: {len({c.result.model.name for c in chosen})} models, {len(chosen)} cells")
         return
     if not baseline.is_file():
@@ -87,21 +89,23 @@ def matched(old: Sequence[Draft], new: Sequence[Draft], suite: Suite, baseline: 
 
 def show(gated: Sequence[Gated], max_drop: float) -> None:
     """Print a line per model. Raises RunFailed naming those that do not pass."""
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    from lep_bench.leaderboard.forms.text import clean
+    from lep_bench.leaderboard.forms.terminal import framed
+    from lep_bench.leaderboard.forms.text import clean, number
+
+    def points(value: float) -> str:
+        return number(value, True, 2, sign=True)
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
-    grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+    grid = framed()
     grid.add_column("model", overflow="fold")
     for head in ("baseline", "now", "change", "at worst", ""):
         grid.add_column(head, justify="right", no_wrap=True)
     failing = [g for g in gated if not g.bound > -max_drop - ROUNDING]
     for g in gated:
-        numbers = [f"{100 * g.baseline:.1f}", f"{100 * g.now:.1f}", points(g.difference.value), points(g.bound)]
+        numbers = [number(g.baseline, True, 1), number(g.now, True, 1), points(g.difference.value), points(g.bound)]
         grid.add_row(Text(clean(g.model)), *numbers, Text("fails", style="bold red") if g in failing else Text("passes", style="green"))
     console.print(grid)
     console.print(Text(f"\nThe mean in percent. at worst: one-sided 95% lower bound, paired, corrected for {len(gated)} models (Holm).", style="dim"))
@@ -111,9 +115,3 @@ def show(gated: Sequence[Gated], max_drop: float) -> None:
     if failing:
         raise RunFailed(f"{len(failing)} of {len(gated)} models do not pass --max-drop {max_drop:g}")
     typer.echo(f"all {len(gated)} pass --max-drop {max_drop:g}")
-
-
-def points(value: float) -> str:
-    """A difference in points of 100."""
-    text = f"{100 * value:+.2f}"
-    return "0.00" if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")

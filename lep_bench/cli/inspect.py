@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lep_bench.cli.app import AdapterFolders, ConfigFolders, TaskFolders, app
+from lep_bench.cli.show import table
 
 
 @app.command()
@@ -22,7 +23,6 @@ def adapters(folders: AdapterFolders = None) -> None:
       lep-bench adapters --adapters my-adapters
     """
     from lep_bench import registry
-    from lep_bench.cli.show import table
     from lep_bench.plugin import KINDS
 
     found = registry.discover(tuple(folders or ()))
@@ -40,7 +40,6 @@ def families(configs: ConfigFolders = None) -> None:
     Example:
       lep-bench families --configs my-configs
     """
-    from lep_bench.cli.show import table
     from lep_bench.config import Configs
 
     found = Configs.of(tuple(configs or ()))
@@ -81,7 +80,6 @@ def models(
     """
     from lep_bench import registry
     from lep_bench.cli import checkpoints
-    from lep_bench.cli.show import table
     from lep_bench.config import Configs, all_names, everything, select
     from lep_bench.config import checkpoints as named
 
@@ -110,7 +108,6 @@ def tasks(folders: TaskFolders = None, configs: ConfigFolders = None) -> None:
       lep-bench run --tasks my-task --tasks-dir my-tasks --models 'mini-llama/*'
     """
     from lep_bench import taskfiles
-    from lep_bench.cli.show import table
     from lep_bench.config import Configs
 
     known = Configs.of(tuple(configs or ()))
@@ -137,7 +134,6 @@ def where(name: Annotated[str | None, typer.Argument(metavar="FOLDER", help="ada
     from pathlib import Path
 
     from lep_bench import paths
-    from lep_bench.cli.show import table
 
     if name is not None:
         typer.echo(str(paths.folder(name)))

@@ -10,7 +10,7 @@ import typer
 
 from lep_bench.cli.app import AdapterFolders, ConfigFolders, DataFolder, Out, TaskFolders, app
 from lep_bench.cli.run import SuiteName
-from lep_bench.errors import LepBenchError, RunFailed
+from lep_bench.errors import LepBenchError, RunFailed, many
 
 if TYPE_CHECKING:
     from lep_bench.cli.setup import Setup
@@ -37,18 +37,12 @@ def show(
     `form` and `layout` change only what is printed; another form than the terminal's is printed alone, to be piped. `html`: folder
     of the page with pictures and, of each task, `shown` items.
     """
-    from lep_bench.cli import again
-    from lep_bench.cli.publish import release
-    from lep_bench.leaderboard import clean
+    from lep_bench.cli.publish import release, written
     from lep_bench.leaderboard.layouts import arrange
-    from lep_bench.leaderboard.publishing import publish as publishing
 
-    suite, store = given.suite, given.store
     results, order = cells(given, expected)
-    folder = store.leaderboard(suite.name)
-    scan = clean.read(folder.parent / "contamination.json", suite.tasks)
-    also = {"scan": scan, "noise": store.noise(suite.name), "folders": given.task_folders}
-    made = publishing.write(folder, suite, results, store.skim, order, commands=again.commands(given, results, data), **also)
+    folder = given.store.leaderboard(given.suite.name)
+    made = written(given, results, order, data, folder)
     say(arrange(made, layout), form)
     typer.echo(f"leaderboard: {folder}/README.md", err=form != "terminal")
     if html is not None:
@@ -81,6 +75,12 @@ def found(
             f"{out} has {len(scored)} results of suite {suite}, all of other tasks, rows or settings than now: "
             "give --data, --configs and --tasks-dir as in the run, or run it again"
         )
+    now = {(record.name, task, key): record.fingerprint for record, task, key in expected}
+    shown = {(r.model.name, r.task) for r in scored if now.get((r.model.name, r.task, r.key)) == r.model.fingerprint}
+    if old := list(dict.fromkeys(f"{r.model.name} {r.task}" for r in scored if r.status == "ok" and (r.model.name, r.task) not in shown)):
+        which = ", ".join(old[:4]) + (", ..." if old[4:] else "")
+        said = f"not shown: {many(len(old), 'score')} in {out}, of other models, tasks, rows or settings than now: {which}"
+        typer.echo(f"{said}: give --data, --configs and --tasks-dir as in the run, or run again", err=True)
     return given, expected
 
 
@@ -120,7 +120,7 @@ def check_pages(folders: Sequence[Path] | None, out: Path) -> None:
     wrong = [line for folder in chosen for line in publishing.check(folder)]
     if folders is None:  # the README of a checkout shows the first rows; a wheel has none beside its leaderboards
         wrong += publishing.check_excerpt(public.parent / "README.md", public / "mini")
-    for line in wrong:
+    for line in dict.fromkeys(wrong):  # results that cannot be read are those of page and excerpt
         typer.echo(line)
     mend = "lep-bench leaderboard --publish" if folders is None else f"lep-bench leaderboard --suite NAME --out {out}"
     if wrong:

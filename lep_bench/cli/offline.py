@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lep_bench import bundle
-from lep_bench.errors import CheckpointError, LepBenchError
+from lep_bench.errors import CheckpointError, LepBenchError, many
 
 if TYPE_CHECKING:
     from lep_bench.cli.doctor import Finding
@@ -83,7 +83,6 @@ def rows(given: Setup, to_make: str) -> Iterator[Finding]:
     """The rows of every task, read with all that the task needs of them: one finding for each dataset, then whether all are there."""
     from lep_bench import taskfiles
     from lep_bench.cli.doctor import Finding
-    from lep_bench.cli.show import many
 
     known = taskfiles.scan(given.task_folders)
     groups: dict[str, list[TaskFile]] = {}
@@ -107,7 +106,6 @@ def dataset(name: str, tasks: Sequence[TaskFile], folders: Sequence[Path], given
     """The finding for the tasks that read one dataset, and how many of them have no rows."""
     from lep_bench.cli.bundle import metadata
     from lep_bench.cli.doctor import Finding
-    from lep_bench.cli.show import many
     from lep_bench.evaluate import needs
 
     count, wrong = 0, dict[str, str]()
@@ -132,7 +130,6 @@ def checkpoints(given: Setup, models: Sequence[str], to_make: str) -> Iterator[F
     """The checkpoints that `run --models ...` reads: all shards there, whole, with a tokenizer."""
     from lep_bench.cli import checkpoints as read
     from lep_bench.cli.doctor import Finding
-    from lep_bench.cli.show import many
     from lep_bench.sources import BUILTIN
 
     try:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lep_bench.cli.show import WIDE
+from lep_bench.errors import many
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +32,7 @@ def show(compiled: CompiledTask, title: str, listed: str, rows: int, ids: bool, 
     positions = f", {compiled.positions:,} positions" if compiled.positions else ""
     console.print(Text(title, "bold"), soft_wrap=True)
     for line in (
-        f"asked in {form if _conversing(compiled) else 'no form: running text'}, {_many(compiled.shots, 'shot')}; {bos}{positions}",
+        f"asked in {form if _conversing(compiled) else 'no form: running text'}, {many(compiled.shots, 'shot')}; {bos}{positions}",
         *(notes if _conversing(compiled) else ()),
         f"tokenizer: {encoder.folder}",
         *encoder.notes,
@@ -48,9 +49,9 @@ def show(compiled: CompiledTask, title: str, listed: str, rows: int, ids: bool, 
 def finish(compiled: CompiledTask, wrong: int) -> None:
     """The verdict in one line."""
     encoder, console = compiled.encoder, Console(highlight=False)
-    rows = f"{_many(sum(len(item.prompts) for item in compiled.items), 'prompt')} of {_many(len(compiled.items), 'row')}"
+    rows = f"{many(sum(len(item.prompts) for item in compiled.items), 'prompt')} of {many(len(compiled.items), 'row')}"
     if wrong:
-        console.print(Text(f"{rows}: {_many(wrong, 'fault')}, listed above", "bold red"))
+        console.print(Text(f"{rows}: {many(wrong, 'fault')}, listed above", "bold red"))
         return
     proven = ["BOS once"] if encoder.adds_bos or (compiled.by_template and encoder.bos is not None) else []
     proven += ["every message in its place"] if any(prompt.messages for item in compiled.items for prompt in item.prompts) else []
@@ -70,8 +71,8 @@ def _conversing(compiled: CompiledTask) -> bool:
 
 def _prompt(console: Console, compiled: CompiledTask, item: Item, prompt: Prompt, which: str, special: str, ids: bool) -> None:
     context = compiled.ids[prompt.requests[0]][0]
-    shots = f"{item.shots} of {_many(item.asked_shots, 'shot')}" if item.asked_shots else ""
-    facts = [f"row {item.doc_id}", which, _many(len(context), "token"), shots, "cut on the left" if item.cut else ""]
+    shots = f"{item.shots} of {many(item.asked_shots, 'shot')}" if item.asked_shots else ""
+    facts = [f"row {item.doc_id}", which, many(len(context), "token"), shots, "cut on the left" if item.cut else ""]
     facts.append(f"prompt_ids {item.prompt_ids}")  # as in samples: of all prompts of the row
     console.print()
     console.print(Text("── " + " · ".join([*filter(None, facts), f"gold {_short(item.gold)}"]), "bold"), soft_wrap=True)
@@ -110,10 +111,10 @@ def _request(compiled: CompiledTask, number: int, ids: bool) -> Text:
         ends = f", until {' or '.join(json.dumps(text, ensure_ascii=False) for text in wanted.until)}" if wanted.until else ""
         drawn = wanted.sampling
         how = f"sampled: temperature {drawn.temperature:g}, top_k {drawn.top_k}, top_p {drawn.top_p:g}" if drawn else "greedy"
-        return Text(f"an answer of at most {_many(wanted.new, 'token')}{ends}; {how}")
+        return Text(f"an answer of at most {many(wanted.new, 'token')}{ends}; {how}")
     if request.request_type == "loglikelihood_rolling":
-        return Text(f"the log-probability of the text, {_many(len(continuation), 'token')}")
-    text = Text(f"the log-probability of {_short(request.args[1])}, {_many(len(continuation), 'token')}")
+        return Text(f"the log-probability of the text, {many(len(continuation), 'token')}")
+    text = Text(f"the log-probability of {_short(request.args[1])}, {many(len(continuation), 'token')}")
     return Text.assemble(text, ":  ", _pieces(compiled, continuation)) if ids else text
 
 
@@ -141,7 +142,3 @@ def _visible(text: str, special: str) -> Text:
 
 def _short(text: str) -> str:
     return json.dumps(text if len(text) <= 60 else text[:59] + "…", ensure_ascii=False)
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

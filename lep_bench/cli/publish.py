@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lep_bench.cli.app import AdapterFolders, ConfigFolders, DataFolder, Out, TaskFolders, app, check_folder, names
+from lep_bench.cli.app import AdapterFolders, ConfigFolders, DataFolder, Out, TaskFolders, app, check_folder, fitting, names
 from lep_bench.cli.run import SuiteName
-from lep_bench.errors import LepBenchError, unknown
+from lep_bench.errors import LepBenchError
 
 if TYPE_CHECKING:
     from lep_bench.cli.setup import Setup
@@ -163,7 +162,7 @@ def release(
     place = place or Place.of(None, given.suite.name, given.store.root)
     with TemporaryDirectory(prefix="lep-bench-") as made:
         work = Path(made)
-        table = written(given, results, order, data, publishing.begin(work, place.folder, place.board))
+        table = written(given, results, order, data, publishing.begin(work, place.folder, place.board), pictures=True)
         for path, text in beside(table).files(place.folder).items() if beside and place.board else ():
             publishing.put(work, path, text)
         files = {p.relative_to(work).as_posix(): p.stat().st_size for p in sorted(work.rglob("*")) if p.is_file()}
@@ -177,17 +176,15 @@ def release(
     return files
 
 
-def written(given: Setup, results: Sequence[TaskResult], order: Sequence[str], data: Path | None, folder: Path) -> Table:
-    """The leaderboard's own files, pictures included, in `folder`."""
+def written(given: Setup, results: Sequence[TaskResult], order: Sequence[str], data: Path | None, folder: Path, pictures: bool = False) -> Table:
+    """The leaderboard's own files in `folder`, on request with pictures; returns the table they show."""
     from lep_bench.cli import again
     from lep_bench.leaderboard import clean
     from lep_bench.leaderboard.pictures import curves
-    from lep_bench.leaderboard.publishing import cards
     from lep_bench.leaderboard.publishing import publish as publishing
 
     store, name = given.store, given.suite.name
-    donors = {(r.model.name, r.model.fingerprint) for r in results if r.model.stage == "donor"}
-    trained = curves.of(filter(None, (cards.stage(store, *donor) for donor in sorted(donors))))
+    trained = curves.of(curves.artifacts(store, (r for r in results if r.model.stage == "donor"))) if pictures else None
     scan = clean.read(store.leaderboard(name).parent / "contamination.json", given.suite.tasks)
     return publishing.write(
         folder, given.suite, results, store.skim, order, scan=scan, commands=again.commands(given, results, data), noise=store.noise(name),
@@ -205,10 +202,7 @@ def selected(given: Setup, results: Sequence[TaskResult], wanted: Sequence[str] 
     records: dict[str, TaskResult] = {}
     for result in sorted((r for r in results if r.status == "ok"), key=lambda r: r.model.seed):  # the first training seed's way is told
         records.setdefault(result.model.name, result)
-    for pattern in wanted or ():
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in records):
-            raise unknown("scored model", pattern, records)
-    chosen = [name for name in records if wanted is None or any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)]
+    chosen = list(records) if wanted is None else fitting(records, wanted, "scored model")
     families = map(given.configs.family, config.widened(given.suite, chosen, given.configs).families)
     licences = {location: family.licence for family in families for location in (family.base, family.instruct)}
     ways: dict[str, Made] = {}

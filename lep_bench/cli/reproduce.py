@@ -9,13 +9,15 @@ from typing import Annotated
 import typer
 
 from lep_bench.cli.app import Out, app, check_folder
-from lep_bench.errors import LepBenchError
+from lep_bench.cli.show import table
+from lep_bench.errors import LepBenchError, many
 
 
 @app.command()
 def reproduce(
     suite: Annotated[str, typer.Option("--suite", metavar="NAME", help="A suite with quoted figures (leaderboards/NAME/quoted.csv).")] = "paper",
     out: Out = Path("runs"),
+    page: Annotated[bool, typer.Option("--page", help="Render leaderboards/NAME/README.md again from its data files, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: every figure with its errors and interval.")] = False,
 ) -> None:
     """Set what was measured beside the paper's figures: reproduced, differs, inconclusive.
@@ -26,6 +28,7 @@ def reproduce(
     \b
     lep-bench reproduce --suite paper
     lep-bench reproduce --suite paper --out runs --json
+    lep-bench reproduce --suite paper --page
     """
     from lep_bench import paths
     from lep_bench.config import Configs
@@ -39,6 +42,10 @@ def reproduce(
     if suite not in known:
         raise LepBenchError(f"--suite {suite}: no figures are quoted for it; there are some for: {', '.join(known)}")
     folder, asked = paths.folder("leaderboards") / suite, Configs.of().suite(suite)
+    if page:
+        paper.write(folder)
+        typer.echo(folder / "README.md")
+        return
     store = Store(out)
     chosen = ledger.sorted_out(store.read_all(suite), asked, folder)
     found = ledger.entries(folder, asked, *examined(chosen, store.skim, Metrics.of(asked.tasks)))
@@ -52,7 +59,6 @@ def reproduce(
 
 
 def _show(suite: str, out: Path, found: list, delta: float, any_results: bool) -> None:
-    from lep_bench.cli.show import many, table
     from lep_bench.leaderboard.publishing import ledger
 
     rows, notes = ledger.overview(found)

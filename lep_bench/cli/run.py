@@ -139,8 +139,10 @@ def carry_out(given: Setup, patterns: Sequence[str], chosen: Sequence[str] | Non
 
     def meanwhile() -> None:
         rows_there(todo, given)
-        from lep_bench.leaderboard.forms import terminal  # noqa: F401  what `show` needs, while the workers import theirs
-        from lep_bench.leaderboard.publishing import publish  # noqa: F401  what `show` needs, while the workers import theirs
+        import scipy.special  # noqa: F401  this and the next: what `show` needs, while the workers import theirs
+
+        from lep_bench.leaderboard.forms import terminal  # noqa: F401
+        from lep_bench.leaderboard.publishing import publish  # noqa: F401
 
     with display.Terminal(todo, place) as watching:
         outcome = execute(todo, given.store, given.configs, place, watching, given.adapter_folders, given.task_folders, meanwhile)

@@ -25,12 +25,6 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
     console.print(grid)
 
 
-def many(count: int, noun: str) -> str:
-    """`1 model`, `2 models`, `3 entries`."""
-    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{count:,} {noun if count == 1 else plural}"
-
-
 def size(count: float) -> str:
     """Bytes as `15 GB`."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lep_bench.cli.app import app, check_folder
+from lep_bench.cli.show import table
 from lep_bench.errors import LepBenchError
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ def tokenizer(
     lep-bench tokenizer ./base ./donor --text news.txt --text forum.jsonl --json figures.json --plot figures.svg
     """
     from lep_bench import atomic, corpora, sources
-    from lep_bench.cli.show import table
 
     for file, option in ((json_file, "--json"), (plot, "--plot")):
         if file is not None and check_folder(file.parent, option) and file.is_dir():

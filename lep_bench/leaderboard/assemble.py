@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
 
 from lep_bench.config import ORIGINAL, Suite
+from lep_bench.errors import LepBenchError
 from lep_bench.leaderboard import health
-from lep_bench.leaderboard.cells import Chosen, Condition, Lookup
+from lep_bench.leaderboard.cells import Chosen, Condition, Lookup, Samples, choose
+from lep_bench.leaderboard.clean import Scan, examined
 from lep_bench.leaderboard.forms import cost
+from lep_bench.leaderboard.metrics import Metrics
 from lep_bench.leaderboard.statistics import contrasts, measure
 from lep_bench.leaderboard.statistics.measure import Draft, Scale
 from lep_bench.leaderboard.statistics.panel import Panel
-from lep_bench.leaderboard.table import (
-    Block,
-    Column,
-    Contamination,
-    Failure,
-    Finding,
-    Note,
-    Row,
-    Section,
-    Summary,
-    Table,
-    Verdict,
-    columns_of,
-    summaries_of,
-)  # fmt: skip
+from lep_bench.leaderboard.table import BITS, SYMBOLS, Block, Column, Contamination, Failure, Finding, Note, Row, Section, Summary, Table, Verdict
+from lep_bench.results import TaskResult
 
 STAGES = ("base", "instruct", "init", "instruct-init", "donor", "propagation", "baseline", "local")
 REASON = 300  # characters of a failure's first line that a page shows
@@ -48,10 +39,45 @@ class Plan:
         chance = suite.mean.tasks
         scales = [
             (one, Scale({task: 0.0 if one.group else chance.get(task, 0.0) for task in one.tasks}, "plain" if one.group else suite.mean.kind))
-            for one in summaries_of(suite)
+            for one in _summaries_of(suite)
         ]
         flagged = tuple(task for task, _, _ in found.flagged) if found else ()
-        return cls(columns_of(chosen, suite), Scale(dict(chance), suite.mean.kind), tuple(scales), flagged, suite.tasks)
+        return cls(_columns_of(chosen, suite), Scale(dict(chance), suite.mean.kind), tuple(scales), flagged, suite.tasks)
+
+
+def _summaries_of(suite: Suite) -> tuple[Summary, ...]:
+    """Means over fewer tasks first, then the groups, each as the suite orders them."""
+    means = [Summary(label, tuple(t for t in suite.mean.tasks if t not in left_out), False) for label, left_out in suite.without.items()]
+    return (*means, *(Summary(label, tuple(tasks), True) for label, tasks in suite.groups.items()))
+
+
+def _columns_of(chosen: Sequence[Chosen], suite: Suite) -> tuple[Column, ...]:
+    """Symbols per token, the suite's scores in its order, bits per byte last (also where it is not a primary score)."""
+    primary = {c.result.task: (c.result.primary, c.result.higher_is_better) for c in chosen if c.failure is None}
+    held = {task: {m for c in chosen if c.result.task == task for m in c.result.scores} for task in suite.tasks}
+    short = _short_names(suite.tasks)
+    # What a token is worth on Russian text is the question: a task that ends in _ru goes before one on English text.
+    counted = next(iter(sorted((t for t in suite.tasks if SYMBOLS in held[t]), key=lambda t: not t.endswith("_ru"))), None)
+    first: list[Column] = []
+    scores: list[Column] = []
+    last: list[Column] = []
+    for task in suite.tasks:
+        metric, higher = primary.get(task, ("", True))
+        if task == counted:
+            first.append(Column(SYMBOLS, "symbols per token", task, SYMBOLS, False, 2, False))
+        if BITS in held[task]:
+            label = "bits per byte" if not last else f"{short[task]} bits per byte"
+            last.append(Column(task if metric == BITS else f"{task}.{BITS}", label, task, BITS, False, 3, False))
+        if metric != BITS:
+            scores.append(Column(task, short[task], task, metric, higher, 1 if higher else 3, task in suite.mean.tasks))
+    return (*first, *scores, *last)
+
+
+def _short_names(tasks: Sequence[str]) -> dict[str, str]:
+    """Task names without the word they all begin with, in words: mini_facts_ru -> facts ru."""
+    heads = {task.split("_")[0] for task in tasks}
+    cut = len(heads) == 1 and len(tasks) > 1 and all("_" in task for task in tasks)
+    return {task: (task.split("_", 1)[1] if cut else task).replace("_", " ") for task in tasks}
 
 
 @dataclass(frozen=True)
@@ -75,8 +101,27 @@ class Said:
         return panel.ranks(ranked) if panel else {}
 
 
+def build(
+    results: Iterable[TaskResult],
+    samples: Samples,
+    suite: Suite,
+    order: Sequence[str] = (),
+    scan: Scan | None = None,
+    folders: Sequence[Path] = (),
+) -> Table:
+    """The table of a suite from its cells.
+
+    `samples` reads the items of a cell (once; what it raises as LepBenchError is why the cell failed); `order` lists model names as the
+    plan derives them; `scan` is what was found of the rows in training texts; `folders` are the user's task folders. What is not there
+    is missing, what failed says so.
+    Raises TaskError for a task's metrics.py that cannot be imported.
+    """
+    chosen, lookup = examined(choose(results, suite.name, suite.tasks), samples, Metrics.of(suite.tasks, folders), scan)
+    return assemble(chosen, lookup, suite, order, scan and scan.found)
+
+
 def assemble(chosen: Sequence[Chosen], items: Lookup, suite: Suite, order: Sequence[str], found: Contamination | None = None) -> Table:
-    """The table of these results, one per cell; `found` is what a scan of training texts found. See `table.build`."""
+    """The table of these results, one per cell; `found` is what a scan of training texts found. See `build`."""
     plan = Plan.of(chosen, suite, found)
     drafts = drafts_of(chosen, suite)
     blocks, failures = [], []
@@ -95,7 +140,7 @@ def assemble(chosen: Sequence[Chosen], items: Lookup, suite: Suite, order: Seque
     counts = tuple((task, max((c.result.samples for c in chosen if c.result.task == task), default=0)) for task in suite.tasks)
     return Table(
         suite.name, suite.title, suite.note, plan.columns, suite.mean.kind, tuple(suite.mean.tasks.items()), counts, tuple(blocks), tuple(failures),
-        suite.mean.name, summaries_of(suite), found, _unpaired(chosen, items, suite), _notes(drafts, suite), delta=suite.mean.delta,
+        suite.mean.name, _summaries_of(suite), found, _unpaired(chosen, items, suite), _notes(drafts, suite), delta=suite.mean.delta,
     )  # fmt: skip
 
 
@@ -122,15 +167,19 @@ def drafts_of(chosen: Sequence[Chosen], suite: Suite) -> list[Draft]:
     """Rows to be: results grouped by model and condition.
 
     Running text is scored without a conversation, so its cells may carry another shot count and format than the same model's
-    questions: they join the model's rows of the same engine and dtype. No difference is made of them.
+    questions: they join the model's rows of the same engine and dtype. No difference is made of them. Raises LepBenchError for a task
+    of the mean that is better the lower it is: a mean cannot say so, its best row would be the worst.
     """
+    for task in dict.fromkeys(c.result.task for c in chosen if c.failure is None and not c.result.higher_is_better):
+        if task in suite.mean.tasks:
+            raise LepBenchError(f"suite {suite.name}: of {task} lower scores are better: take it out of the suite's mean, it keeps its column")
     drafts: dict[tuple[str, Condition], Draft] = {}
     for c in chosen:
         draft = drafts.setdefault((c.result.model.name, Condition.of(c.result)), Draft(c.result.model, Condition.of(c.result)))
         draft.cells.setdefault(c.result.task, {})[c.result.model.seed] = c
     asked = [d for d in drafts.values() if any(task in suite.mean.tasks for task in d.cells)]
     alone = []
-    for draft in (d for d in drafts.values() if d not in asked):
+    for draft in sorted((d for d in drafts.values() if d not in asked), key=lambda d: astuple(d.condition)):
         homes = [d for d in asked if d.record.name == draft.record.name and _machine(d.condition) == _machine(draft.condition)]
         for home in homes:
             for task, cells in draft.cells.items():

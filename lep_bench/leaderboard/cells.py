@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -122,26 +123,26 @@ def items_of(result: TaskResult, samples: Sequence[Answered], metrics: Metrics, 
         return None
     key = tuple([s.doc_id for s in samples]), tuple([s.doc_hash for s in samples]), tuple([s.group for s in samples])
     if key not in asked:
-        groups = tuple(["" if group in ("", str(doc_id), doc_hash) else group for doc_id, doc_hash, group in zip(*key)])
+        # A group of that very number that other items have, too, is a group.
+        alone = {group for group, count in Counter(key[2]).items() if count == 1}
+        groups = tuple([
+            "" if group in ("", doc_hash) or (group == str(doc_id) and group in alone) else group for doc_id, doc_hash, group in zip(*key)
+        ])  # fmt: skip
         asked[key] = tuple([f"{doc_id}:{doc_hash}" for doc_id, doc_hash in zip(*key[:2])]), groups
     return Items(*asked[key], values, () if raw is None else (raw,))
 
 
-def choose(results: Iterable[TaskResult], suite: str, tasks: Sequence[str], current: Mapping[str, str] | None = None) -> list[Chosen]:
+def choose(results: Iterable[TaskResult], suite: str, tasks: Sequence[str]) -> list[Chosen]:
     """One result per model, seed, task and condition: current before stale, scored before failed, whole before limited, newest last.
 
-    `current` maps a model's key (its name, with `@seedN` for training seed N > 0) to the fingerprint it has now; a result with
-    another one is stale. A result of another version of its task than the newest result of that task is stale, too.
+    Stale is a result of another version of its task than the newest result of that task.
     """
-    wanted = sorted((r for r in results if r.suite == suite and r.task in tasks), key=lambda r: r.provenance.created)
+    wanted = sorted((r for r in results if r.suite == suite and r.task in tasks), key=lambda r: (r.provenance.created, r.key))
     newest = {result.task: result.task_fingerprint for result in wanted}
     best: dict[tuple[str, int, str, Condition], tuple[tuple[bool, bool, bool], Chosen]] = {}
     for result in wanted:
-        stale = newest[result.task] != result.task_fingerprint
-        if current is not None:
-            stale = stale or current.get(model_key(result), result.model.fingerprint) != result.model.fingerprint
-        chosen = Chosen(result, stale)
-        rank = (not stale, chosen.failure is None, result.scoring.limit is None)
+        chosen = Chosen(result, stale=newest[result.task] != result.task_fingerprint)
+        rank = (not chosen.stale, chosen.failure is None, result.scoring.limit is None)
         cell = (result.model.name, result.model.seed, result.task, Condition.of(result))
         if cell not in best or rank >= best[cell][0]:
             best[cell] = (rank, chosen)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,41 +29,27 @@ if TYPE_CHECKING:
     import numpy as np
 
 VERSION = 1
+MEND = "a results.jsonl of a leaderboard is expected, whole: publish it again (a baseline: lep-bench gate --write)"
 
 
 @dataclass(frozen=True)
 class Published:
-    """What such a file holds: enough for `assemble.assemble`."""
+    """What such a file holds: enough for `assemble.assemble`. `lookup` gives the items of `chosen`'s results, `commands` make them again."""
 
     suite: Suite
-    order: tuple[str, ...]
-    chosen: tuple[Chosen, ...]
-    items: tuple[Items | None, ...]
+    order: Sequence[str]
+    chosen: Sequence[Chosen]
+    lookup: Lookup
     contamination: Contamination | None = None
     commands: tuple[str, ...] = ()
-    noise: tuple[Noise, ...] = ()
-
-    def lookup(self, result: TaskResult) -> Items | None:
-        """The items of one of `chosen`'s results."""
-        return self._by_identity[id(result)]
-
-    @cached_property
-    def _by_identity(self) -> dict[int, Items | None]:
-        return {id(c.result): items for c, items in zip(self.chosen, self.items)}
+    noise: Sequence[Noise] = ()
 
 
-def dump(
-    suite: Suite,
-    order: Sequence[str],
-    chosen: Sequence[Chosen],
-    lookup: Lookup,
-    found: Contamination | None = None,
-    commands: Sequence[str] = (),
-    noise: Sequence[Noise] = (),
-) -> str:
-    """The file's text; the same cells give the same text in whatever order they come. `commands` make the cells again."""
-    names = {c.result.model.name for c in chosen}
-    known = [name for name in dict.fromkeys(order) if name in names]
+def dump(held: Published) -> str:
+    """The file's text; the same cells give the same text in whatever order they come."""
+    suite, found = held.suite, held.contamination
+    names = {c.result.model.name for c in held.chosen}
+    known = [name for name in dict.fromkeys(held.order) if name in names]
     place = {name: i for i, name in enumerate(known + sorted(names - set(known)))}
 
     def position(c: Chosen) -> tuple[Any, ...]:
@@ -75,24 +60,19 @@ def dump(
     head = {"lep_bench_results": VERSION, "suite": suite.model_dump(mode="json", exclude_defaults=True), "order": known}
     if found is not None:
         head["contamination"] = {"texts": found.texts, "ngram": found.ngram, "tasks": found.tasks}
-    if commands:
-        head["commands"] = list(commands)
-    used = {c.result.provenance.machine for c in chosen}
-    if measured := sorted((n.model_dump(mode="json") for n in noise if n.machine in used), key=_line):
+    if held.commands:
+        head["commands"] = held.commands
+    used = {c.result.provenance.machine for c in held.chosen}
+    if measured := sorted((n.model_dump(mode="json") for n in held.noise if n.machine in used), key=_line):
         head["noise"] = measured
     lines = [_line(head)]
     numbers: dict[tuple[Any, ...], int] = {}
-    for c in sorted(chosen, key=position):
+    for c in sorted(held.chosen, key=position):
         entry: dict[str, Any] = {"cell": _without_noise(c.result).model_dump(mode="json", exclude_defaults=True)}
-        if c.stale:
-            entry["stale"] = True
-        if c.edited:
-            entry["edited"] = True
-        if c.clean is not None:
-            entry["clean"] = _short(c.clean, 12)
-        if c.health:
-            entry["health"] = list(c.health)
-        items = lookup(c.result) if c.failure is None else None
+        clean = None if c.clean is None else _short(c.clean, 12)
+        marks = {"stale": c.stale or None, "edited": c.edited or None, "clean": clean, "health": c.health or None}
+        entry |= {name: mark for name, mark in marks.items() if mark is not None}
+        items = held.lookup(c.result) if c.failure is None else None
         if items is not None:
             asked = (c.result.task, items.ids, items.groups)
             if asked not in numbers:
@@ -111,7 +91,7 @@ def dump(
 def load(file: Path) -> Published:
     """Read a file of `dump`. Raises LepBenchError naming the line that cannot be read."""
     chosen: list[Chosen] = []
-    scores: list[Items | None] = []
+    items: dict[int, Items | None] = {}
     asked: dict[int, tuple[tuple[str, ...], tuple[str, ...]]] = {}
     head: dict[str, Any] = {}
     number = 0
@@ -121,7 +101,7 @@ def load(file: Path) -> Published:
             entry = json.loads(line)
             if number == 1:
                 if not isinstance(entry, dict) or entry.get("lep_bench_results") != VERSION:
-                    raise LepBenchError(f"{file}:1: not a results file of version {VERSION}: publish it again with this lep-bench")
+                    raise LepBenchError(f"{file}:1: not of version {VERSION} of results: {MEND}")
                 head, suite = entry, Suite.model_validate(entry["suite"])
                 metrics = Metrics.of(suite.tasks)  # the shipped tasks': whoever reads the file has no others
                 noise = tuple(Noise.model_validate(one) for one in entry.get("noise", ()))
@@ -131,15 +111,15 @@ def load(file: Path) -> Published:
                 asked[entry["items"]] = tuple(entry["ids"]), tuple(entry["groups"] or [""] * len(entry["ids"]))
             else:
                 result, counted = TaskResult.model_validate(entry["cell"]), tuple(Counts(*entry["health"])) if "health" in entry else ()
-                marks = {"stale": entry.get("stale", False), "edited": entry.get("edited", False), "health": counted}
-                chosen.append(Chosen(result, clean=entry.get("clean"), **marks))
-                scores.append(_unpack(result, asked[entry["of"]], entry, metrics) if "of" in entry else None)
+                chosen.append(Chosen(result, entry.get("stale", False), entry.get("clean"), entry.get("edited", False), counted))
+                items[id(result)] = _unpack(result, asked[entry["of"]], entry, metrics) if "of" in entry else None
     except (OSError, KeyError, TypeError, ValueError, ValidationError) as error:
-        raise LepBenchError(f"{file}:{number}: cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}): publish it again") from error
+        raise LepBenchError(f"{file}:{number}: cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}): {MEND}") from error
     if not head:
-        raise LepBenchError(f"{file}: empty: publish it again")
+        raise LepBenchError(f"{file}: empty: {MEND}")
     commands = tuple(map(str, head.get("commands", ())))
-    return Published(suite, tuple(head["order"]), tuple(chosen), tuple(scores), found, commands, noise)
+    # By identity: `chosen` keeps the results alive.
+    return Published(suite, head["order"], chosen, lambda result: items[id(result)], found, commands, noise)
 
 
 def _without_noise(result: TaskResult) -> TaskResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from lep_bench.leaderboard import ship
 from lep_bench.leaderboard.forms import text
 from lep_bench.leaderboard.table import SYMBOLS, Block, Row, Section, Table
 
@@ -40,7 +41,7 @@ def arrange(table: Table, layout: str) -> Table:
         findings = tuple(f for f in block.findings if {f.model, f.difference.control} <= names)
         if sections:
             blocks.append(replace(block, sections=sections, findings=findings))
-    shown = {one.model for block in blocks for section in block.sections for one in section.rows}
+    shown = {one.model for block in blocks for one in block.rows}
     note = " ".join(filter(None, [table.note, BEST if layout == "paper1" and _adapted(blocks) else ""]))
     return replace(
         table, title=f"{table.title}: {CAPTIONS[layout]}", note=note, blocks=tuple(blocks), columns=tuple(table.columns[i] for i in kept),
@@ -64,10 +65,10 @@ def _rows(section: Section, layout: str) -> list[Row]:
         tuned = {row.label.split("+")[0] for row in rows if row.stage == "propagation" and "+" in row.label}
         return [row for row in rows if row.stage == "instruct" or (row.stage == "propagation" and row.label.split("+")[0] in tuned)]
     scored = [row for row in rows if row.stage == "propagation" and row.mean.value is not None]
-    best = max(scored, key=lambda row: float(f"{row.mean.value:.10g}")) if scored else None
+    best = ship.highest(scored) if scored else None
     kept = {best.model, best.control} if best else set()
     return [row for row in rows if row.label == "instruct" or row.stage in ("baseline", "local") or row.model in kept]
 
 
 def _adapted(blocks: Sequence[Block]) -> bool:
-    return any(text.vocabulary(row) not in ("", "original") for block in blocks for section in block.sections for row in section.rows)
+    return any(text.vocabulary(row) not in ("", "original") for block in blocks for row in block.rows)

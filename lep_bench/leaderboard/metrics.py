@@ -8,16 +8,14 @@ function(value)} where only whole units may be left out: an exam's grade without
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lep_bench import taskfiles
+from lep_bench import paths, taskfiles
 from lep_bench.errors import TaskError
-from lep_bench.fingerprint import digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,24 +106,37 @@ class Raw:
         return (float(score), shares[self.codes]) if np.isfinite(shares).all() else None
 
 
+def exchanges(a: Raw, b: Raw) -> np.ndarray:
+    """[N]: half of what the difference of two scores, a - b, loses when the two answers to an item are exchanged; of a mean this is the
+    item's difference over N. Not finite where the score is not known without the answers as they are."""
+    import numpy as np
+
+    places = {value: i for i, value in enumerate(dict.fromkeys((*a.distinct, *b.distinct)))}
+    count = len(places)
+    ours, theirs = (Raw(tuple(places), np.array([places[value] for value in raw.distinct])[raw.codes], raw.function) for raw in (a, b))
+    pairs, of = np.unique(ours.codes * count + theirs.codes, return_inverse=True)
+    change = np.eye(count)[pairs % count] - np.eye(count)[pairs // count]
+    gaps = ours.scores(np.vstack([ours.whole, ours.whole + change])) - theirs.scores(np.vstack([theirs.whole, theirs.whole - change]))
+    return np.where(pairs % count == pairs // count, 0.0, (gaps[0] - gaps[1:]) / 2)[of]
+
+
 def _one_by_one(plain: Aggregation) -> Resampled:
     import numpy as np
 
+    def score(values: list[Any]) -> float:
+        try:
+            return plain(values)
+        except (ArithmeticError, ValueError, LookupError):  # nothing left to divide, to count, to choose from
+            return math.nan
+
     def scores(distinct: Sequence[Any], whole: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        return np.array([plain([v for v, n in zip(distinct, row) for _ in range(int(n))]) for row in counts])
+        return np.array([score([v for v, n in zip(distinct, row) for _ in range(int(n))]) for row in counts])
 
     return scores
 
 
 def _module(file: Path) -> Any:
-    """metrics.py under a name of its own: task folders must never become importable names."""
-    name = f"_lep_bench_metrics_{digest(str(file.resolve()))}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        return paths.module(file, "metrics")
     except (ImportError, SyntaxError, NameError, OSError) as error:
         raise TaskError(f"{file}: cannot be imported: {type(error).__name__}: {error}") from error
-    return module

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lep_bench.leaderboard.forms import text
 from lep_bench.leaderboard.table import SYMBOLS, Block, Difference, Row, Section, Table
@@ -46,28 +46,24 @@ def _advice(table: Table, block: Block, section: Section) -> Advice:
     rows = [row for row in section.rows if row.mean.value is not None and not row.stale and not row.edited]
     if not rows:
         return Advice(block, section, gap="no model has a whole mean: nothing to decide by")
-    best = _highest(rows)
+    best = highest(rows)
     chosen = Advice(block, section, best, _tied(best, rows))
     instruct = next((row for row in rows if row.label == "instruct"), None)
     adapted = [row for row in rows if row.stage == "propagation"]
     if instruct is None or not adapted:
         missing = "the instruct model" if instruct is None else "no adapted variant"
-        return _with(chosen, f"{missing} has {'no ' if instruct is None else 'a '}whole mean here")
+        return replace(chosen, gap=f"{missing} has {'no ' if instruct is None else 'a '}whole mean here")
     if symbols(table, instruct) is None:
-        return _with(chosen, "symbols per token were not measured")
+        return replace(chosen, gap="symbols per token were not measured")
     fewer = [row for row in adapted if relative(table, row, instruct) is not None and relative(table, row, instruct) < 1]
     if not fewer:
-        return _with(chosen, "no adapted variant needs fewer tokens than instruct")
-    pick = _highest(fewer)
-    saved = 1 - (relative(table, pick, instruct) or 1)
-    return Advice(block, section, best, chosen.best_tied, pick, _tied(pick, fewer), len(fewer), saved)
+        return replace(chosen, gap="no adapted variant needs fewer tokens than instruct")
+    pick = highest(fewer)
+    return replace(chosen, cheaper=pick, tied=_tied(pick, fewer), of=len(fewer), saved=1 - (relative(table, pick, instruct) or 1))
 
 
-def _with(chosen: Advice, gap: str) -> Advice:
-    return Advice(chosen.block, chosen.section, chosen.best, chosen.best_tied, gap=gap)
-
-
-def _highest(rows: Sequence[Row]) -> Row:
+def highest(rows: Sequence[Row]) -> Row:
+    """The row of the highest mean; all of them must have one."""
     # Ten digits, as they are printed from: the last bits of a float choose nothing, the order of the table does.
     return max(rows, key=lambda row: float(f"{row.mean.value:.10g}"))
 

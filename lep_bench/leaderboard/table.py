@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from lep_bench.config import Suite
-from lep_bench.leaderboard.cells import Chosen, Condition, Samples, choose
-from lep_bench.results import Noise, TaskResult
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from lep_bench.leaderboard.clean import Scan
+from lep_bench.leaderboard.cells import Condition
+from lep_bench.results import Noise
 
 SYMBOLS = "symbols_per_token"
 BITS = "bits_per_byte"
@@ -204,6 +197,11 @@ class Block:
     findings: tuple[Finding, ...] = ()
     smallest: float | None = None
 
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """Every row of every section."""
+        return tuple(row for section in self.sections for row in section.rows)
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -252,7 +250,12 @@ class Table:
     @property
     def rows(self) -> tuple[Row, ...]:
         """Every row of every block."""
-        return tuple(row for block in self.blocks for section in block.sections for row in section.rows)
+        return tuple(row for block in self.blocks for row in block.rows)
+
+    @property
+    def made_by(self) -> tuple[str, ...]:
+        """The commands that make the results again, also where a run of all models does it."""
+        return self.commands or (f"lep-bench run --suite {self.suite} --models all",)
 
     @property
     def models(self) -> int:
@@ -273,62 +276,3 @@ class Table:
     def samplings(self) -> int:
         """The largest number of draws of sampled answers behind a cell; 1 where nothing was sampled."""
         return max((c.samplings for row in self.rows for c in row.cells), default=1)
-
-
-def build(
-    results: Iterable[TaskResult],
-    samples: Samples,
-    suite: Suite,
-    order: Sequence[str] = (),
-    current: Mapping[str, str] | None = None,
-    scan: Scan | None = None,
-    folders: Sequence[Path] = (),
-) -> Table:
-    """The table of a suite from its cells.
-
-    `samples` reads the items of a cell (once; what it raises as LepBenchError is why the cell failed); `order` lists model names as the plan derives
-    them; `current` maps model keys to today's fingerprints, so that results of older artifacts are marked; `scan` is what was
-    found of the rows in training texts; `folders` are the user's task folders. What is not there is missing, what failed says so.
-    Raises TaskError for a task's metrics.py that cannot be imported.
-    """
-    from lep_bench.leaderboard.assemble import assemble
-    from lep_bench.leaderboard.clean import examined
-    from lep_bench.leaderboard.metrics import Metrics
-
-    chosen, lookup = examined(choose(results, suite.name, suite.tasks, current), samples, Metrics.of(suite.tasks, folders), scan)
-    return assemble(chosen, lookup, suite, order, scan and scan.found)
-
-
-def summaries_of(suite: Suite) -> tuple[Summary, ...]:
-    """Means over fewer tasks first, then the groups, each as the suite orders them."""
-    means = [Summary(label, tuple(t for t in suite.mean.tasks if t not in left_out), False) for label, left_out in suite.without.items()]
-    return (*means, *(Summary(label, tuple(tasks), True) for label, tasks in suite.groups.items()))
-
-
-def columns_of(chosen: Sequence[Chosen], suite: Suite) -> tuple[Column, ...]:
-    """Symbols per token, the suite's scores in its order, bits per byte last (also where it is not a primary score)."""
-    primary = {c.result.task: (c.result.primary, c.result.higher_is_better) for c in chosen if c.failure is None}
-    held = {task: {m for c in chosen if c.result.task == task for m in c.result.scores} for task in suite.tasks}
-    short = _short_names(suite.tasks)
-    # What a token is worth on Russian text is the question: a task that ends in _ru goes before one on English text.
-    counted = next(iter(sorted((t for t in suite.tasks if SYMBOLS in held[t]), key=lambda t: not t.endswith("_ru"))), None)
-    first: list[Column] = []
-    scores: list[Column] = []
-    last: list[Column] = []
-    for task in suite.tasks:
-        metric, higher = primary.get(task, ("", True))
-        if task == counted:
-            first.append(Column(SYMBOLS, "symbols per token", task, SYMBOLS, False, 2, False))
-        if BITS in held[task]:
-            label = "bits per byte" if not last else f"{short[task]} bits per byte"
-            last.append(Column(task if metric == BITS else f"{task}.{BITS}", label, task, BITS, False, 3, False))
-        if metric != BITS:
-            scores.append(Column(task, short[task], task, metric, higher, 1 if higher else 3, task in suite.mean.tasks))
-    return (*first, *scores, *last)
-
-
-def _short_names(tasks: Sequence[str]) -> dict[str, str]:
-    """Task names without the word they all begin with, in words: mini_facts_ru -> facts ru."""
-    heads = {task.split("_")[0] for task in tasks}
-    cut = len(heads) == 1 and len(tasks) > 1 and all("_" in task for task in tasks)
-    return {task: (task.split("_", 1)[1] if cut else task).replace("_", " ") for task in tasks}

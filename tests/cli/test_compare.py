@@ -129,3 +129,18 @@ def test_samples_that_are_not_as_they_were(cli: Callable, out: Path) -> None:
     fails(cli("compare", A, B, "--out", out), "mini_copy_ru", "57 samples", "60")
     file.unlink()
     fails(cli("compare", A, B, "--out", out), "mini_copy_ru", "missing")
+
+
+def test_seeds_on_one_side_only(cli: Callable, tmp_path: Path) -> None:
+    for seed in range(3):
+        add(tmp_path, A, seed=seed)
+    add(tmp_path, B)
+    answer = cli("compare", A, B, "--out", tmp_path)
+    assert "Tests: t over 3 and 1 seeds." in answer.out and "Intervals: of the same test." in answer.out and "One seed:" in answer.out
+
+
+def test_a_limit_is_said(cli: Callable, tmp_path: Path) -> None:
+    for name in (A, B):
+        for task in TASKS:
+            Store(tmp_path).write(*cell(MODELS[name], task, limit=20))
+    assert "Asked on 20 items of a task at most (--limit)" in cli("compare", A, B, "--out", tmp_path).out

@@ -10,8 +10,16 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "leaderboard"))
-from invented_run import TASKS, cell, models
+from invented_run import SUITE, TASKS, Run, cell, models
 
+from lep_bench.cli.gate import show
+from lep_bench.leaderboard.assemble import drafts_of
+from lep_bench.leaderboard.cells import Lookup, choose
+from lep_bench.leaderboard.clean import examined
+from lep_bench.leaderboard.metrics import Metrics
+from lep_bench.leaderboard.statistics import comparing
+from lep_bench.leaderboard.statistics.measure import Draft
+from lep_bench.leaderboard.table import Difference
 from lep_bench.results import Score
 from lep_bench.store import Store
 
@@ -95,3 +103,67 @@ def test_unusable_input(cli: Callable, baseline: Path, tmp_path: Path) -> None:
     write(tmp_path / "fewer", A, items=300)
     fails(baseline, "--out", tmp_path / "fewer", "--models", A, said="300 items and 600 items")
     fails(baseline, "--out", before, "--models", "nobody", said="unknown model 'nobody'")
+
+
+def test_unchanged_fractions_pass(cli: Callable, tmp_path: Path) -> None:
+    """A kept baseline has five digits of each item's score."""
+    for task in TASKS[:4]:
+        result, samples = cell(MODELS[A], task)
+        for s in samples:
+            s.values[result.primary] = 1 / (3 + s.doc_id)
+        values = [s.values[result.primary] for s in samples]
+        Store(tmp_path).write(result.model_copy(update={"scores": {result.primary: Score(value=sum(values) / len(values))}}), samples)
+    assert cli("gate", tmp_path / "b.json", "--write", "--out", tmp_path).code == 0
+    answer = cli("gate", tmp_path / "b.json", "--out", tmp_path, "--max-drop", "0")
+    assert answer.code == 0, answer.out
+
+
+def test_means_are_printed_as_in_the_leaderboard(capsys: pytest.CaptureFixture[str]) -> None:
+    """100 * 0.2875 is a little less than 28.75, and a kept score has 12 digits: the last bits of a float must not decide."""
+    show([comparing.Gated(A, 0.287499999999, 0.2875, Difference(A, "", 0.0, 0.0, 1), 0.05, 0.0)], 0.01)
+    assert re.search(r"swap +28\.8 +28\.8 +0\.00 +0\.00  passes", capsys.readouterr().out)
+
+
+def test_a_folder_or_another_file_is_no_baseline(cli: Callable, baseline: Path, tmp_path: Path) -> None:
+    out = tmp_path / "before"
+    noise = tmp_path / "noise.json"
+    noise.write_text("[\n]\n", encoding="utf-8")
+    cases = {out: "a folder, a file is needed", tmp_path / "none.json": "no such file", noise: "a results.jsonl of a leaderboard is expected"}
+    for file, said in cases.items():
+        answer = cli("gate", file, "--out", out)
+        assert answer.code == 2 and said in answer.err and answer.err.count("\n") == 1, answer.err
+    assert "a folder, a file is needed" in cli("gate", out, "--write", "--out", out).err
+
+
+def seeded(wrong: int = 0) -> tuple[list[Draft], Lookup]:
+    """A model of three training seeds, and its items; of every task and seed `wrong` right answers made wrong."""
+    run = Run()
+    for seed in range(3):
+        for task in TASKS[:4]:
+            result, samples = cell(MODELS[A].model_copy(update={"seed": seed}), task, items=300)
+            for s in [s for s in samples if s.values[result.primary] == 1.0][:wrong]:
+                s.values[result.primary] = 0.0
+            values = [s.values[result.primary] for s in samples]
+            run.add((result.model_copy(update={"scores": {result.primary: Score(value=sum(values) / len(values))}}), samples))
+    chosen, items = examined(choose(run.results, SUITE.name, TASKS), run.samples, Metrics.of(TASKS))
+    return drafts_of(chosen, SUITE), items
+
+
+def test_seeds_of_both_sides_go_together() -> None:
+    """How far the seeds lie apart says nothing about a change that all of them show alike."""
+    (before, old), (now, new), (lost, other) = seeded(), seeded(), seeded(1)
+    (same,) = comparing.gate([(before[0], now[0])], SUITE, (old, new), 0.001)
+    assert same.bound == pytest.approx(0, abs=1e-12)
+    (less,) = comparing.gate([(before[0], lost[0])], SUITE, (old, other), 0.02)
+    assert less.difference.value == pytest.approx(-(2 / 0.75 + 2) / 4 / 300) and -0.02 < less.bound < less.difference.value
+
+
+def test_after_one_that_fails_no_other_passes() -> None:
+    """Of 20 models alike none can be shown to pass at 5% / 20, though the last one's bound at 5% would do."""
+    (before, old), (now, new) = seeded(), seeded(4)
+    pairs = [(before[0], now[0])] * 20
+    single = comparing.gate(pairs[:1], SUITE, (old, new), 0.1)[0]
+    drop = -single.bound + 0.0005
+    assert comparing.gate(pairs[:1], SUITE, (old, new), drop)[0].bound > -drop
+    many = comparing.gate(pairs, SUITE, (old, new), drop)
+    assert {g.level for g in many} == {0.05 / 20} and all(g.bound < -drop for g in many)

@@ -38,3 +38,19 @@ def test_forms_and_layouts(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "`base`" not in cli("leaderboard", *place, "--format", "html", "--layout", "paper3").out
     assert (tmp_path / "out" / "p" / "leaderboard" / "README.md").read_text(encoding="utf-8") == page, "a layout is only printed"
     assert cli("leaderboard", *place, "--format", "xml").code == 2 and cli("leaderboard", *place, "--layout", "paper5").code == 2
+
+
+def test_a_page_shows_what_local_models_read_and_says_what_is_not_shown(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs" / "suites").mkdir(parents=True)
+    (tmp_path / "configs" / "suites" / "p.yaml").write_text(SUITE, encoding="utf-8")
+    place = ("--suite", "p", "--configs", "configs", "--out", "out")
+    assert cli("run", *place, "--models", str(BASE), "--engine", "hf", "--limit", 3, "--workers", 1).code == 0
+    told = cli("leaderboard", *place, "--html", "page")
+    assert told.code == 0 and "no questions" not in told.err and "not shown" not in told.err
+    (file,) = (tmp_path / "out" / "p" / "results").rglob("mini_copy_ru@*.json")
+    read = json.loads(file.read_text(encoding="utf-8")) | {"task_version": "0", "key": "0" * 16}
+    file.write_text(json.dumps(read), encoding="utf-8")
+    file.rename(file.with_name(f"mini_copy_ru@{'0' * 16}.json"))
+    told = cli("leaderboard", *place)
+    assert told.code == 0 and "not shown: 1 score in out, of other models" in told.err and "than now: local/base mini_copy_ru: give" in told.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -49,3 +50,16 @@ def test_bad_input(cli, tmp_path: Path) -> None:
     next((tmp_path / "runs").rglob("*.json")).write_text("{", encoding="utf-8")
     answer = cli("reproduce", "--out", tmp_path / "runs")
     assert answer.code == 2 and "not a result" in answer.err and len(answer.err.splitlines()) == 1
+
+
+def test_the_page_is_made_again_from_its_data(cli, tmp_path: Path, monkeypatch) -> None:
+    from lep_bench import paths
+
+    shutil.copytree(paths.folder("leaderboards") / "paper", tmp_path / "paper")
+    page = tmp_path / "paper" / "README.md"
+    before = page.read_text(encoding="utf-8")
+    page.write_text("edited by hand\n", encoding="utf-8")
+    found = paths.folder
+    monkeypatch.setattr(paths, "folder", lambda name: tmp_path if name == "leaderboards" else found(name))
+    assert cli("reproduce", "--page").code == 0
+    assert page.read_text(encoding="utf-8") == before

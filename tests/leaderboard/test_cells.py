@@ -13,7 +13,7 @@ from invented_paper import BY_NAME, PAPER, cell
 from invented_run import Run
 
 from lep_bench.leaderboard import clean
-from lep_bench.leaderboard.cells import Chosen, Items, averaged
+from lep_bench.leaderboard.cells import Chosen, Items, averaged, items_of
 from lep_bench.leaderboard.metrics import Metrics
 from lep_bench.leaderboard.statistics import stats
 from lep_bench.results import Score
@@ -115,3 +115,10 @@ def test_seeds_are_averaged() -> None:
     assert both is not None and (both.values == (one.values + two.values) / 2).all() and both.raws == one.raws + two.raws
     shorter = found("darumeru_rcb", values("darumeru_rcb", n=30))[1]
     assert averaged([one, shorter]) is None and averaged([one, None]) is None and averaged([]) is None and averaged([one]) is one
+
+
+def test_a_group_may_be_a_number_that_an_item_has_too() -> None:
+    result, samples = cell(next(iter(BY_NAME.values())), "darumeru_parus")
+    numbered = [s.model_copy(update={"group": str(s.doc_id // 3)}) for s in samples]
+    found = [items_of(result, given, METRICS, {}) for given in (numbered, [s.model_copy(update={"group": str(s.doc_id)}) for s in samples])]
+    assert found[0].groups == tuple(s.group for s in numbered) and set(found[1].groups) == {""}

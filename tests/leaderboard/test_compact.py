@@ -20,7 +20,7 @@ ORDER = [m.name for m in MODELS]
 def text() -> str:
     run = whole()
     chosen, items = clean.examined(choose(run.results, "paper", PAPER.tasks), run.samples, Metrics.of(PAPER.tasks))
-    return compact.dump(PAPER, ORDER, chosen, items)
+    return compact.dump(compact.Published(PAPER, ORDER, chosen, items))
 
 
 def test_items_of_every_kind_come_back(tmp_path: Path, text: str) -> None:
@@ -44,7 +44,7 @@ def test_items_of_every_kind_come_back(tmp_path: Path, text: str) -> None:
             assert (a.scores(counts) == b.scores(counts)).all()
             resampled += 1
     assert resampled > 30
-    again = compact.dump(held.suite, held.order, held.chosen, held.lookup)
+    again = compact.dump(held)
     assert again == text
 
 
@@ -53,7 +53,7 @@ def test_edited_cells_stay_marked(tmp_path: Path) -> None:
     other = result.model_copy(update={"scores": {"score": result.scores["score"].model_copy(update={"value": 0.99})}})
     chosen, items = clean.examined(choose([other], "paper", PAPER.tasks), lambda r: samples, Metrics.of(PAPER.tasks))
     assert chosen[0].edited and items(chosen[0].result) is None
-    (tmp_path / "r.jsonl").write_text(compact.dump(PAPER, ORDER, chosen, items), encoding="utf-8")
+    (tmp_path / "r.jsonl").write_text(compact.dump(compact.Published(PAPER, ORDER, chosen, items)), encoding="utf-8")
     (read,) = compact.load(tmp_path / "r.jsonl").chosen
     assert read.edited and read.result.scores["score"].value == 0.99
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from invented_run import CHANCE, ORDER, SUITE, TASKS, Run, cell, models
+from invented_run import CHANCE, ORDER, SUITE, TASKS, Run, cell, drawn, models
+from pydantic import ValidationError
 from statsmodels.stats.multitest import multipletests
 
+from lep_bench.config import Mean
+from lep_bench.errors import LepBenchError
 from lep_bench.leaderboard import Table, build
 from lep_bench.leaderboard.statistics import contrasts
 from lep_bench.leaderboard.table import Finding, Row
@@ -144,3 +147,37 @@ def test_delta_is_the_suites() -> None:
     made = build(run.results, run.samples, wide, ORDER)
     assert made.delta == 0.5 and made.blocks[0].findings[0].difference.verdict == "equal"
     assert len(CHANCE) == 4
+
+
+def test_lower_is_better_is_in_no_mean() -> None:
+    run = Run()
+    result, samples = cell(MODELS["mini-llama/instruct"], "mini_copy_ru")
+    run.add((result.model_copy(update={"higher_is_better": False}), samples))
+    with pytest.raises(LepBenchError, match="mini_copy_ru lower scores are better: take it out of the suite's mean"):
+        build(run.results, run.samples, SUITE, ORDER)
+
+
+@pytest.mark.parametrize("chance", [25, 1.0, -0.1])
+def test_chance_is_a_share(chance: float) -> None:
+    with pytest.raises(ValidationError):
+        Mean(kind="centred", tasks={"t": chance})
+
+
+def test_the_order_of_results_changes_nothing() -> None:
+    run = Run.whole(seeds=2)
+    turned = build(sorted(run.results, key=lambda r: drawn(r.model.name, r.task, r.model.seed)), run.samples, SUITE, ORDER)
+    assert repr(turned) == repr(build(run.results, run.samples, SUITE, ORDER))
+
+
+def test_running_text_asked_in_two_ways_does_not_depend_on_when() -> None:
+    """A published page knows no dates."""
+    donor, found = MODELS["mini-llama/original/donor"], []
+    for dates in (("2025-01", "2025-02"), ("2025-02", "2025-01")):
+        run = Run()
+        for task in TASKS[:4]:
+            run.add(cell(donor, task))
+        for shots, date in zip((1, 2), dates):
+            result, samples = cell(donor, TASKS[4], items=30 * shots, created=date)
+            run.add((result.model_copy(update={"scoring": result.scoring.model_copy(update={"shots": shots})}), samples))
+        found.append(rows(build(run.results, run.samples, SUITE, ORDER))[donor.name].cells[-1])
+    assert found[0] == found[1] and found[0].samples == 30

@@ -9,7 +9,7 @@ from invented_run import drawn
 
 from lep_bench.leaderboard import build
 from lep_bench.leaderboard.cells import Items
-from lep_bench.leaderboard.metrics import Metrics
+from lep_bench.leaderboard.metrics import Metrics, exchanges
 from lep_bench.leaderboard.statistics import inference
 from lep_bench.leaderboard.statistics.panel import Panel, Share
 
@@ -122,3 +122,44 @@ def test_a_whole_suite_of_all_kinds_of_scores() -> None:
     made = build(run.results, run.samples, PAPER, list(BY_NAME))
     found = [f for block in made.blocks for f in block.findings]
     assert found and all(f.difference.p is not None and f.difference.low <= f.difference.value <= f.difference.high for f in found)
+
+
+@pytest.mark.parametrize(("task", "metric"), [(F1, "f1_macro"), (F1, "score"), ("darumeru_rucola", "mcc")])
+def test_one_contested_item_says_nothing_where_it_changes_every_share(task: str, metric: str) -> None:
+    """One row alone gives a label once: macro F1 falls from 1 to 0.5, and with it the jackknife share of every item."""
+    metrics = Metrics.of([task])
+    for n in (20, 300):
+        one = [("a", "a")] * (n - 2) + [("b", "b")] * 2
+        rows = []
+        for pairs in (one, [("a", "b" if task != F1 else "c"), *one[1:]]):
+            raw = metrics.raw(task, metric, pairs)
+            rows.append(Items(tuple(map(str, range(n))), ("",) * n, raw.shares()[1], (raw,)))
+        (d,) = panel({task: rows}, 1.0).differences([("m0", "m1")])
+        assert (d.p, d.test) == (1.0, "exact sign test (McNemar)") and abs(d.value) > 0.001
+
+
+def test_an_exchange_is_what_computing_both_scores_again_gives() -> None:
+    one, two = (labelled(name).raws[0] for name in ("one", "two"))
+    score = METRICS.aggregations[F1]["score"]
+    a, b = ([raw.distinct[code] for code in raw.codes] for raw in (one, two))
+    parts = exchanges(one, two)
+    for i in range(40):
+        swapped = score([*a[:i], b[i], *a[i + 1 :]]) - score([*b[:i], a[i], *b[i + 1 :]])
+        assert parts[i] == pytest.approx((score(a) - score(b) - swapped) / 2, abs=1e-12)
+    assert parts.sum() == pytest.approx(score(a) - score(b), abs=0.002)
+
+
+def test_a_score_that_some_resamples_do_not_have() -> None:
+    """A user's precision: nothing was called "a" in some resamples."""
+
+    def precision(pairs: list[tuple[str, str]]) -> float:
+        said = [gold for gold, prediction in pairs if prediction == "a"]
+        return said.count("a") / len(said)
+
+    metrics = Metrics({"t": {"p": precision}})
+    rows = []
+    for gold in ("aab", "bab"):
+        raw = metrics.raw("t", "p", [*zip(gold, "aaa"), *[("b", "b")] * 9])
+        rows.append(Items(tuple(map(str, range(12))), ("",) * 12, raw.shares()[1], (raw,)))
+    (d,) = panel({"t": rows}, 1.0).differences([("m0", "m1")])
+    assert d.value == pytest.approx(1 / 3) and d.low < 0 < d.high and d.p == 1.0

@@ -99,14 +99,32 @@ def test_own_prose_stays(folder: Path) -> None:
     assert publish.check(folder) == []
 
 
-@pytest.mark.parametrize("text", ["no markers", f"{START} only", f"{END} {START}", f"{START} {END} {START} {END}"])
+@pytest.mark.parametrize("text", ["no markers", f"{START}\nonly", f"{END}\n{START}", f"{START}\n{END}\n{START}\n{END}"])
 def test_a_page_without_its_markers_is_refused(folder: Path, text: str) -> None:
     (folder / "README.md").write_text(text, encoding="utf-8")
     before = (folder / "results.jsonl").read_bytes()
     with pytest.raises(LepBenchError, match=r"README\.md: needs"):
         publish.write(folder, SUITE, [], lambda result: [], ORDER)
     assert (folder / "results.jsonl").read_bytes() == before
-    assert "markers" in publish.check(folder)[0]
+    assert "README.md: needs" in publish.check(folder)[0]
+
+
+def test_a_page_that_is_no_text_or_missing_is_named(folder: Path) -> None:
+    page = folder / "README.md"
+    page.write_bytes(b"\xff\xfe")
+    assert "README.md: not UTF-8" in publish.check(folder)[0]
+    with pytest.raises(LepBenchError, match=r"README\.md: not UTF-8"):
+        publish.write(folder, SUITE, [], lambda result: [], ORDER)
+    page.unlink()
+    assert publish.check(folder) == [f"{page}: is missing: publish again"]
+
+
+def test_a_marker_inside_a_line_is_no_marker(folder: Path) -> None:
+    """A page names the folder of a model in its last command, and folders may be called anything."""
+    run = Run.whole(items=12)
+    for _ in range(2):
+        publish.write(folder, SUITE, run.results, run.samples, ORDER, commands=[f"lep-bench run --models './{START} {END}'"])
+    assert (folder / "README.md").read_text(encoding="utf-8").count(START) == 2 and publish.check(folder) == []
 
 
 def test_damaged_files_name_their_line(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from invented_run import ORDER, SUITE, TASKS, Run, cell, result
@@ -45,6 +46,13 @@ def test_terminal(width: int, seeds: int) -> None:
     assert ("±" in line.split("3.40")[1][:16]) == (width >= 140)
     assert "(1) mini-llama/bpe/overlap, all tasks: failed: AdapterError" in out and "…" not in out
     assert ("too narrow" in out) == (width < 140)
+
+
+def test_long_names_fold_at_their_tuning_and_keep_their_letter(whole: Table) -> None:
+    row = replace(whole.blocks[0].sections[0].rows[0], label="instruct+self-calibration", letter="B")
+    assert terminal._label(row, fold=20).plain == "instruct\n   +self-calibration B"
+    assert terminal._label(replace(row, label="bpe/conversion+self-calibration", letter=""), fold=20).plain == "bpe/conversion\n    +self-calibration"
+    assert terminal._label(replace(row, label="optimized/instruct-init", letter=""), fold=20).plain == "optimized/\n    instruct-init"
 
 
 def test_terminal_without_results() -> None:

@@ -16,11 +16,11 @@ from lep_bench.results import ModelRecord, Score, Scoring
 MODELS = {m.name: m for m in models()}
 
 
-def made(*cells: Made, **changes: object) -> Table:
+def made(*cells: Made) -> Table:
     run = Run()
     for one in cells:
         run.add(one)
-    return build(run.results, run.samples, SUITE, ORDER, **changes)
+    return build(run.results, run.samples, SUITE, ORDER)
 
 
 def row(table: Table, model: str) -> Row:
@@ -144,15 +144,6 @@ def test_a_score_that_is_no_mean_of_its_items_gets_no_error_from_them() -> None:
     cells = [(r.model_copy(update={"scores": {r.primary: Score(value=0.5)}}), s) for r, s in all_tasks("mini-llama/instruct")[:4]]
     found = row(made(*cells), "mini-llama/instruct")
     assert found.mean.value is not None and found.mean.stderr is None and found.cells[0].stderr is None
-
-
-def test_earlier_artifacts_are_marked_and_give_way() -> None:
-    old = MODELS["mini-llama/bpe/swap"]
-    new = old.model_copy(update={"fingerprint": "new"})
-    current = {old.name: "new"}
-    assert row(made(*(cell(old, t) for t in TASKS), current=current), old.name).stale
-    both = made(*(cell(new, t) for t in TASKS), *(cell(old, t, created="2026") for t in TASKS), current=current)
-    assert not row(both, old.name).stale
 
 
 def test_whole_results_before_limited_and_scored_before_failed() -> None:

@@ -129,7 +129,7 @@ def partly(row: Row) -> str:
 def machines(block: Block) -> list[tuple[str, list[Row]]]:
     """What the rows of a block were measured on."""
     found: dict[str, list[Row]] = {}
-    for row in (row for section in block.sections for row in section.rows):
+    for row in block.rows:
         if row.cost and row.cost.tasks:
             found.setdefault(row.cost.machine, []).append(row)
     return list(found.items())

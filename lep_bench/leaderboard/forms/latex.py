@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 from lep_bench.leaderboard.forms import text
-from lep_bench.leaderboard.forms.render import failed_tasks
 from lep_bench.leaderboard.table import Row, Table
 
 _ESCAPED = {
@@ -37,8 +36,7 @@ def latex(table: Table) -> str:
             lines += [r"\addlinespace"] if n else []
             lines += [" & ".join([_label(row), *map(escape, values)]) + r" \\" for row, values in rows]
         lines += [r"\bottomrule", r"\end{tabular}}", r"\end{table*}"]
-    failed = [f"({f.number}) {text.clean(f.model)}, {failed_tasks(table, f.tasks)}: failed: {text.clean(f.reason)}" for f in table.failures]
-    notes = [*([table.note] if table.note else []), *text.legend(table), *failed]
+    notes = [*([table.note] if table.note else []), *text.legend(table), *text.failures(table)]
     return "\n".join([*lines, "", r"\noindent{\footnotesize", *(escape(note) for note in notes), r"\par}", ""])
 
 

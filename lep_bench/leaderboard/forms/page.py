@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from lep_bench.errors import many
 from lep_bench.leaderboard import health, ship
 from lep_bench.leaderboard.forms import cost, render, text
-from lep_bench.leaderboard.forms.render import code, count, escape, rows_of
+from lep_bench.leaderboard.forms.render import code, escape, tabled
 from lep_bench.leaderboard.table import BITS, SYMBOLS, Table
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ def page(table: Table, pictures: Sequence[Picture] = ()) -> str:
     `pictures` stand beside the page in pictures/NAME.svg."""
     lines = [f"> **{escape(table.note)}**", ""] if table.note else []
     families = [f for f in table.families if f not in ("baselines", "local")]
-    lines += [f"{count(table.models, 'model')} in {count(len(families), 'family')}, {count(len(table.items), 'task')}, {_engines(table)}.", ""]
+    lines += [f"{many(table.models, 'model')} in {many(len(families), 'family')}, {many(len(table.items), 'task')}, {_engines(table)}.", ""]
     lines += [*_ship(table), "", *_measured(table), ""]
     lines += [f"{text.sign_remark(table)} More: [how to read it](#how-to-read-it).", ""] if text.sign_remark(table) else []
     lines += [render.markdown(table).rstrip("\n"), ""]
@@ -34,13 +36,12 @@ def page(table: Table, pictures: Sequence[Picture] = ()) -> str:
     for part in (_differs(table), render.contamination(table), _cost(table), _health(table)):
         lines += [*part, ""] if part else []
     lines += ["### How to read it", "", *_reading(table), ""]
-    commands = table.commands or (f"lep-bench run --suite {table.suite} --models all",)
     first = f"{'' if table.commands else 'every model and score from nothing; '}what is cached is not computed again"
     lines += [
         "### Make it again",
         "",
         "```",
-        *(f"{text.clean(command)}{'' if number else f'    # {first}'}" for number, command in enumerate(commands)),
+        *(f"{text.clean(command)}{'' if number else f'    # {first}'}" for number, command in enumerate(table.made_by)),
         "lep-bench leaderboard --check    # this page equals what results.jsonl gives",
         "```",
     ]
@@ -77,10 +78,8 @@ def _differs(table: Table) -> list[str]:
 def _health(table: Table) -> list[str]:
     lines = ["### What the texts look like", "", *(f"- {line}" for line in health.REMARKS)]
     for block in table.blocks:
-        rows = [row for section in block.sections for row in section.rows if row.health]
-        if rows:
-            lines += ["", f"#### {escape(text.condition(block))}: texts", "", *rows_of(list(health.HEADERS))]
-            lines += [f"| {code(row.model)} | " + " | ".join(health.numbers(row)) + " |" for row in rows]
+        if rows := [[code(row.model), *health.numbers(row)] for row in block.rows if row.health]:
+            lines += ["", f"#### {escape(text.condition(block))}: texts", "", *tabled(["model", *health.HEADERS], rows)]
     return lines if any(row.health for row in table.rows) else []
 
 
@@ -94,20 +93,19 @@ def _measured(table: Table) -> list[str]:
     items = dict(table.items)
     shown = {c.task: c for c in table.columns if c.metric != SYMBOLS}
     groups = {task: s.label for s in table.summaries if s.group for task in s.tasks}
-    lines = ["| task | score | items | in the mean |", "| :-- | :-- | --: | :-- |"]
-    if groups:
-        lines = ["| task | score | items | in the mean | group |", "| :-- | :-- | --: | :-- | :-- |"]
+    rows = []
     for task, column in shown.items():
         metric = escape(column.metric.replace("_", " ") or text.MISSING) + (" (lower is better)" if column.metric == BITS else "")
         inside = "no"
         if task in chance:
             inside = f"yes, guessing gives {chance[task]:g}" if table.mean_kind == "centred" else "yes"
-        group = f" {escape(groups.get(task, text.MISSING))} |" if groups else ""
-        lines.append(f"| {code(task)} | {metric} | {items.get(task) or text.MISSING} | {inside} |{group}")
+        group = [escape(groups.get(task, text.MISSING))] if groups else []
+        rows.append([code(task), metric, f"{items.get(task) or text.MISSING}", inside, *group])
+    lines = tabled(["task", "score", "items", "in the mean", *(["group"] if groups else [])], rows, "llrl")
     head = ["### What was measured", ""]
     if len(shown) <= LONG:
         return [*head, *lines]
-    return [*head, f"<details><summary>{count(len(shown), 'task')}</summary>", "", *lines, "", "</details>"]
+    return [*head, f"<details><summary>{many(len(shown), 'task')}</summary>", "", *lines, "", "</details>"]
 
 
 def _reading(table: Table) -> list[str]:
@@ -146,7 +144,7 @@ def _summaries(table: Table) -> list[str]:
     lines = []
     for one in (s for s in table.summaries if not s.group):
         rest = [code(task) for task, _ in table.mean_tasks if task not in one.tasks]
-        lines.append(f"- *{escape(one.label)}*: the same over {count(len(one.tasks), 'task')}, without {', '.join(rest)}.")
+        lines.append(f"- *{escape(one.label)}*: the same over {many(len(one.tasks), 'task')}, without {', '.join(rest)}.")
     groups = ", ".join(f"*{escape(s.label)}*" for s in table.summaries if s.group)
     if groups:
         lines.append(f"- {groups}: plain means over the tasks of a group (last column above), printed only where all of them were scored.")
@@ -155,19 +153,18 @@ def _summaries(table: Table) -> list[str]:
 
 def _cost(table: Table) -> list[str]:
     """Quality against cost, a table per block; the noise floor of the machines."""
-    blocks = [(block, cost.machines(block)) for block in table.blocks if any(row.cost for section in block.sections for row in section.rows)]
+    blocks = [(block, cost.machines(block)) for block in table.blocks if any(row.cost for row in block.rows)]
     lines = ["### What it cost", "", *(f"- {escape(line)}" for line in cost.remarks(table))] if blocks else []
     lines += [f"- {cost.noise(n, escape(cost.named(n.machine)), code(n.model), code(n.task))}" for n in table.noise]
-    heads = [escape(head) for head in cost.headers(table)]
+    heads = ["model", *map(escape, cost.headers(table))]
     for block, machines in blocks:
         lines += ["", f"#### {escape(text.condition(block))}: cost", ""]
         for machine, rows in machines:
             alone = "" if len(machines) == 1 else ": " + ", ".join(code(row.model) for row in rows)
             lines.append(f"Measured with {escape(machine)}{alone}.")
-        lines += [*([""] if machines else []), *rows_of(heads)]
-        for row in (row for section in block.sections for row in section.rows if row.cost):
-            beside = " ".join(filter(None, [text.marks(row), cost.partly(row)]))
-            lines.append(f"| {code(row.model)}{f' {escape(beside)}' if beside else ''} | " + " | ".join(cost.numbers(table, row)) + " |")
+        names = {row.model: " ".join(filter(None, [code(row.model), escape(text.marks(row)), cost.partly(row)])) for row in block.rows}
+        rows = [[names[row.model], *cost.numbers(table, row)] for row in block.rows if row.cost]
+        lines += [*([""] if machines else []), *tabled(heads, rows)]
     return lines
 
 
@@ -177,8 +174,8 @@ def fresh(title: str, body: str) -> str:
 
 
 def place(existing: str, body: str) -> str | None:
-    """`existing` with what stands between its markers replaced; None unless each marker is there exactly once, in order."""
-    if existing.count(START) != 1 or existing.count(END) != 1 or existing.index(START) > existing.index(END):
-        return None
-    before, rest = existing.split(START)
-    return f"{before}{START}\n{body}{END}{rest.split(END)[1]}"
+    """`existing` with what stands between its markers replaced; None unless each is a line of its own, exactly once, in order.
+
+    Whole lines only: a command on the page may hold a marker, being the name of somebody's folder."""
+    parts = re.split(f"^({START}|{END})$", existing, flags=re.MULTILINE)
+    return f"{parts[0]}{START}\n{body}{END}{parts[4]}" if parts[1::2] == [START, END] else None

@@ -8,6 +8,7 @@ import html as html_module
 import io
 import json as json_module
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lep_bench.leaderboard import health, ship
@@ -20,17 +21,6 @@ NBSP = "\u00a0"  # keeps 90.3 ±1.7 on one line in a Markdown cell
 JOINED = "\u2060–\u2060"  # and 15–18
 
 
-def failed_tasks(table: Table, tasks: tuple[str, ...]) -> str:
-    """`all tasks`, or their names."""
-    return "all tasks" if len(tasks) == len(table.items) else ", ".join(tasks)
-
-
-def count(n: int, noun: str) -> str:
-    """`1 model`, `2 models`, `2 families`."""
-    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{n} {noun if n == 1 else plural}"
-
-
 def markdown(table: Table) -> str:
     """GitHub tables, one per block and family, with headings of level 3 and 4. Ends with a newline; empty without rows."""
     lines: list[str] = []
@@ -39,20 +29,20 @@ def markdown(table: Table) -> str:
         lines += ["", f"### {escape(text.condition(grid.block))}"] if grid.block is not block else []
         lines += ["", f"#### {escape(grid.section.family)}"] if grid.section is not section else []
         block, section = grid.block, grid.section
-        lines += ["", *rows_of([escape(head) for head in grid.headers])]
-        rows = (row for _, rows in grid.groups for row in rows)
-        lines += [f"| {_markdown_label(row, row.label)} | " + " | ".join(values).replace("–", JOINED) + " |" for row, values in rows]
+        rows = [(row, [value.replace("–", JOINED) for value in values]) for _, rows in grid.groups for row, values in rows]
+        lines += ["", *tabled(["model", *map(escape, grid.headers)], [[_markdown_label(row), *values] for row, values in rows])]
     lines += [""] if table.failures else []
-    lines += [f"- ({f.number}) {code(f.model)}, {escape(failed_tasks(table, f.tasks))}: failed: {escape(f.reason)}" for f in table.failures]
+    lines += [f"- ({f.number}) {code(f.model)}, {escape(text.failed_tasks(table, f.tasks))}: failed: {escape(f.reason)}" for f in table.failures]
     for reason, rows in cost.refusals(table):
         lines += ["", f"- Not compared with their controls: {', '.join(code(row.model) for row in rows)}: {escape(reason)}."]
     lines += _notes(table)
     return "\n".join(lines).strip("\n") + "\n" if lines else ""
 
 
-def rows_of(heads: list[str], first: str = "model") -> list[str]:
-    """The two lines that a Markdown table begins with; numbers stand right."""
-    return [f"| {first} | " + " | ".join(heads) + " |", "| :-- |" + " --: |" * len(heads)]
+def tabled(heads: Sequence[str], rows: Iterable[Sequence[str]], sides: str = "lr") -> list[str]:
+    """The lines of a Markdown table. `sides`: l or r for each column, the last one for all that follow."""
+    marks = [":--" if sides[min(i, len(sides) - 1)] == "l" else "--:" for i in range(len(heads))]
+    return [f"| {' | '.join(cells)} |" for cells in (heads, marks, *rows)]
 
 
 def findings(block: Block) -> list[str]:
@@ -60,24 +50,23 @@ def findings(block: Block) -> list[str]:
     lines: list[str] = []
     for question, found in text.questions(block).items():
         title = f"{escape(question)}: {text.tally(found)}"
-        heads = [*text.FINDING[:2], *text.FINDING[2:-1], "verdict"]
-        inner = ["| " + " | ".join(heads) + " |", "| :-- | :-- |" + " --: |" * (len(heads) - 3) + " :-- |"]
-        inner += [f"| {code(f.model)} | {code(f.difference.control)} | " + " | ".join(text.finding(f, f"{NBSP}±")) + " |" for f in found]
+        rows = [[code(f.model), code(f.difference.control), *text.finding(f, f"{NBSP}±")] for f in found]
+        inner = tabled([*text.FINDING[:-1], "verdict"], rows, "llrrrrl")
         folded = len(found) > OPEN
         lines += ["", f"<details><summary>{title}</summary>" if folded else f"**{title}**", "", *inner, *(["", "</details>"] if folded else [])]
     return lines
 
 
-def _markdown_label(row: Row, name: str) -> str:
+def _markdown_label(row: Row) -> str:
     marks = text.marks(row)
-    return code(name) + (f" **{row.letter}**" if row.letter else "") + (f" {escape(marks)}" if marks else "")
+    return code(row.label) + (f" **{row.letter}**" if row.letter else "") + (f" {escape(marks)}" if marks else "")
 
 
 def _notes(table: Table) -> list[str]:
     lines = []
     for note in table.notes:
         models = "every model" if len(note.models) == table.models > 1 else ", ".join(map(code, note.models))
-        lines.append(f"- {escape(note.text)}: {escape(failed_tasks(table, note.tasks))}; {models}")
+        lines.append(f"- {escape(note.text)}: {escape(text.failed_tasks(table, note.tasks))}; {models}")
     return ["", "Notes of the runs:", "", *lines] if lines else []
 
 
@@ -96,12 +85,10 @@ def contamination(table: Table) -> list[str]:
     if not found.flagged:
         return lines
     lines.append(f"- Score on all rows → score without the flagged ones; the last column has these in its mean. {text.MISSING}: not known.")
-    heads = [escape(h) for h in text.clean_headers(table)]
+    heads = ["model", *map(escape, text.clean_headers(table))]
     for block in table.blocks:
-        rows = [row for section in block.sections for row in section.rows if any(row.clean)]
-        if rows:
-            lines += ["", f"#### {escape(text.condition(block))}", "", "| model | " + " | ".join(heads) + " |", "| :-- |" + " --: |" * len(heads)]
-            lines += [f"| {code(row.model)} | " + " | ".join(text.clean_numbers(table, row)) + " |" for row in rows]
+        if rows := [[code(row.model), *text.clean_numbers(table, row)] for row in block.rows if any(row.clean)]:
+            lines += ["", f"#### {escape(text.condition(block))}", "", *tabled(heads, rows)]
     return lines
 
 
@@ -145,8 +132,8 @@ def html(table: Table) -> str:
             lines += [f"<tr>{named(row)}{''.join(tagged('td', value) for value in values)}</tr>" for row, values in rows]
             lines.append("</tbody>")
         lines.append("</table>")
-    failed = [f"({f.number}) {text.clean(f.model)}, {failed_tasks(table, f.tasks)}: failed: {text.clean(f.reason)}" for f in table.failures]
-    lines += ['<ul class="legend">', *(tagged("li", line) for line in (*text.legend(table), *failed)), "</ul>", "</section>"]
+    notes = (*text.legend(table), *text.failures(table))
+    lines += ['<ul class="legend">', *(tagged("li", line) for line in notes), "</ul>", "</section>"]
     return "\n".join(lines) + "\n"
 
 

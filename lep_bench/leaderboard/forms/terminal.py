@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lep_bench.errors import many
 from lep_bench.leaderboard import health, ship
 from lep_bench.leaderboard.forms import cost, text
-from lep_bench.leaderboard.forms.render import count, failed_tasks
+from lep_bench.leaderboard.forms.text import failed_tasks
 from lep_bench.leaderboard.table import Block, Failure, Row, Section, Table
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def show(table: Table, console: Console) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    console.print(Text(f"{text.clean(table.title)}: {count(table.models, 'model')}, {count(len(table.items), 'task')}", style="bold"))
+    console.print(Text(f"{text.clean(table.title)}: {many(table.models, 'model')}, {many(len(table.items), 'task')}", style="bold"))
     if table.note:
         console.print(Text(text.clean(table.note), style="yellow"))
     if not table.blocks:
@@ -71,13 +72,20 @@ def _failures(table: Table, console: Console) -> None:
         console.print(Text(f" {numbers} {models}, {failed_tasks(table, tasks)}: failed: {text.clean(reason)}", style="red"))
 
 
-def _simple(*headers: str) -> Any:
-    """A table of a first column that folds and numbers that do not."""
+def framed(gap: int = 2) -> Any:
+    """An empty `rich.table.Table` as all of ours look: a line below the heads, `gap` spaces between columns."""
     from rich import box
     from rich.table import Table as RichTable
+
+    # SIMPLE_HEAD draws its column dividers as one space: the gap is that and the padding.
+    return RichTable(box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+
+
+def _simple(*headers: str) -> Any:
+    """A table of a first column that folds and numbers that do not."""
     from rich.text import Text
 
-    out = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+    out = framed()
     out.add_column(Text(headers[0]), overflow="fold", vertical="bottom", min_width=16)
     for header in headers[1:]:
         out.add_column(Text(header.replace(" ", "\n")), justify="right", no_wrap=True, vertical="bottom")
@@ -177,12 +185,9 @@ class _Layout:
         return cls(part, label + sum(widths) + gap * len(widths) <= width, score_errors, joint, gap, label, tuple(widths))
 
     def table(self, table: Table, block: Block) -> Any:
-        from rich import box
-        from rich.table import Table as RichTable
         from rich.text import Text
 
-        # SIMPLE_HEAD draws its column dividers as one space: the gap is that and the padding.
-        out = RichTable(box=box.SIMPLE_HEAD, padding=(0, self.gap - 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+        out = framed(self.gap)
         out.add_column("model", width=self.label, overflow="fold", vertical="bottom")
         for header, width in zip(text.headers(table, self.part), self.widths):
             # Text: a bracket in the name of a mean is no markup.
@@ -205,16 +210,13 @@ class _Layout:
 
 def _across(table: Table, block: Block, part: text.Part) -> Any:
     """A few models over many tasks: a line for each task."""
-    from rich import box
-    from rich.table import Table as RichTable
     from rich.text import Text
 
-    out = RichTable(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+    out = framed(3)
     out.add_column("")
-    rows = [row for section in block.sections for row in section.rows]
-    for row in rows:
+    for row in block.rows:
         out.add_column(_label(row), justify="right", no_wrap=True)
-    values = [text.numbers(table, row, part, " ±", True) for row in rows]
+    values = [text.numbers(table, row, part, " ±", True) for row in block.rows]
     for header, *line in zip(text.headers(table, part), *values, strict=True):
         out.add_row(Text(text.clean(header)), *(Text(value, style=_style(value)) for value in line))
     return out
@@ -223,7 +225,7 @@ def _across(table: Table, block: Block, part: text.Part) -> Any:
 def _width_across(table: Table, block: Block, part: text.Part) -> int:
     from rich.cells import cell_len
 
-    columns = [[_label(row).plain, *text.numbers(table, row, part, " ±", True)] for section in block.sections for row in section.rows]
+    columns = [[_label(row).plain, *text.numbers(table, row, part, " ±", True)] for row in block.rows]
     return sum(max(map(cell_len, column)) + 3 for column in [text.headers(table, part), *columns])
 
 
@@ -234,8 +236,10 @@ def _label(row: Row, fold: int = 1000) -> Any:
     name = text.clean(row.label)
     extra = len(row.letter) + 1 if row.letter else 0
     if len(name) + extra > fold:
-        name = name.replace("+", "\n    +", 1)
-        name = name.replace("/", "/\n    ", 1) if max(map(len, name.split("\n"))) > fold else name
+        head, plus, tuning = name.partition("+")
+        head = head.replace("/", "/\n    ", 1) if len(head) + (0 if plus else extra) > fold else head
+        # The letter stays beside the tuning; later lines do not have the two columns before the first.
+        name = head + (f"\n{' ' * max(2, min(4, fold + 2 - len(tuning) - 1 - extra))}+{tuning}" if plus else "")
     label = Text(name)
     if row.letter:
         label.append(f" {row.letter}", style="bold cyan")
@@ -257,7 +261,7 @@ def _legend(table: Table, layouts: list[_Layout], costs: bool) -> list[str]:
         lines.append("difference: of the mean, paired over items, against the row with that letter, which is")
         lines.append("  for propagation the instruct model, tuned alike if tuned; for init and original/donor the base;")
         lines.append("  for the other donors original/donor: the same text, the old vocabulary.")
-    lines += [f"Not compared with their controls: {count(len(rows), 'row')}: {text.clean(reason)}." for reason, rows in cost.refusals(table)]
+    lines += [f"Not compared with their controls: {many(len(rows), 'row')}: {text.clean(reason)}." for reason, rows in cost.refusals(table)]
     lines += [cost.noise(n, *map(text.clean, (cost.named(n.machine), n.model, n.task))) for n in table.noise]
     if not costs and any(row.cost or row.health for row in table.rows):
         lines.append("Seconds, tokens, memory and what the texts look like, per model: README.md, table.csv.")

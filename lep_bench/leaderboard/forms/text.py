@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
+from pathlib import PurePath
 from typing import Literal
 
 from lep_bench.leaderboard.statistics.inference import ALPHA
@@ -258,12 +259,36 @@ def sign_remark(table: Table) -> str | None:
 
 def mark_remarks(table: Table) -> list[str]:
     """What the marks beside models' names say, those that there are."""
-    lines = [f"{STALE} of an earlier version of the model or the task."] if any(row.stale for row in table.rows) else []
+    lines = [f"{STALE} of an earlier version of the task."] if any(row.stale for row in table.rows) else []
     if any(row.edited for row in table.rows):
         lines.append("edited: result or samples are not as they were written: shown, but not compared, and no number to cite.")
     if any(row.limit is not None for row in table.rows):
         lines.append("limit N: asked only N items per task; no number to cite.")
     return lines
+
+
+def failed_tasks(table: Table, tasks: tuple[str, ...]) -> str:
+    """`all tasks`, or their names."""
+    return "all tasks" if len(tasks) == len(table.items) else ", ".join(tasks)
+
+
+def failures(table: Table) -> list[str]:
+    """A line per failure, numbered as the rows are marked."""
+    return [f"({f.number}) {clean(f.model)}, {failed_tasks(table, f.tasks)}: failed: {clean(f.reason)}" for f in table.failures]
+
+
+def parent(name: str) -> str:
+    """A parent's name; of a path on this machine the last part: pages and cards are published."""
+    return PurePath(name).name if PurePath(name).is_absolute() else name
+
+
+def short(value: object) -> str:
+    """A parameter or measured value: `12,000`, `0.0321`, `a, b`; of more than twelve values how many."""
+    if isinstance(value, list | tuple):
+        return f"{len(value)} values" if len(value) > 12 else ", ".join(map(short, value))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
 
 
 RANK_REMARK = "rank: by the mean among these rows, from the best to the worst place that the errors allow (95%, all rows jointly)."

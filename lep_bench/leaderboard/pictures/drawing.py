@@ -75,11 +75,8 @@ class _Key:
 
 
 def _quality(figure: Any, picture: Picture) -> None:
-    key, panels = _Key(picture), picture.panels
-    columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
-    figure.set_size_inches(9, 3.5 * rows + 1.1)
-    for axes, panel in zip(_grid(figure, rows, columns, len(panels)), panels):
+    key = _Key(picture)
+    for axes, panel in _grid(figure, picture.panels, min(2, len(picture.panels)), 9, 3.5, 1.1):
         for m in panel.marks:
             style = key.style(m, filled="+" in m.name)
             shape = key.shapes[m.name.split("+")[0]]
@@ -99,12 +96,11 @@ def _quality(figure: Any, picture: Picture) -> None:
 def _scores(figure: Any, picture: Picture) -> None:
     key, panels = _Key(picture), picture.panels
     columns = len(panels) if len(panels) <= 5 else 4 if len(panels) <= 8 else 6
-    rows = -(-len(panels) // columns)
     lines = list(dict.fromkeys((m.name, m.vocabulary) for name in key.names for panel in panels for m in panel.marks if m.name == name))
     lines.sort(key=lambda line: (key.names.index(line[0]), key.vocabularies.index(line[1])))
     places, ticks = _lines(lines)
-    figure.set_size_inches(min(9.4, 2.4 + 1.75 * columns), rows * (LINE * max(places.values()) + 0.95) + 0.5)
-    for i, (axes, panel) in enumerate(zip(_grid(figure, rows, columns, len(panels)), panels)):
+    width, height = min(9.4, 2.4 + 1.75 * columns), LINE * max(places.values()) + 0.95
+    for i, (axes, panel) in enumerate(_grid(figure, panels, columns, width, height, 0.5)):
         for m in panel.marks:
             _bar(axes, m, places[m.name, m.vocabulary], key.style(m, filled=True), "o")
         axes.set_title(textwrap.fill(panel.title, 80 // columns), loc="left")
@@ -137,11 +133,8 @@ def _differences(figure: Any, picture: Picture) -> None:
 def _curves(figure: Any, picture: Picture) -> None:
     from matplotlib.ticker import EngFormatter, FuncFormatter, NullLocator
 
-    key, panels = _Key(picture), picture.panels
-    columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
-    figure.set_size_inches(9, 3.3 * rows + 0.3)
-    for axes, panel in zip(_grid(figure, rows, columns, len(panels)), panels):
+    key = _Key(picture)
+    for axes, panel in _grid(figure, picture.panels, min(2, len(picture.panels)), 9, 3.3, 0.3):
         for name, vocabulary in dict.fromkeys((m.name, m.vocabulary) for m in panel.marks):
             own = [m for m in panel.marks if (m.name, m.vocabulary) == (name, vocabulary)]
             axes.plot(*_stretches(own), color=key.colours[vocabulary], linewidth=1.4)
@@ -177,11 +170,14 @@ def _name_ends(axes: Any, panel: Panel, key: _Key) -> None:
         axes.annotate(m.vocabulary, (m.at, math.exp(place)), (5, 0), textcoords="offset points", color=key.colours[m.vocabulary], va="center")
 
 
-def _grid(figure: Any, rows: int, columns: int, used: int) -> list[Any]:
+def _grid(figure: Any, panels: Sequence[Panel], columns: int, width: float, height: float, beside: float) -> list[tuple[Any, Panel]]:
+    """Axes and panel, row by row. In inches: the figure's `width`, each row's `height`, what all of them need `beside` that."""
+    rows = -(-len(panels) // columns)
+    figure.set_size_inches(width, rows * height + beside)
     found = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes in found[used:]:
+    for axes in found[len(panels) :]:
         axes.remove()
-    return found[:used]
+    return list(zip(found, panels))
 
 
 def _lines(lines: Sequence[tuple[str, str]]) -> tuple[dict[tuple[str, str], float], dict[str, float]]:

@@ -18,7 +18,7 @@ from lep_bench.errors import LepBenchError
 from lep_bench.leaderboard import health
 from lep_bench.leaderboard.forms import cost, text
 from lep_bench.leaderboard.forms.page import fresh, place
-from lep_bench.leaderboard.forms.render import code, escape
+from lep_bench.leaderboard.forms.render import code, escape, tabled
 from lep_bench.leaderboard.publishing import hub
 from lep_bench.leaderboard.table import Block, Difference, Row, Table
 from lep_bench.results import TaskResult
@@ -82,7 +82,7 @@ def trace(result: TaskResult, store: Store, licences: Mapping[str, str]) -> Made
 
     walk(last)
     named = [min(parents, key=lambda p: _ROLES.index(p.role)) for parents in begun.values()]
-    ancestors = [Ancestor(p.role, _name(p), _place(p.location), p.revision, p.digest, _licence(p, licences)) for p in named]
+    ancestors = [Ancestor(p.role, text.parent(p.name), _place(p.location), p.revision, p.digest, _licence(p, licences)) for p in named]
     return Made(tuple(steps.values()), tuple(sorted(ancestors, key=lambda a: _ROLES.index(a.role))))
 
 
@@ -98,10 +98,6 @@ def stage(store: Store, name: str, fingerprint: str) -> Lep | None:
 def _place(location: str) -> str:
     known = location.startswith(sources.BUILTIN) or (bundle.HUB_ID.fullmatch(location) and not Path(location).is_dir())
     return location if known else ""
-
-
-def _name(parent: Parent) -> str:
-    return Path(parent.name).name if Path(parent.name).is_absolute() else parent.name
 
 
 def _licence(parent: Parent, known: Mapping[str, str]) -> str:
@@ -189,62 +185,51 @@ def _what(table: Table, result: TaskResult) -> list[str]:
 
 
 def _lineage(made: Made) -> list[str]:
-    lines = ["## What it was made from", "", "| role | checkpoint | revision | hash of its tensors | licence |", "| :-- | :-- | :-- | :-- | :-- |"]
+    rows = []
     for a in made.ancestors:
         where = code(a.place) if a.place else f"{code(a.name)} (a local folder)"
         built_in = a.place.startswith(sources.BUILTIN)
         revision = code(a.revision) if a.revision else "of lep-bench" if built_in else "not pinned" if a.place else text.MISSING
-        lines.append(f"| {a.role} | {where} | {revision} | {code(a.digest) if a.digest else text.MISSING} | {escape(a.licence or LOOK)} |")
-    return lines
+        rows.append([a.role, where, revision, code(a.digest) if a.digest else text.MISSING, escape(a.licence or LOOK)])
+    return ["## What it was made from", "", *tabled(["role", "checkpoint", "revision", "hash of its tensors", "licence"], rows, "l")]
 
 
 def _method(made: Made) -> list[str]:
     """Each stage with its parameters, training and rows; the fit."""
-    lines = ["## How it was made", "", "| stage | model | method | parameters | fingerprint |", "| :-- | :-- | :-- | :-- | :-- |"]
+    rows = []
     for lep in made.steps:
-        given = ", ".join(f"{key} {_short(value)}" for key, value in lep.params.items())
+        given = ", ".join(f"{key} {text.short(value)}" for key, value in lep.params.items())
         method = code(lep.adapter) if lep.adapter else text.MISSING
-        lines.append(f"| {escape(lep.stage)} | {code(lep.model)} | {method} | {escape(given) or text.MISSING} | {code(lep.fingerprint)} |")
-    lines.append("")
+        rows.append([escape(lep.stage), code(lep.model), method, escape(given) or text.MISSING, code(lep.fingerprint)])
+    lines = ["## How it was made", "", *tabled(["stage", "model", "method", "parameters", "fingerprint"], rows, "l"), ""]
     last = made.steps[-1]
     if last.rows:
-        rows = ", ".join(f"{count:,} {kind}" for kind, count in last.rows.items() if count)
-        lines.append(f"- Vocabulary: {last.vocabulary_size:,} entries; rows: {escape(rows)}; row policy {escape(last.row_policy)}.")
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in last.rows.items() if count)
+        lines.append(f"- Vocabulary: {last.vocabulary_size:,} entries; rows: {escape(kinds)}; row policy {escape(last.row_policy)}.")
     for lep in (step for step in made.steps if step.training):
         numbers = {key.replace("_", " "): value for key, value in lep.training.items() if isinstance(value, int | float) and key != "seconds"}
-        told = ", ".join(f"{key} {_short(value)}" for key, value in numbers.items())
+        told = ", ".join(f"{key} {text.short(value)}" for key, value in numbers.items())
         lines.append(f"- Training of {code(lep.model)} (seed {lep.seed}): {escape(told)}.")
     notes = {note: step.model for step in made.steps for note in step.notes}
     lines += [f"- Note of {code(model)}: {escape(note.rstrip('.'))}." for note, model in notes.items()]
     for lep in (step for step in made.steps if step.fit):
         heads = ("matrix", "method", *(key.replace("_", " ") for key in _FIT))
-        lines += ["", f"Fit of {code(lep.adapter or lep.stage)}, per matrix:", "", f"| {' | '.join(heads)} |"]
-        lines.append("| :-- | :-- |" + " --: |" * len(_FIT))
-        for matrix, fit in lep.fit.items():
-            values = [_short(fit[key]) if key in fit else text.MISSING for key in _FIT]
-            lines.append(f"| {escape(matrix)} | {escape(str(fit.get('method', text.MISSING)))} | " + " | ".join(map(escape, values)) + " |")
+        rows = [[matrix, *(text.short(fit.get(key, text.MISSING)) for key in ("method", *_FIT))] for matrix, fit in lep.fit.items()]
+        lines += ["", f"Fit of {code(lep.adapter or lep.stage)}, per matrix:", "", *tabled(heads, [list(map(escape, row)) for row in rows], "llr")]
     return lines
-
-
-def _short(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
 
 
 def _scores(table: Table, block: Block, row: Row) -> list[str]:
     """Every score beside the fair control's, the paired difference of the mean, and the other planned comparisons."""
-    peers = {r.model: r for section in block.sections for r in section.rows}
+    peers = {r.model: r for r in block.rows}
     control = peers.get(row.control or "")
-    heads = ["score", "this model", *([code(control.model)] if control else [])]
-    lines = [f"## Scores: {escape(text.condition(block))}", "", "| " + " | ".join(heads) + " |", "| :-- |" + " --: |" * (len(heads) - 1)]
+    heads, rows = ["score", "this model", *([code(control.model)] if control else [])], []
     for i, column in enumerate(table.columns):
         # The control's own verdicts are about another control.
         shown = [row.cells[i], *([replace(control.cells[i], verdict=None)] if control else [])]
-        cells = [text.cell(one, column.percent, column.digits, " ±") for one in shown]
-        lines.append(f"| {escape(column.label)} | " + " | ".join(cells) + " |")
-    means = [text.cell(r.mean, True, 1, " ±") for r in (row, control) if r]
-    lines += [f"| **{escape(text.mean_label(table))}** | " + " | ".join(means) + " |", ""]
+        rows.append([escape(column.label), *(text.cell(one, column.percent, column.digits, " ±") for one in shown)])
+    rows.append([f"**{escape(text.mean_label(table))}**", *(text.cell(r.mean, True, 1, " ±") for r in (row, control) if r)])
+    lines = [f"## Scores: {escape(text.condition(block))}", "", *tabled(heads, rows), ""]
     lines += [f"- Marked: {escape(text.marks(row))}."] if text.marks(row) else []
     lines.append("- Scores are in percent, ± one standard error over items, clustered by item group.")
     if any(cell.verdict for cell in row.cells):

@@ -38,7 +38,7 @@ def made_here(model: ModelRecord) -> bool:
 
 def standing(table: Table, model: str) -> list[tuple[Block, Row]]:
     """The rows of a model that hold a number, those with most scores first."""
-    rows = [(block, row) for block in table.blocks for section in block.sections for row in section.rows if row.model == model]
+    rows = [(block, row) for block in table.blocks for row in block.rows if row.model == model]
     rows = [found for found in rows if any(c.value is not None for c in found[1].cells)]
     return sorted(rows, key=lambda found: -sum(c.value is not None for c in found[1].cells))
 
@@ -64,10 +64,6 @@ def _scores(table: Table, row: Row) -> list[tuple[Column, Cell]]:
     """What may be cited: whole and current scores."""
     pairs = zip(table.columns, row.cells, strict=True)
     return [(column, cell) for column, cell in pairs if cell.value is not None and cell.limit is None and not cell.stale and not cell.edited]
-
-
-def _how(block: Block) -> str:
-    return text.clean(text.condition(block))
 
 
 def eval_results(table: Table, block: Block, row: Row, tasks: Tasks) -> list[EvalResult]:
@@ -100,7 +96,7 @@ def community(table: Table, block: Block, row: Row, tasks: Tasks, date: str) -> 
         if name is None or column.key != column.task:
             continue
         error = f", standard error {text.number(cell.stderr, column.percent, column.digits + 1)}" if cell.stderr else ""
-        notes = f"{column.metric}{', percent' if column.percent else ''}{error}; {_how(block)}; {cell.samples} items; lep-bench"
+        notes = f"{column.metric}{', percent' if column.percent else ''}{error}; {text.clean(text.condition(block))}; {cell.samples} items; lep-bench"
         entry = EvalResultEntry(name, column.task, printed(cell, column), dataset_revision=_revision(task), date=date, notes=notes)
         found[f"{column.task}.yaml"] = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True)
     return found

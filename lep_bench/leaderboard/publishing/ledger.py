@@ -27,10 +27,9 @@ from typing import Any
 
 from lep_bench import sources
 from lep_bench.config import Configs, ModelSpec, Suite
-from lep_bench.errors import LepBenchError
+from lep_bench.errors import LepBenchError, many
 from lep_bench.leaderboard import compact
 from lep_bench.leaderboard.cells import Chosen, Condition, Lookup, choose
-from lep_bench.leaderboard.forms.render import count
 from lep_bench.leaderboard.forms.text import MISSING, number
 from lep_bench.leaderboard.publishing import paper
 from lep_bench.leaderboard.publishing.paper import FIGURES, Counterpart, Quoted
@@ -157,7 +156,7 @@ def entries(folder: Path, suite: Suite, chosen: Sequence[Chosen], items: Lookup)
 def committed(folder: Path) -> list[Entry]:
     """`entries` from the folder's results.jsonl; nothing measured where there is none."""
     file, suite = folder / RESULTS, Configs.of().suite(SUITE)
-    held = compact.load(file) if file.is_file() else compact.Published(suite, (), (), ())
+    held = compact.load(file) if file.is_file() else compact.Published(suite, (), (), lambda result: None)
     return entries(folder, suite, held.chosen, held.lookup)
 
 
@@ -245,7 +244,7 @@ class _Measured:
             return (CANNOT, here.why) if here.why else (NOT_RUN, "")
         failed = [f"{task}: {c.failure}" for task in tasks for c in draft.cells.get(task, {}).values() if c.failure is not None]
         there = sum(bool(draft.scored(task)) for task in tasks)
-        missing = "not counted" if there == len(tasks) else f"{there} of {count(len(tasks), 'task')} scored"
+        missing = "not counted" if there == len(tasks) else f"{there} of {many(len(tasks), 'task')} scored"
         return NOT_RUN, "; ".join([f"{FIGURES[name]}: {missing}", *failed])
 
     def quoted_error(self, draft: Draft, tasks: Sequence[str], quoted: float, cell: Cell) -> float | None:

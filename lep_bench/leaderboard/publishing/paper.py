@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from lep_bench import atomic
 from lep_bench.config import Configs
-from lep_bench.errors import LepBenchError
-from lep_bench.leaderboard.forms.render import code, count, escape
+from lep_bench.errors import LepBenchError, many
+from lep_bench.leaderboard.forms.render import code, escape, tabled
 from lep_bench.leaderboard.forms.text import MISSING
 
 DATA, MODELS, ITEMS = "quoted.csv", "models.csv", "items.csv"
@@ -107,8 +107,8 @@ def _read(file: Path, one: Callable[[dict[str, str]], Read]) -> list[Read]:
     number = 1
     rows = []
     try:
-        with open(file, encoding="utf-8", newline="") as handle:
-            reader = csv.DictReader(handle)
+        with open(file, encoding="utf-8", newline="") as text:
+            reader = csv.DictReader(text)
             for row in reader:
                 number = reader.line_num
                 rows.append(one(row))
@@ -176,7 +176,7 @@ def _markdown(rows: list[Quoted]) -> list[str]:
         values = [MISSING if (v := row.scores[n]) is None else f"{v:.{digits.get(n, 3)}f}" for n in names]
         lines.append([escape(p) for p in parts] + values)
     heads = ["status", "family", "model", "vocabulary", "method", "tuning"]
-    return _table([*heads, *(FIGURES[n] for n in names)], lines, len(heads))
+    return tabled([*heads, *(FIGURES[n] for n in names)], lines, "l" * len(heads) + "r")
 
 
 def _beside(folder: Path) -> list[str]:
@@ -184,10 +184,11 @@ def _beside(folder: Path) -> list[str]:
     from lep_bench.leaderboard.publishing import ledger  # which reads this module's data
 
     found, delta = ledger.committed(folder), Configs.of().suite(ledger.SUITE).mean.delta
-    counts, (rows, notes), measured = ledger.tally(found), ledger.overview(found), ledger.beside(found)
+    counts, (rows, notes) = ledger.tally(found), ledger.overview(found)
+    beside = [[t, _coded(model), *map(escape, rest)] for t, model, *rest in ledger.beside(found)]
     return [
         f"`lep-bench run --suite {ledger.SUITE}` asks as the paper asked, `lep-bench reproduce --suite {ledger.SUITE}` prints this for results of",
-        f"your own. {count(len(found), 'row')}, {count(sum(counts.values()), 'figure')}, ±delta is ±{delta:g}:",
+        f"your own. {many(len(found), 'row')}, {many(sum(counts.values()), 'figure')}, ±delta is ±{delta:g}:",
         "",
         *(f"- **{status}** ({counts[status]}): {meaning}" for status, meaning in ledger.STATUSES.items()),
         "",
@@ -199,21 +200,15 @@ def _beside(folder: Path) -> list[str]:
         "Of symbols per token ±delta is a share of the quoted figure. The paper does not say on which Russian text it counted them; here it is on",
         f"copies of sentences. Names, checkpoints and reasons are kept in [{MODELS}]({MODELS}).",
         "",
-        *_table(ledger.OVERVIEW, [[t, escape(row), _coded(model), _coded(made_of), status, said] for t, row, model, made_of, status, said in rows]),
+        *tabled(ledger.OVERVIEW, [[t, escape(row), _coded(model), _coded(made_of), *rest] for t, row, model, made_of, *rest in rows], "l"),
         "",
         "Checkpoint: the donor where there is one. Notes:",
         "",
         *(f"{number}. {escape(note)}" for number, note in enumerate(notes, 1)),
         "",
-        *(_table(ledger.BESIDE, [[t, _coded(model), *map(escape, rest)] for t, model, *rest in measured]) if measured else ["Nothing measured yet."]),
+        *(tabled(ledger.BESIDE, beside, "l") if beside else ["Nothing measured yet."]),
     ]
 
 
 def _coded(name: str) -> str:
     return name if name == MISSING else code(name)
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int | None = None) -> list[str]:
-    """A Markdown table; from the `left`-th column on to the right."""
-    sides = [":--" if left is None or i < left else "--:" for i in range(len(heads))]
-    return [f"| {' | '.join(heads)} |", f"| {' | '.join(sides)} |", *(f"| {' | '.join(row)} |" for row in rows)]

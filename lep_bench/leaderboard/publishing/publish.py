@@ -34,7 +34,6 @@ def write(
     results: Iterable[TaskResult],
     samples: Samples,
     order: Sequence[str] = (),
-    current: Mapping[str, str] | None = None,
     scan: Scan | None = None,
     commands: Sequence[str] = (),
     noise: Sequence[Noise] = (),
@@ -46,11 +45,11 @@ def write(
     With `trained`, the curves of the donors' training (there may be none), also curves.csv and the pictures: they take seconds.
 
     Everything is rendered from the text of results.jsonl, so `check` finds the same bytes. Own prose outside the markers of an existing
-    README.md stays. Raises LepBenchError when that page has no pair of markers. Arguments: see `table.build`; `commands` make the results
+    README.md stays. Raises LepBenchError when that page has no pair of markers. Arguments: see `assemble.build`; `commands` make the results
     again (none: a run of all models of the suite); of `noise` the entries of machines that scored something are shown.
     """
-    chosen, items = examined(choose(results, suite.name, suite.tasks, current), samples, Metrics.of(suite.tasks, folders), scan)
-    text = compact.dump(suite, order, chosen, items, scan and scan.found, commands, noise)
+    chosen, items = examined(choose(results, suite.name, suite.tasks), samples, Metrics.of(suite.tasks, folders), scan)
+    text = compact.dump(compact.Published(suite, order, chosen, items, scan and scan.found, tuple(commands), noise))
     existing = _existing(folder / PAGE)
     atomic.write_text(folder / RESULTS, text)
     table = read(folder)
@@ -66,10 +65,17 @@ def _existing(file: Path) -> str | None:
     """A page to be refreshed; None where there is none. Raises LepBenchError without its markers: it is somebody's own."""
     if (file.parent / paper.DATA).is_file():
         return None  # the page of quoted figures is rendered whole
-    existing = file.read_text(encoding="utf-8") if file.is_file() else None
+    existing = _text(file) if file.is_file() else None
     if existing is not None and place(existing, "") is None:
-        raise LepBenchError(f"{file}: needs {START} and {END}, once each, where the table shall stand; add them or delete the file")
+        raise LepBenchError(f"{file}: needs the lines {START} and {END}, once each, where the table shall stand; add them or delete the file")
     return existing
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise LepBenchError(f"{file}: not UTF-8 text ({error}): save it as UTF-8, or delete it and publish again") from error
 
 
 def read(folder: Path) -> Table:
@@ -85,16 +91,14 @@ def check(folder: Path) -> list[str]:
         return _compare(folder / PAGE, paper.page(folder))
     if not (folder / RESULTS).is_file():
         return [f"{folder}: no {RESULTS}: not a leaderboard folder"]
-    target = folder / PAGE
+    file = folder / PAGE
     try:
         table, lines = read(folder), curves.read(folder)
-        existing = target.read_text(encoding="utf-8") if target.is_file() and not quoted else None
-    except (LepBenchError, UnicodeDecodeError) as error:
+        existing = _existing(file)
+    except LepBenchError as error:
         return [str(error)]
-    if existing is not None and place(existing, "") is None:
-        return [f"{target}: the markers {START} and {END} are gone: delete the file and publish again"]
     drawn = plots.stale(table, folder, lines) if (folder / plots.FOLDER).is_dir() else []
-    return _compare(target, _placed(table, folder, existing)) + _compare(folder / TABLE, render.csv(table)) + drawn
+    return _compare(file, _placed(table, folder, existing)) + _compare(folder / TABLE, render.csv(table)) + drawn
 
 
 def refresh_excerpt(readme: Path, folder: Path) -> bool:
@@ -117,12 +121,12 @@ def check_excerpt(readme: Path, folder: Path) -> list[str]:
 def _with_excerpt(readme: Path, folder: Path) -> str | None:
     if not readme.is_file() or not (folder / RESULTS).is_file():
         return None
-    return place(readme.read_text(encoding="utf-8"), excerpt(read(folder)))
+    return place(_text(readme), excerpt(read(folder)))
 
 
 def excerpt(table: Table, vocabulary: str = "extended") -> str:
     """Markdown of the block asked as the instruct models are: the first family's references and one vocabulary."""
-    block = next((b for b in table.blocks if any(row.stage == "instruct" for s in b.sections for row in s.rows)), None)
+    block = next((b for b in table.blocks if any(row.stage == "instruct" for row in b.rows)), None)
     if block is None:
         return "Nothing published yet.\n"
     section = block.sections[0]
@@ -141,6 +145,8 @@ def _placed(table: Table, folder: Path, existing: str | None) -> str:
 
 
 def _compare(file: Path, expected: str) -> list[str]:
+    if not file.exists():
+        return [f"{file}: is missing: publish again"]
     try:
         found = file.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:

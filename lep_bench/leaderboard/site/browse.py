@@ -77,7 +77,7 @@ def of(
 
 def row_names(table: Table) -> list[str]:
     """What a row is called within the page: the number of its block and its model."""
-    return [row_name(number, row.model) for number, block in enumerate(table.blocks) for section in block.sections for row in section.rows]
+    return [row_name(number, row.model) for number, block in enumerate(table.blocks) for row in block.rows]
 
 
 def row_name(block: int, model: str) -> str:
@@ -90,7 +90,7 @@ def _places(table: Table, result: TaskResult) -> list[str]:
     own = Condition.of(result)
 
     def rows(fits: Callable[[Block], bool]) -> list[str]:
-        held = [(n, b) for n, b in enumerate(table.blocks) if fits(b) and any(r.model == result.model.name for s in b.sections for r in s.rows)]
+        held = [(n, b) for n, b in enumerate(table.blocks) if fits(b) and any(r.model == result.model.name for r in b.rows)]
         return [row_name(n, result.model.name) for n, _ in held]
 
     alike = rows(lambda b: b.condition == own)

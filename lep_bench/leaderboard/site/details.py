@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import PurePath
 from typing import Any
 
 from lep_bench.artifact import Lep
@@ -40,16 +39,11 @@ def of(table: Table, block: Block, row: Row, lep: Lep | None, result: TaskResult
 def _scores(table: Table, row: Row) -> list[tuple[str, ...]]:
     columns = [(c.label, c.percent, c.digits, cell) for c, cell in zip(table.columns, row.cells)]
     columns += [(text.mean_label(table), True, 1, row.mean), *((s.label, True, 1, cell) for s, cell in zip(table.summaries, row.summaries))]
-    return [
-        (
-            label,
-            text.cell(replace(cell, verdict=None), percent, digits, None),
-            _interval(cell, percent, digits),
-            f"{cell.samples or ''}",
-            _verdict(cell),
-        )
-        for label, percent, digits, cell in columns
-    ]
+    lines = []
+    for label, percent, digits, cell in columns:
+        value = text.cell(replace(cell, verdict=None), percent, digits, None)
+        lines.append((label, value, _interval(cell, percent, digits), f"{cell.samples or ''}", _verdict(cell)))
+    return lines
 
 
 def _interval(cell: Cell, percent: bool, digits: int) -> str:
@@ -88,7 +82,7 @@ def _cost(table: Table, row: Row) -> tuple[tuple[str, str], ...]:
 
 
 def _lineage(lep: Lep) -> list[Part]:
-    way = [(p.role, _name(p.name), p.revision or "", p.digest) for p in lep.parents]
+    way = [(p.role, text.parent(p.name), p.revision or "", p.digest) for p in lep.parents]
     method = [("method", lep.adapter or lep.stage), *_flat(lep.params), ("row policy", lep.row_policy), ("training seed", str(lep.seed))]
     method += [("vocabulary", f"{lep.vocabulary_size:,} entries"), *((f"rows {kind}", f"{n:,}") for kind, n in lep.rows.items())]
     method += [("fingerprint", lep.fingerprint), *(("note", note) for note in lep.notes)]
@@ -101,13 +95,8 @@ def _unknown(result: TaskResult | None) -> list[Part]:
     """What the result itself says where the artifact is not in --out, or there is none: a checkpoint as it is."""
     if result is None:
         return []
-    lines = [*(("from", _name(name)) for name in result.model.lineage), ("fingerprint", result.model.fingerprint)]
+    lines = [*(("from", text.parent(name)) for name in result.model.lineage), ("fingerprint", result.model.fingerprint)]
     return [Part("Lineage", (), tuple(lines))]
-
-
-def _name(name: str) -> str:
-    """A parent's name; of a path on this machine the last part: the page may be published."""
-    return PurePath(name).name if PurePath(name).is_absolute() else name
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
@@ -118,17 +107,5 @@ def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
         if isinstance(value, Mapping):
             lines += _flat(value, f"{name} ")
         else:
-            lines.append((name, f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _short(value)))
+            lines.append((name, text.short(value)))
     return lines
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list | tuple) and len(value) > 12:
-        return f"{len(value)} values"
-    return (
-        f"{value:.6g}"
-        if isinstance(value, float)
-        else ", ".join(map(_short, value))
-        if isinstance(value, Sequence) and not isinstance(value, str)
-        else str(value)
-    )

@@ -23,7 +23,7 @@ from lep_bench.leaderboard.forms import cost, text
 from lep_bench.leaderboard.pictures import drawing, plots
 from lep_bench.leaderboard.pictures.curves import Curve
 from lep_bench.leaderboard.site import browse, details
-from lep_bench.leaderboard.table import SYMBOLS, Block, Cell, Row, Section, Table
+from lep_bench.leaderboard.table import SYMBOLS, Block, Row, Section, Table
 from lep_bench.results import Sample, TaskResult
 
 ASSETS = Path(__file__).parent / "assets"
@@ -58,13 +58,13 @@ def write(
     first = {(r.model.name, r.scoring.dtype, r.provenance.engine): r for r in sorted(cells, key=lambda r: -r.model.seed)}
     opened = {}
     for number, block in enumerate(table.blocks):
-        for row in (row for section in block.sections for row in section.rows):
+        for row in block.rows:
             result = first.get((row.model, block.condition.dtype, block.condition.engine))
             lep = known.get(result.model.fingerprint) if result else None
             opened[browse.row_name(number, row.model)] = [asdict(part) for part in details.of(table, block, row, lep, result)]
     data = {
         "models": opened,
-        "names": {browse.row_name(n, row.model): row.model for n, b in enumerate(table.blocks) for s in b.sections for row in s.rows},
+        "names": {browse.row_name(n, row.model): row.model for n, b in enumerate(table.blocks) for row in b.rows},
         "conditions": [text.condition(block) for block in table.blocks],
         "tasks": [asdict(one) for one in browse.of(table, cells, samples, most, questions)],
     }
@@ -83,10 +83,12 @@ def _json(data: object) -> str:
 def _page(table: Table, data: str, pictures: str) -> str:
     style, library, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "tablesort.min.js", "page.js"))
     allowed = ("default-src 'none'", "img-src data:", f"style-src '{_hash(style)}'", f"script-src '{_hash(library)}' '{_hash(script)}'")
+    tables = "".join(_table(table, number, block) for number, block in enumerate(table.blocks))
     policy = "; ".join((*allowed, "base-uri 'none'", "form-action 'none'"))
     filled = {
         "policy": policy, "style": style, "library": library, "script": script, "data": data, "title": _safe(table.title),
-        "note": f'<p class="note" role="note">{_safe(table.note)}</p>' if table.note else "", "ship": _ship(table), "tables": _tables(table),
+        "note": f'<p class="note" role="note">{_safe(table.note)}</p>' if table.note else "",
+        "ship": _ship(table), "tables": tables or "<p>Nothing has been scored yet.</p>",
         "families": "".join(f"<option>{_safe(family)}</option>" for family in table.families),
         "stages": "".join(f"<option>{_safe(stage)}</option>" for stage in dict.fromkeys(row.stage for row in table.rows)),
         "legend": _list([*text.legend(table), *filter(None, map(text.smallest, table.blocks)), *cost.remarks(table)]),
@@ -112,11 +114,6 @@ def _ship(table: Table) -> str:
     advised = ship.lines(table, lambda name: f"<code>{_safe(name)}</code>", _safe)
     parts = [f"<div class=advice>{f'<h3>{family}</h3>' if family else ''}<p>{'</p><p>'.join(lines)}</p></div>" for family, lines in advised]
     return "".join(parts) + f"<p class=small>{_safe(ship.RULE)}</p>"
-
-
-def _tables(table: Table) -> str:
-    shown = [_table(table, number, block) for number, block in enumerate(table.blocks)]
-    return "".join(shown) or "<p>Nothing has been scored yet.</p>"
 
 
 def _table(table: Table, number: int, block: Block) -> str:
@@ -146,7 +143,7 @@ def _row(table: Table, number: int, section: Section, row: Row, single: Sequence
     columns = [(c.percent, c.digits, cell) for c, cell in zip(table.columns, row.cells)]
     values = [(text.cell(cell, percent, digits, " ±"), cell.value) for percent, digits, cell in columns]
     values += [(text.cell(row.mean, True, 1, " ±"), row.mean.value), (text.rank(row), sum(row.rank) if row.rank else None)]
-    values += [(text.cell(cell, True, 1, " ±"), cell.value) for cell in _summaries(table, row)]
+    values += [(text.cell(cell, True, 1, " ±"), cell.value) for cell in row.summaries]
     values.append((text.difference(row.difference, " ±") if row.control else "", row.difference.value if row.difference else None))
     spent, words = row.cost if row.cost and row.cost.tasks else None, dict(zip(cost.HEADERS, cost.numbers(table, row)[-len(cost.HEADERS) :]))
     plain = (cost.relative(table, row), *((spent.tokens_in, spent.tokens_out, spent.seconds) if spent else (None, None, None)))
@@ -167,10 +164,6 @@ def _signed(shown: str) -> str:
     return "".join(f'<span class={signs[c]} role=img aria-label="{signs[c]}">{c}</span>' if c in signs else c for c in _safe(shown))
 
 
-def _summaries(table: Table, row: Row) -> Sequence[Cell]:
-    return row.summaries or (Cell(),) * len(table.summaries)
-
-
 def _figure(picture: plots.Picture, drawn: Path | None) -> str:
     held = drawn is not None and not plots.why_stale(picture, drawn)
     svg = base64.b64encode((drawn / plots.FOLDER / f"{picture.name}.svg").read_bytes() if drawn and held else drawing.render(picture, "svg")).decode()
@@ -179,11 +172,11 @@ def _figure(picture: plots.Picture, drawn: Path | None) -> str:
 
 
 def _remarks(table: Table) -> str:
-    lines = [f"({f.number}) {f.model}, {', '.join(f.tasks)}: failed: {f.reason}" for f in table.failures]
+    lines = text.failures(table)
     lines += [f"Not compared with their controls: {', '.join(r.model for r in rows)}: {why}." for why, rows in cost.refusals(table)]
     lines += [cost.noise(n, cost.named(n.machine), n.model, n.task) for n in table.noise]
     for note in table.notes:
         models = "every model" if len(note.models) == table.models > 1 else ", ".join(note.models)
         lines.append(f"{note.text}: {', '.join(note.tasks)}; {models}")
-    made = "".join(f"<pre>{escape(command)}</pre>" for command in table.commands or (f"lep-bench run --suite {table.suite} --models all",))
+    made = "".join(f"<pre>{escape(command)}</pre>" for command in table.made_by)
     return _list(lines) + f"<p>Made again by</p>{made}"

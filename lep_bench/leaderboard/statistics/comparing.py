@@ -36,7 +36,8 @@ class Line:
 @dataclass(frozen=True)
 class Comparison:
     """All that is said of models `a` and `b`, asked alike. `mean` is None where tasks of it are `missing`; `smallest`: the difference of
-    the mean that this suite would have found with a power of 80%; `seeds`: the smaller number of training seeds."""
+    the mean that this suite would have found with a power of 80%; `seeds`: the smaller number of training seeds; `limit`: so many
+    items only were asked."""
 
     condition: Condition
     a: str
@@ -46,6 +47,7 @@ class Comparison:
     missing: tuple[str, ...]
     smallest: float | None
     seeds: int
+    limit: int | None = None
 
 
 def compare(a: Draft, b: Draft, suite: Suite, items: Lookup) -> Comparison:
@@ -60,10 +62,10 @@ def compare(a: Draft, b: Draft, suite: Suite, items: Lookup) -> Comparison:
     judged = contrasts.judged([panel.alone(task).differences(pair)[0] for task in tasks], suite.mean.delta)
     lines = tuple(_line(panel, task, difference) for task, difference in zip(tasks, judged))
     whole = contrasts.judged(panel.differences(pair), suite.mean.delta)[0]
-    scores = [measure.mean(draft, Scale(chance, suite.mean.kind), items).value for draft in (a, b)]
-    mean = None if missing else Line("mean", scores[0] or 0.0, scores[1] or 0.0, whole)
+    cells = [measure.mean(draft, Scale(chance, suite.mean.kind), items) for draft in (a, b)]
+    mean = None if missing else Line("mean", cells[0].value or 0.0, cells[1].value or 0.0, whole)
     smallest = contrasts.FOUND * whole.stderr if whole.stderr and not missing else None
-    return Comparison(a.condition, *pair[0], lines, mean, missing, smallest, whole.seeds)
+    return Comparison(a.condition, *pair[0], lines, mean, missing, smallest, whole.seeds, cells[0].limit)
 
 
 def beside(a: Draft, b: Draft, scale: Scale, items: Lookup) -> Panel:
@@ -103,6 +105,14 @@ def _right(a: Items, b: Items) -> tuple[int, int, int, int] | None:
     return both, first - both, second - both, len(a.values) - first - second + both
 
 
+def _unchanged(panel: Panel) -> bool:
+    """Whether no item's score differs between the two rows; those of a kept baseline have five digits."""
+    import numpy as np
+
+    known = [share.items for share in panel.shares if share.items]
+    return len(known) == len(panel.shares) and all(np.allclose(a.values, b.values, rtol=1e-4, atol=1e-9) for a, b in known)
+
+
 @dataclass(frozen=True)
 class Gated:
     """A model now against its baseline: `bound` is the lower end of the difference's one-sided interval, at its `level` (Holm)."""
@@ -119,8 +129,9 @@ def gate(pairs: Sequence[tuple[Draft, Draft]], suite: Suite, lookups: tuple[Look
     """Of (baseline, now) of every model whether the mean dropped by less than `max_drop`, in the order given: `bound` > -max_drop.
 
     The bounds are one-sided 95% ones by Student's t, corrected for the number of models as Holm (1979) does: the one that is surest to pass
-    must pass at 5% / n, the next at 5% / (n - 1), ... They are widened by `Panel.floor`, save where no score of an item changed:
-    such a model passes. Raises LepBenchError for what cannot be compared.
+    must pass at 5% / n, the next at 5% / (n - 1), ...; after one that does not, all others fail at its level. They are widened by
+    `Panel.floor`, save where no score of an item changed: such a model passes. Training seeds that both sides have go together.
+    Raises LepBenchError for what cannot be compared.
     """
     from scipy.special import stdtr, stdtrit
 
@@ -132,20 +143,23 @@ def gate(pairs: Sequence[tuple[Draft, Draft]], suite: Suite, lookups: tuple[Look
         named = Draft(new.record.model_copy(update={"name": new.record.name + NOW}), new.condition, new.cells)
         panel = beside(named, old, scale, items)
         difference = panel.differences([(named.record.name, old.record.name)])[0]
-        error = panel.error(panel.place[named.record.name], panel.place[old.record.name])
+        both = panel.place[named.record.name], panel.place[old.record.name]
+        error = panel.error(*both, paired=measure.complete(old, scale) == measure.complete(new, scale))
         if error is None:
             raise LepBenchError(f"{old.record.name}: its scores have no known error: fewer than two groups of items, or no items")
         stderr, df = error
         values = [measure.mean(draft, scale, items).value or 0.0 for draft in (old, new)]
-        stderr = math.hypot(stderr, panel.floor) if stderr else 0.0
+        stderr = 0.0 if _unchanged(panel) else math.hypot(stderr, panel.floor)
         above = difference.value + max_drop
         p = float(stdtr(min(df, 1e9), -above / stderr)) if stderr else float(above <= 0)
         found.append((p, Gated(old.record.name, values[0], values[1], difference, 0.0, 0.0), stderr, df))
     order = sorted(range(len(found)), key=lambda i: found[i][0])
     out = [gated for _, gated, _, _ in found]
+    level = stopped = 0.0
     for step, i in enumerate(order):
-        _, gated, stderr, df = found[i]
-        level = inference.ALPHA / (len(found) - step)
+        p, gated, stderr, df = found[i]
+        level = stopped or inference.ALPHA / (len(found) - step)
+        stopped = level if p > level else 0.0
         bound = gated.difference.value - float(stdtrit(min(df, 1e9), 1 - level)) * stderr
         out[i] = replace(gated, level=level, bound=bound)
     return out

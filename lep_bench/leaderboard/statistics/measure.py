@@ -116,7 +116,7 @@ def _numbered(task: str, ids: tuple[str, ...], groups: tuple[str, ...]) -> np.nd
     return numbered(Items(ids, groups, np.empty(0)).clusters(task))
 
 
-def _complete(draft: Draft, scale: Scale) -> list[int]:
+def complete(draft: Draft, scale: Scale) -> list[int]:
     """Training seeds for which every task of the mean has a number."""
     return sorted(set.intersection(*(set(draft.scored(task)) for task in scale.chance))) if scale.chance else []
 
@@ -127,7 +127,7 @@ def _means(draft: Draft, scale: Scale, seeds: Sequence[int]) -> list[float]:
 
 def mean(draft: Draft, scale: Scale, items: Lookup) -> Cell:
     """A mean over tasks, then over training seeds; missing or failed unless every task of it was scored."""
-    seeds = _complete(draft, scale)
+    seeds = complete(draft, scale)
     if not seeds:
         failed = any(c.failure is not None for task in scale.chance for c in draft.cells.get(task, {}).values())
         return Cell("failed" if failed else "missing")
@@ -156,7 +156,7 @@ def panels(drafts: Sequence[Draft], scale: Scale, items: Lookup) -> list[Panel]:
     and the same machine. Rows of stored scores that were changed by hand are in none."""
     together: dict[Hashable, list[tuple[Draft, list[int], list[Items | None]]]] = {}
     for draft in drafts:
-        seeds = _complete(draft, scale)
+        seeds = complete(draft, scale)
         cells = {task: [draft.cells[task][seed] for seed in seeds] for task in scale.chance}
         asked = [{_way(c.result) for c in own} for own in cells.values()]
         if not seeds or any(c.edited for own in cells.values() for c in own) or any(len(ways) > 1 for ways in asked):
@@ -193,7 +193,7 @@ def clean(draft: Draft, scale: Scale, flagged: Sequence[str]) -> tuple[tuple[flo
         known = both and len(both) == len(draft.scored(task))
         pairs.append((stats.mean([a for a, _ in both]), stats.mean([b for _, b in both])) if known else None)
     known_tasks = all(pair is not None for task, pair in zip(flagged, pairs) if task in scale.chance)
-    seeds = _complete(draft, scale) if known_tasks else []
+    seeds = complete(draft, scale) if known_tasks else []
     if not seeds:
         return (*pairs, None)
     rest = [scale.mean({task: _rest(draft.cells[task][seed]) for task in scale.chance}) for seed in seeds]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lep_bench.clustered import factor
 from lep_bench.leaderboard.cells import Items
+from lep_bench.leaderboard.metrics import exchanges
 from lep_bench.leaderboard.statistics import inference, stats
 from lep_bench.leaderboard.table import Difference
 
@@ -76,21 +77,21 @@ class Panel:
         return math.sqrt(2) * max((s.weight / len(self.tasks[s.task].sizes) for s in self.shares if s.items), default=0.0)
 
     def _collected(self, of_task: Callable[[_Task], np.ndarray]) -> np.ndarray:
-        """[R, groups of all tasks]: the weighted sum over tasks of an array [R, C] per task."""
+        """[any, groups of all tasks]: the weighted sum over tasks of an array [any, C] per task."""
         import numpy as np
 
-        shares = [(share.weight, self.tasks[share.task]) for share in self.shares if share.items]
-        if len(shares) == 1:
-            return shares[0][0] * of_task(shares[0][1])
-        whole = np.zeros((len(self.names), 1 + max(int(task.groups.max()) for _, task in shares)))
-        for weight, task in shares:
-            whole[:, task.groups] += weight * of_task(task)
+        tasks = [self.tasks[share.task] for share in self.shares if share.items]
+        parts = [share.weight * of_task(self.tasks[share.task]) for share in self.shares if share.items]
+        if len(parts) == 1:
+            return parts[0]
+        whole = np.zeros((len(parts[0]), 1 + max(int(task.groups.max()) for task in tasks)))
+        for task, part in zip(tasks, parts):
+            whole[:, task.groups] += part
         return whole
 
-    @cached_property
-    def _sums(self) -> np.ndarray:
-        """[R, groups]: what each item group adds to the mean."""
-        return self._collected(lambda task: task.sums / task.sizes.sum())
+    def _between(self, a: int, b: int) -> np.ndarray:
+        """[groups]: what each item group adds to the difference of two rows."""
+        return self._collected(lambda task: task.between(a, b)[None])[0]
 
     @cached_property
     def _loads(self) -> np.ndarray:
@@ -110,19 +111,21 @@ class Panel:
     def differences(self, pairs: Sequence[tuple[str, str]]) -> list[Difference]:
         """Of every pair of names the first's mean minus the second's, with error, interval and p; not yet corrected, without verdict."""
         at = [(self.place[a], self.place[b]) for a, b in pairs]
-        tests = inference.sign_flips([self._sums[a] - self._sums[b] for a, b in at]) if self.tasks else [(1.0, "")] * len(at)
+        tests = inference.sign_flips([self._between(a, b) for a, b in at]) if self.tasks else [(1.0, "")] * len(at)
         return [self._difference(a, b, *test) for (a, b), test in zip(at, tests)]
 
-    def error(self, a: int, b: int) -> tuple[float, float] | None:
+    def error(self, a: int, b: int, paired: bool = False) -> tuple[float, float] | None:
         """The standard error of the difference of two rows and its degrees of freedom, floor included (without seeds those of the task
-        with the fewest groups); None where it is not known."""
+        with the fewest groups); None where it is not known. `paired`: both rows have the same training seeds, which go together."""
         apart = self.unpaired[a] + self.unpaired[b]
         if not self.known or math.isnan(apart) or not (self.tasks or apart):
             return None
         items = math.sqrt(apart + (math.fsum(((self._loads[a] - self._loads[b]) ** 2).tolist()) if self.tasks else 0.0))
-        stderr = stats.with_seeds(items, self.means[a], self.means[b])
+        each = [self.means[a], self.means[b]]
+        each = [[x - y for x, y in zip(*each, strict=True)]] if paired else each
+        stderr = stats.with_seeds(items, *each)
         assert stderr is not None
-        seeds = [(spread**2 / len(self.means[r]), len(self.means[r]) - 1) for r in (a, b) if (spread := stats.spread(self.means[r])) is not None]
+        seeds = [(spread**2 / len(means), len(means) - 1) for means in each if (spread := stats.spread(means)) is not None]
         groups = min((len(task.sizes) for task in self.tasks.values()), default=10**9)
         return stderr, inference.satterthwaite([(items**2 + self.floor**2, groups - 1), *seeds])
 
@@ -184,7 +187,28 @@ class _Task:
         self.where = np.array([places[name] for name in names])
         self.sizes = np.bincount(self.where).astype(np.float64)
         self.sums = np.stack([np.bincount(self.where, items.values, len(places)) for items in share.items])
+        self._exchanged: dict[tuple[int, int], np.ndarray] = {}
         self.stratum, self.of, self.within, self.groups = 0, len(places), np.arange(len(places)), np.arange(len(places))
+
+    def between(self, a: int, b: int) -> np.ndarray:
+        """[C]: what each group adds to the difference of two rows' scores.
+
+        Of a score that is no mean an item adds half of what exchanging the two answers to it changes in the difference, as a sign flip
+        does: nothing where the answers agree. Jackknife shares of agreed items differ, too (a label that one row alone gives changes
+        all of F1), and all the same way: as evidence they would make one contested item significant.
+        """
+        import numpy as np
+
+        own = self.share.items
+        assert own
+        count = self.sizes.sum()
+        if not len(own[a].raws) == len(own[b].raws) == 1:  # over several seeds there is no sign flip: a t test is made
+            return (self.sums[a] - self.sums[b]) / count
+        if (a, b) not in self._exchanged:
+            parts = exchanges(own[a].raws[0], own[b].raws[0])
+            parts = np.where(np.isfinite(parts), parts, (own[a].values - own[b].values) / count)
+            self._exchanged[a, b] = np.bincount(self.where, parts, len(self.sizes))
+        return self._exchanged[a, b]
 
     def loads(self) -> np.ndarray:
         """[R, C]: every group's residuals, as they enter the clustered standard error."""
