@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -66,7 +67,8 @@ def test_a_run_records_and_a_second_suite_asks_nothing_twice(tmp_path: Path) -> 
     said, cells = {}, {}
     for name in ("first", "second"):
         command = [sys.executable, "-m", "lep_bench", "run", "--suite", name, "--configs", str(tmp_path), "--out", str(tmp_path / "out")]
-        done = subprocess.run([*command, "--models", "mini-llama/instruct", "--limit", "12"], capture_output=True, text=True, timeout=300)
+        command += ["--models", "mini-llama/instruct", "--limit", "12"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "COLUMNS": "140"})  # costs are wide
         assert done.returncode == 0, done.stdout + done.stderr
         said[name] = " ".join(done.stdout.split())
         files = sorted((tmp_path / "out" / name / "results").rglob("*.json"))

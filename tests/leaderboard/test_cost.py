@@ -161,3 +161,9 @@ def test_the_store_keeps_one_measurement_per_machine(tmp_path: Path) -> None:
 def test_one_flip_is_no_plural() -> None:
     assert "1 answer flipped" in cost.noise(NOISE.model_copy(update={"flipped": 1}), "m", "a", "b")
     assert "no answer flipped" in cost.noise(NOISE.model_copy(update={"flipped": 0}), "m", "a", "b")
+
+
+def test_a_narrow_terminal_says_where_the_costs_are() -> None:
+    table = table_of(run_of())
+    assert "cost of" in shown(table, 140) and "seconds, tokens and memory" not in shown(table, 140)
+    assert "cost of" not in shown(table, 60) and "README.md and table.csv, per model: seconds, tokens and memory" in " ".join(shown(table, 60).split())

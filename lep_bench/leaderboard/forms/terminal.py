@@ -46,7 +46,7 @@ def show(table: Table, console: Console) -> None:
         for one in [*shown, *_differences(block)]:
             console.print(one)
             console.print()
-    costs = _costs(table, console)
+    costs, elsewhere = _costs(table, console)
     for one in costs:
         console.print(one)
         console.print()
@@ -55,7 +55,7 @@ def show(table: Table, console: Console) -> None:
         for sentence in sentences:
             console.print(Padding(Text(sentence), (0, 0, 0, 2)))
     console.print()
-    for line in _legend(table, [layout for layout in layouts if layout not in turned], bool(costs)):
+    for line in _legend(table, [layout for layout in layouts if layout not in turned], elsewhere):
         console.print(Text(f" {line}", style="dim"))
     _failures(table, console)
 
@@ -106,18 +106,24 @@ def _differences(block: Block) -> list[Any]:
     return [out, *([Text(f" {said}", style="dim")] if (said := text.smallest(block)) else [])]
 
 
-def _costs(table: Table, console: Console) -> list[Any]:
-    """What the models cost and what their texts look like, where that is not too long and not too wide."""
+def _costs(table: Table, console: Console) -> tuple[list[Any], list[str]]:
+    """What the models cost and what their texts look like, where that is not too long and not too wide; what of it only the files have."""
     spent = [(row, [*cost.numbers(table, row), cost.partly(row)]) for row in table.rows if row.cost]
     looks = [(row, health.numbers(row)) for row in table.rows if row.health]
     partly = [""] if any(numbers[-1] for _, numbers in spent) else []
-    found = []
-    for name, heads, rows in (("cost of", [*cost.headers(table), *partly], spent), ("texts of, in percent", health.HEADERS, looks)):
+    found, elsewhere = [], []
+    parts = (
+        ("cost of", [*cost.headers(table), *partly], spent, "seconds, tokens and memory"),
+        ("texts of, in percent", health.HEADERS, looks, "what the texts look like"),
+    )
+    for name, heads, rows, what in parts:
         columns = zip(*(numbers for _, numbers in rows))
         width = 16 + sum(max(len(word) for word in [*head.split(), *column]) + 2 for head, column in zip(heads, columns))
         if rows and len(table.rows) <= COSTS and width <= console.width:
             found.append(_listed(table, name, heads, rows, console.width < WIDE))
-    return found
+        elif rows:
+            elsewhere.append(what)
+    return found, elsewhere
 
 
 def _plainer(table: Table) -> Table:
@@ -253,7 +259,7 @@ def _style(value: str) -> str:
     return "red" if value.strip() == "failed" else "dim" if value.strip() == text.MISSING else ""
 
 
-def _legend(table: Table, layouts: list[_Layout], costs: bool) -> list[str]:
+def _legend(table: Table, layouts: list[_Layout], elsewhere: list[str]) -> list[str]:
     lines = [*text.legend(table), "Compare within a block only."]
     if table.samplings > 1 and any(layout.joint[0].isspace() for layout in layouts):
         lines.append(text.sampling_remark(table))
@@ -263,8 +269,8 @@ def _legend(table: Table, layouts: list[_Layout], costs: bool) -> list[str]:
         lines.append("  for the other donors original/donor: the same text, the old vocabulary.")
     lines += [f"Not compared with their controls: {many(len(rows), 'row')}: {text.clean(reason)}." for reason, rows in cost.refusals(table)]
     lines += [cost.noise(n, *map(text.clean, (cost.named(n.machine), n.model, n.task))) for n in table.noise]
-    if not costs and any(row.cost or row.health for row in table.rows):
-        lines.append("Seconds, tokens, memory and what the texts look like, per model: README.md, table.csv.")
+    if elsewhere:
+        lines.append(f"In README.md and table.csv, per model: {'; '.join(elsewhere)}.")
     short = layouts[:1] != [] and layouts[0].part == "short"
     if short or not all(layout.fits for layout in layouts if layout.part == "tasks"):
         groups = "the groups and " if short and table.summaries else ""
