@@ -1,4 +1,4 @@
-"""Scores of the Darumeru tasks, in pure Python: recomputed from stored samples without lm-eval, model or tokenizer.
+"""Scores of the Darumeru tasks: recomputed from stored samples without lm-eval, model or tokenizer. In pure Python, `RESAMPLED` in numpy.
 
 Rules of the benchmark's code as of July 2024, which made the published numbers. A function that takes one row gives what
 is stored for it; a function that takes a list gives the task's value (lists stand for tuples after a way through JSON).

@@ -166,4 +166,5 @@ def test_one_flip_is_no_plural() -> None:
 def test_a_narrow_terminal_says_where_the_costs_are() -> None:
     table = table_of(run_of())
     assert "cost of" in shown(table, 140) and "seconds, tokens and memory" not in shown(table, 140)
-    assert "cost of" not in shown(table, 60) and "README.md and table.csv, per model: seconds, tokens and memory" in " ".join(shown(table, 60).split())
+    narrow = " ".join(shown(table, 60).split())
+    assert "cost of" not in narrow and "README.md and table.csv, per model: seconds, tokens and memory" in narrow

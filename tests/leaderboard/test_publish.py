@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -138,14 +137,12 @@ def test_damaged_files_name_their_line(folder: Path) -> None:
     assert "not a leaderboard folder" in publish.check(folder)[0]
 
 
-def test_small_and_quick(tmp_path: Path) -> None:
-    """57 models x 5 tasks x 300 items: well under 2 MB, and under two seconds to render again."""
+def test_results_are_small(tmp_path: Path) -> None:
+    """57 models x 5 tasks x 300 items: well under 2 MB."""
     run = Run.whole(items=300)
     publish.write(tmp_path, SUITE, run.results, run.samples, ORDER)
     assert (tmp_path / "results.jsonl").stat().st_size < 1_200_000
-    start = time.perf_counter()
     assert publish.check(tmp_path) == []
-    assert time.perf_counter() - start < 2
 
 
 def test_a_line_ends_where_the_file_says_so(tmp_path: Path) -> None:

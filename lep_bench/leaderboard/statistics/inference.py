@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 ALPHA = 0.05
 FLIPS = 9_999  # random sign flips of a permutation test
 RESAMPLES = 2_000  # of the bootstrap
+BLOCK = 200  # resamples drawn at once; even, and a divisor of RESAMPLES
 EXACT = 13  # item groups with a difference up to which all 2^n sign flips are counted
 BATCHES = 512  # more groups than these flip their signs in so many batches
 SMALLEST = 1e-300  # no p is 0
@@ -85,10 +86,13 @@ def weights(stratum: int, groups: int) -> np.ndarray:
     """[RESAMPLES, groups]: how often each of a stratum's item groups is in each resample, drawn with replacement."""
     import numpy as np
 
-    raw = _bits(1, stratum).random_raw(-(-RESAMPLES * groups // 2)).astype("<u8").view("<u4")[: RESAMPLES * groups]
-    picked = (raw.astype(np.uint64) * np.uint64(groups) >> np.uint64(32)).astype(np.int64).reshape(RESAMPLES, groups)
-    picked += np.arange(RESAMPLES)[:, None] * groups
-    return np.bincount(picked.ravel(), minlength=RESAMPLES * groups).reshape(RESAMPLES, groups).astype(np.float32)
+    bits, out = _bits(1, stratum), np.empty((RESAMPLES, groups), np.float32)
+    for start in range(0, RESAMPLES, BLOCK):  # whole at once 14,000 groups would take half a gigabyte of 64-bit numbers
+        raw = bits.random_raw(BLOCK * groups // 2).astype("<u8").view("<u4")
+        picked = (raw.astype(np.uint64) * np.uint64(groups) >> np.uint64(32)).astype(np.int64).reshape(BLOCK, groups)
+        picked += np.arange(BLOCK)[:, None] * groups
+        out[start : start + BLOCK] = np.bincount(picked.ravel(), minlength=BLOCK * groups).reshape(BLOCK, groups)
+    return out
 
 
 def uniforms(stream: int, count: int) -> np.ndarray:
