@@ -20,7 +20,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent / "leaderboard"))
 from invented_run import result
-from invented_world import COMMIT, SERVER, Identity, World, checkpoint, safetensors
+from invented_world import COMMIT, FILES, SERVER, Identity, World, checkpoint, safetensors
 
 from lep_bench import plan
 from lep_bench.store import Store
@@ -163,11 +163,10 @@ CHANGES: dict[str, tuple[Change, tuple[str, ...], tuple[str, ...]]] = {
     "instruct: a weight": (put("instruct/model.safetensors", safetensors(1.0, 3.5)), INSTRUCT, ()),
     "instruct: chat template": (put("instruct/chat_template.jinja", "{{ x }}"), INSTRUCT, ()),
     "instruct: generation config": (put("instruct/generation_config.json", "{}"), INSTRUCT, ()),
-    "instruct: another name of a file": (
+    "instruct: names of two files exchanged": (
         both(
-            lambda w: w.files.pop("instruct/config.json"),
-            put("instruct/config.json", '{"vocab_size": 4}'),
-            put("instruct/b.json", "{}"),
+            put("instruct/config.json", FILES["instruct/tokenizer.json"]),
+            put("instruct/tokenizer.json", FILES["instruct/config.json"]),
         ),
         INSTRUCT,
         (),
