@@ -17,7 +17,6 @@ from lep_bench.sources import BUILTIN
 Corpus = str | tuple[str, ...] | None
 FIELD = "text"
 KINDS = "text (one document a line), JSONL or Parquet files, folders of these, or a Hub dataset (ORG/NAME or ORG/NAME:CONFIG)"
-MINI_MODULES = ("corpus", "world", "stories", "relations", "tables", "questions")  # what the built-in texts follow from
 _JSONL, _PARQUET = (".jsonl", ".jsonl.gz", ".json"), (".parquet",)
 _IN_FOLDERS = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
 _HUB = re.compile(r"(?P<path>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<name>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
@@ -45,13 +44,13 @@ def read(corpus: Corpus, field: str = FIELD) -> Iterator[str]:
 
 
 def corpus_digest(corpus: Corpus) -> str:
-    """What stands for a corpus in fingerprints: its files' content, a Hub dataset's id with its revision, or the code that
-    generates the built-in one."""
+    """What stands for a corpus in fingerprints: its files' content, a Hub dataset's id with its revision, or the shipped
+    files of the built-in one."""
     if corpus is None:
         return "none"
     if corpus == BUILTIN + "mini":
-        mini = paths.PACKAGE / "mini"
-        return files_digest([mini / f"{name}.py" for name in MINI_MODULES], mini)
+        texts = paths.builtin_texts()
+        return files_digest(texts.glob("*.xz"), texts)
     return digest([file_digest(part) if isinstance(part, Path) else {"hub": part} for part in parts(corpus)])
 
 

@@ -36,6 +36,11 @@ def checkpoints() -> Path:
     return PACKAGE / "mini" / "checkpoints"
 
 
+def builtin_texts() -> Path:
+    """The folder of the built-in world's texts: `NAME.jsonl.xz`."""
+    return PACKAGE / "mini" / "texts"
+
+
 def module(file: Path, kind: str) -> Any:
     """Run a Python file and return its module, under a name of its own: data folders must never become importable names.
 

@@ -37,7 +37,7 @@ def local(location: str) -> Path | None:
         folder = paths.inside(paths.checkpoints(), location[len(BUILTIN) :])
         if not folder.is_dir():
             known = [f"{BUILTIN}{p.parent.name}/{p.name}" for p in paths.checkpoints().glob("*/*") if p.is_dir()]
-            raise unknown("built-in checkpoint", location, known, "(lep-bench mini train makes them)")
+            raise unknown("built-in checkpoint", location, known)
         return folder
     if served(location) is not None:
         raise CheckpointError(f"{location} is a model behind a server: there is no folder of it, it can only be scored (lep-bench run --url)")

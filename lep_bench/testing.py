@@ -135,7 +135,7 @@ def _vocabulary(adapter: Adapter, settings: Params, case: Case, folder: Path) ->
 def _documents() -> Iterator[str]:
     from lep_bench.mini.corpus import vocabulary_texts
 
-    return islice(iter(vocabulary_texts(0)), DOCUMENTS)
+    return islice(vocabulary_texts(), DOCUMENTS)
 
 
 def _tuning(adapter: Adapter, settings: Params, case: Case, folder: Path) -> None:

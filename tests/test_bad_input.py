@@ -121,7 +121,6 @@ def test_a_file_where_a_folder_is_needed(mistake, cli, pico, tmp_path):
         ("export", "mini-llama/base", file / "out", "--out", tmp_path / "runs"),
         ("new", "adapter", "mine", "--to", file),
         ("new", "task", "mine", "--to", file / "x"),
-        ("mini", "train", "mini-llama", file / "x"),
     ):
         assert f"{file} is a file, a folder is needed" in mistake(*arguments)
     assert cli("doctor", "--out", file).code == 1
@@ -136,10 +135,6 @@ def test_two_local_models_of_one_name_are_refused(mistake, pico, tmp_path):
 @pytest.mark.parametrize(("option", "value"), [("--models", ""), ("--models", " , "), ("--tasks", ""), ("--tasks", ",")])
 def test_an_empty_list_names_nothing(mistake, tmp_path, option, value):
     assert f"{option} names nothing" in mistake("run", option, value, "--dry-run", "--out", tmp_path)
-
-
-def test_mini_train_knows_its_families(mistake, tmp_path):
-    assert "did you mean mini-llama" in mistake("mini", "train", "mini-lama", tmp_path / "x")
 
 
 @needs_checkpoints

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow
@@ -124,15 +124,13 @@ def test_digests_follow_content_and_the_hubs_revision(tmp_path: Path) -> None:
     assert digest(None) == "none"
 
 
-def test_the_built_in_corpus_is_fingerprinted_by_every_module_it_follows_from() -> None:
-    """A module left out would let its changes pass unseen: donors trained on other text would count as current."""
-    mini, found, waiting = paths.PACKAGE / "mini", set(), ["corpus"]
-    while waiting:
-        name = waiting.pop()
-        if name in found:
-            continue
-        found.add(name)
-        for node in ast.walk(ast.parse((mini / f"{name}.py").read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.level == 1:
-                waiting += [node.module] if node.module else [alias.name for alias in node.names]
-    assert found == set(corpora.MINI_MODULES)
+def test_every_shipped_text_is_in_the_fingerprint_of_the_built_in_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = Path(shutil.copytree(paths.builtin_texts(), tmp_path / "texts"))
+    digests = {corpora.corpus_digest("builtin:mini")}
+    monkeypatch.setattr(paths, "builtin_texts", lambda: texts)
+    assert {corpora.corpus_digest("builtin:mini")} == digests
+    files = sorted(texts.iterdir())
+    for file in files:
+        file.write_bytes(file.read_bytes() + b"0")
+        digests.add(corpora.corpus_digest("builtin:mini"))
+    assert len(digests) == len(files) + 1 == 5

@@ -32,9 +32,9 @@ def test_the_wheel_has_every_data_file(wheel: Path) -> None:
         missing = [str(f) for f in files if f"lep_bench/_data/{f.relative_to(ROOT).as_posix()}" not in names]
         assert not missing, missing
     assert "lep_bench/_data/constraints.txt" in names
-    for file in paths.checkpoints().rglob("*.safetensors"):
+    for file in (*paths.checkpoints().rglob("*.safetensors"), *paths.builtin_texts().iterdir()):
         assert file.relative_to(ROOT).as_posix() in names
-    assert not [name for name in names if name.split("/")[0] in (*paths.FOLDERS, "tests") or "__pycache__" in name]
+    assert not [name for name in names if name.split("/")[0] in (*paths.FOLDERS, "benchmarks", "tests") or "__pycache__" in name]
 
 
 def test_an_installed_wheel_finds_its_own_folders(wheel: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Making checkpoints: adapt, export, mini train."""
+"""Making checkpoints: adapt, export."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ import typer
 
 from lep_bench.cli.app import AdapterFolders, ConfigFolders, Out, app, check_folder
 from lep_bench.cli.run import SuiteName
-from lep_bench.errors import LepBenchError, RunFailed, unknown
-
-mini = typer.Typer(help="The built-in small families.", no_args_is_help=True)
-app.add_typer(mini, name="mini")
+from lep_bench.errors import LepBenchError, RunFailed
 
 
 @app.command()
@@ -92,23 +89,3 @@ def export(
     shop = Workshop({node.id: node for node in (*todo.cached, *todo.nodes.values())}, given.configs, given.registry)
     exporting.export(shop.artifact(todo.makers[todo.models[0].key], todo.models[0].stage), folder)
     typer.echo(f"written: {folder}")
-
-
-@mini.command("train")
-def mini_train(
-    family: Annotated[str, typer.Argument(metavar="FAMILY", help="mini-llama or mini-mistral.")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where base/ and instruct/ are written; it must not exist.")],
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="The seed of everything drawn at random; default: the shipped family's.", show_default=False)
-    ] = None,
-) -> None:
-    """Train a built-in family from nothing: base, then instruct. Takes minutes on one core."""
-    from lep_bench.mini import families, train
-
-    if family not in families.FAMILIES:
-        raise unknown("built-in family", family, families.FAMILIES)
-    check_folder(folder.parent, "DIR")
-    if folder.exists():
-        raise LepBenchError(f"{folder} exists already: choose another folder or remove it first")
-    train.train_family(family, folder, seed=seed, log=typer.echo)
-    typer.echo(f"written: {folder}/base {folder}/instruct")

@@ -93,32 +93,32 @@ def pretraining_texts(corpus: corpora.Corpus) -> Iterator[str]:
     return corpora.read(corpus)
 
 
-def calibration_prompts(corpus: corpora.Corpus, n: int, seed: int = 0) -> list[str]:
+def calibration_prompts(corpus: corpora.Corpus, n: int) -> list[str]:
     """`n` user messages for the original instruct model to answer.
 
-    Files: the `prompt` fields of the corpus's JSONL rows, a fixed choice by `seed`. Raises LepBenchError when there are
+    Files: the `prompt` fields of the corpus's JSONL rows, a fixed choice. Raises LepBenchError when there are
     fewer than `n`.
     """
     if corpus == MINI:
         from lep_bench.mini import corpus as mini
 
-        return mini.calibration_prompts(n, seed)
+        return mini.calibration_prompts(n)
     prompts = [row["prompt"] for row in _rows(corpus) if row.get("prompt")]
     if len(prompts) < n:
         raise LepBenchError(
             f"corpus: {len(prompts)} rows with a field 'prompt', calibration asks for {n}: add a JSONL file of prompts, or lower `answers`"
         )
-    return random.Random(seed).sample(prompts, n)
+    return random.Random(0).sample(prompts, n)
 
 
-def copy_prompts(corpus: corpora.Corpus, n: int, seed: int = 0) -> list[tuple[str, str]]:
+def copy_prompts(corpus: corpora.Corpus, n: int) -> list[tuple[str, str]]:
     """`n` copy exercises (user message, expected answer). Files: the beginnings of the corpus's own texts, a fixed
-    choice by `seed`. Raises LepBenchError when there are fewer than `n`."""
+    choice. Raises LepBenchError when there are fewer than `n`."""
     if corpus == MINI:
         from lep_bench.mini import corpus as mini
 
-        return mini.copy_prompts(n, seed)
-    rng, chosen, count = random.Random(seed), [], 0
+        return mini.copy_prompts(n)
+    rng, chosen, count = random.Random(0), [], 0
     for text in pretraining_texts(corpus):  # a sample of a stream: memory holds n texts only
         count += 1
         if len(chosen) < n:

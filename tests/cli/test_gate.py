@@ -167,3 +167,13 @@ def test_after_one_that_fails_no_other_passes() -> None:
     assert comparing.gate(pairs[:1], SUITE, (old, new), drop)[0].bound > -drop
     many = comparing.gate(pairs, SUITE, (old, new), drop)
     assert {g.level for g in many} == {0.05 / 20} and all(g.bound < -drop for g in many)
+
+
+def test_levels_grow_as_holm_says_and_bounds_are_one_sided() -> None:
+    """Of three models that pass, one passes at 5% / 3, the next at 5% / 2, the last at 5%."""
+    (before, old), (now, new) = seeded(), seeded(4)
+    found = comparing.gate([(before[0], now[0])] * 3, SUITE, (old, new), 0.5)
+    assert sorted(g.level for g in found) == pytest.approx([0.05 / 3, 0.05 / 2, 0.05])
+    far = {round(0.05 / g.level): g.difference.value - g.bound for g in found}
+    # Quantiles of the normal distribution: 1.645 at 95%, 2.128 at 98.33%.
+    assert far[1] / far[3] == pytest.approx(1.645 / 2.128, rel=0.02)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lep_bench.mini import batches, model, train, vocab
-from lep_bench.mini.families import FAMILIES, shortened
+from benchmarks.mini import batches, model, train, vocab
+from benchmarks.mini.families import FAMILIES, shortened
 
 NAMES = sorted(FAMILIES)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from lep_bench.mini import corpus, vocab
-from lep_bench.mini.families import FAMILIES
+from benchmarks.mini import corpus, vocab
+from benchmarks.mini.families import FAMILIES
 
 KINDS = ("llama", "mistral")
 TEXTS = ("Кот спит дома. The cat sleeps.", "12 ёжиков, 345!\n\nДа?", "  two  spaces ", "日本 emoji 🙂", "")

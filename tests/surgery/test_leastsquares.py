@@ -113,3 +113,25 @@ def test_means_that_are_mixed_otherwise_are_taken_row_by_row():
     d, report = leastsquares.fit(x, y)
     torch.testing.assert_close(d, 2 * torch.eye(8, dtype=torch.float64))
     assert report.rows == len(ids) and report.residual < 1e-6
+
+
+def with_singular_values(values, rows=400):
+    """[rows, d] with exactly these singular values along the axes, the smallest last."""
+    u = np.linalg.qr(random(rows, len(values)))[0]
+    return u * np.array(values)
+
+
+# The solver keeps singular values above max(rows, d) * eps = 400 * 2.2e-16 = 8.9e-14 of the largest.
+@pytest.mark.parametrize(("least", "rank"), [(1e-10, 8), (1e-12, 8), (2e-13, 8), (2e-14, 7), (1e-16, 7)])
+def test_directions_are_kept_down_to_rounding_and_no_further(least, rank):
+    """Rows that determine a direction, however faintly, must be learned from. Rounding must not be.
+
+    With Y = X the right answer is known: 1 along every direction that is kept, 0 along the others.
+    """
+    x = with_singular_values([1.0] * 7 + [least])
+    d, report = leastsquares.fit(blocks(x), blocks(x))
+    assert (report.method, report.rank) == ("minimum norm", rank)
+    expected = np.diag([1.0] * 7 + [float(rank == 8)])
+    np.testing.assert_allclose(np.diag(d.numpy()), np.diag(expected), atol=0.05)
+    assert report.rcond == pytest.approx(400 * np.finfo(np.float64).eps)
+    assert report.basis is None if rank == 8 else tuple(report.basis.shape) == (7, 8)

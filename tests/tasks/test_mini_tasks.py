@@ -16,7 +16,7 @@ from lm_eval.api.model import LM
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
-from lep_bench.mini import taskdata
+from benchmarks.mini import taskdata
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ROOT / "tasks" / "mini"

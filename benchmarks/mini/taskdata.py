@@ -1,4 +1,7 @@
-"""Write the data files of tasks/mini: scored questions, texts to copy and Russian text that training never contains."""
+"""Write the data files of tasks/mini: scored questions, texts to copy and Russian text that training never contains.
+
+    python -m benchmarks.mini.taskdata
+"""
 
 import json
 import random
@@ -7,6 +10,7 @@ from pathlib import Path
 from . import corpus, stories
 from .world import LANGUAGES, facts, options, scored_questions
 
+FOLDER = Path(__file__).resolve().parents[2] / "tasks" / "mini" / "data"
 ITEMS = 300
 _TEXT_LENGTHS = (150, 250)  # characters: in the families' own tokens longer than mini-mistral's window
 
@@ -68,7 +72,7 @@ def text_rows() -> list[dict[str, object]]:
     return rows
 
 
-def write(folder: Path) -> None:
+def write(folder: Path = FOLDER) -> None:
     """Write facts_LANGUAGE.jsonl, copy_LANGUAGE.jsonl and text_ru.jsonl to `folder`; the bytes depend on nothing else."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,3 +83,7 @@ def write(folder: Path) -> None:
     for name, rows in files.items():
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         (folder / f"{name}.jsonl").write_bytes("".join(lines).encode())
+
+
+if __name__ == "__main__":
+    write()

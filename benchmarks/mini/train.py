@@ -1,6 +1,6 @@
 """Train a family from nothing: tokenizer, base model, instruct model.
 
-    python -m lep_bench.mini.train mini-llama --out DIR [--seed N]
+    python -m benchmarks.mini.train mini-llama --out DIR [--seed N]
 
 Three phases: (1) repeated random tokens, which make the copying head; (2) the micro-world's plain text: the base model;
 (3) chats, with some plain text against forgetting: the instruct model, all of whose weights are tuned. One thread gives

@@ -1,6 +1,6 @@
 """Score a checkpoint on the fact and copy tasks without lm-eval, in seconds: for choosing recipes and for the log.
 
-    python -m lep_bench.mini.measure FOLDER [--chat] [--data tasks/mini/data]
+    python -m benchmarks.mini.measure FOLDER [--chat] [--data tasks/mini/data]
 
 The requests are those of the tasks (same prompts, same split between context and continuation, float32, greedy).
 """
