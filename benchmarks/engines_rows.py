@@ -2,9 +2,10 @@
 
     python benchmarks/engines_rows.py WHO FOLDER WHAT RESULT.json
 
-WHO: ours-hf, ours-vllm, theirs-hf, theirs-vllm (lm-eval's own model classes). WHAT: single, mixed, generate. Every engine is
-given the same lm-eval requests (strings) by the same call, `loglikelihood` or `generate_until`; what is timed is that call:
-tokenizing, asking, answering. One thread.
+WHO: ours-hf, ours-vllm, theirs-hf, theirs-vllm (lm-eval's own model classes). WHAT: single, mixed,
+generate. Every engine is given the same lm-eval requests (strings) by the same call,
+`loglikelihood` or `generate_until`; what is timed is that call: tokenizing, asking, answering. One
+thread.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ WORDS = 500  # the texts' own vocabulary: all models have at least as many words
 
 
 def requests(what: str) -> list[tuple[Any, ...]]:
-    """Arguments of lm-eval requests, the same in every process: (context, continuation), or (context, settings)."""
+    """Arguments of lm-eval requests, the same in every process: (context, continuation), or
+    (context, settings).
+    """
     draw = random.Random(what)
 
     def words(count: int) -> str:
@@ -40,27 +43,46 @@ def requests(what: str) -> list[tuple[Any, ...]]:
 
     made: list[tuple[Any, ...]] = []
     if what == "generate":
-        return [(words(CONTEXT // 2), {"until": ["w1 w2 w3"], "max_gen_toks": 16, "do_sample": False}) for _ in range(DOCS // 2)]
+        return [
+            (words(CONTEXT // 2), {"until": ["w1 w2 w3"], "max_gen_toks": 16, "do_sample": False})
+            for _ in range(DOCS // 2)
+        ]
     for n in range(DOCS * (2 if what == "mixed" else 1)):
         context = words(CONTEXT)
         longer = n >= DOCS
-        made += [(context, " " + words(draw.randint(2, 6) if longer else 1)) for _ in range(CHOICES)]
+        made += [
+            (context, " " + words(draw.randint(2, 6) if longer else 1)) for _ in range(CHOICES)
+        ]
     return made
 
 
 def model(folder: Path, vocabulary: int, dtype: str = "float32", **shape: Any) -> Path:
-    """A random LLaMa (4 layers, hidden 256 unless `shape` says otherwise) over a vocabulary of words `w0 w1 ...`."""
+    """A random LLaMa (4 layers, hidden 256 unless `shape` says otherwise) over a vocabulary of
+    words `w0 w1 ...`.
+    """
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     names = ["<s>", "</s>", "<unk>", *(f"w{n}" for n in range(vocabulary - 3))]
-    tokenizer = Tokenizer(models.WordLevel({name: n for n, name in enumerate(names)}, unk_token="<unk>"))
+    tokenizer = Tokenizer(
+        models.WordLevel({name: n for n, name in enumerate(names)}, unk_token="<unk>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>").save_pretrained(folder)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
     torch.manual_seed(0)
-    usual = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4, "initializer_range": 0.06}
+    usual = {
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "initializer_range": 0.06,
+    }
     given = {**usual, **shape, "vocab_size": vocabulary, "bos_token_id": 0, "eos_token_id": 1}
     config = LlamaConfig(max_position_embeddings=POSITIONS, tie_word_embeddings=False, **given)
     LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
@@ -79,13 +101,20 @@ def loaded(who: str, folder: Path, batch: int) -> Any:
         shim_version()
         from lm_eval.models.vllm_causallms import VLLM
 
-        return VLLM(pretrained=str(folder), dtype="float32", batch_size="auto", max_model_len=POSITIONS, enforce_eager=True, seed=0)
-    from lep_bench import artifact
-    from lep_bench.evaluate.enginelm import EngineLM
+        return VLLM(
+            pretrained=str(folder),
+            dtype="float32",
+            batch_size="auto",
+            max_model_len=POSITIONS,
+            enforce_eager=True,
+            seed=0,
+        )
+    from lep_bench.evaluate.engine_lm import EngineLM
+    from lep_bench.records import artifact
 
-    one = artifact.whole(str(folder), folder.name, "local", folder.name)
+    one = artifact.open_checkpoint(str(folder), folder.name, "local", folder.name)
     if who == "ours-vllm":
-        from lep_bench.engines.vllm import VllmEngine
+        from lep_bench.engines.vllm.engine import VllmEngine
 
         return EngineLM(VllmEngine(folder), one)
     from lep_bench.engines.hf import HfEngine
@@ -94,7 +123,9 @@ def loaded(who: str, folder: Path, batch: int) -> Any:
 
 
 def shim_version() -> None:
-    """lm-eval asks for the version of `vllm`, which the CPU build's package does not answer to; vLLM wants to read +cpu there."""
+    """lm-eval asks for the version of `vllm`, which the CPU build's package does not answer to;
+    vLLM wants to read +cpu there.
+    """
     original = importlib.metadata.version
 
     def version(name: str) -> str:
@@ -124,7 +155,13 @@ def main() -> None:
         answers = getattr(lm, kind)(asked)
         cpu = time.process_time() - cpu
         if cpu < record["cpu_s"]:
-            record = {"load_s": load, "cpu_s": cpu, "wall_s": time.perf_counter() - begin, "batch": batch, "answers": answers}
+            record = {
+                "load_s": load,
+                "cpu_s": cpu,
+                "wall_s": time.perf_counter() - begin,
+                "batch": batch,
+                "answers": answers,
+            }
     result.write_text(json.dumps(record), encoding="utf-8")
 
 

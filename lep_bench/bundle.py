@@ -1,8 +1,12 @@
-"""A bundle: a folder with everything that a suite needs on a machine without a network, and the manifest that proves it.
+"""A bundle: a folder with everything that a suite needs on a machine without a network, and the
+manifest that proves it.
 
-DIR/ORG/NAME/...  files of a dataset, as in the Hub's repository    DIR/models/ORG/NAME/...  a checkpoint
-DIR/dictionaries/...  what the lemmatiser reads                     DIR/wheels/*.whl         Python packages
-DIR/bundle.json  which they are, where they come from, and their hashes. A folder without it (a mirror that somebody
+DIR/ORG/NAME/...  files of a dataset, as in the Hub's repository    DIR/models/ORG/NAME/...  a
+    checkpoint
+DIR/dictionaries/...  what the lemmatiser reads                     DIR/wheels/*.whl         Python
+    packages
+DIR/bundle.json  which they are, where they come from, and their hashes. A folder without it (a
+    mirror that somebody
 made by hand) works the same way, but nothing about it is proven.
 """
 
@@ -19,9 +23,9 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from lep_bench import paths
+from lep_bench import files
 from lep_bench.errors import CheckpointError, LepBenchError
-from lep_bench.fingerprint import LENGTH, file_digest
+from lep_bench.files import LENGTH, file_digest
 from lep_bench.yamlfile import Frozen
 
 DATA = "LEP_BENCH_DATA"  # the environment variable that names the folder; tasks read it too
@@ -35,7 +39,7 @@ HASH = re.compile(r"[0-9a-f]{5,40}")  # of a commit, whole or its beginning
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
-class File(Frozen):
+class BundleFile(Frozen):
     """One file. `path` is relative to the bundle's folder, with slashes."""
 
     path: str
@@ -43,9 +47,10 @@ class File(Frozen):
     sha256: str
 
 
-class Entry(Frozen):
-    """One thing that was stored. `revision` is what was asked for (None: the newest), `commit` what it was on that day;
-    without a commit the files are a copy of somebody's folder, and nothing says which revision they are."""
+class BundleEntry(Frozen):
+    """One thing that was stored. `revision` is what was asked for (None: the newest), `commit` what
+    it was on that day; without a commit the files are a copy of somebody's folder, and nothing says
+    which revision they are."""
 
     kind: Kind
     id: str
@@ -53,11 +58,15 @@ class Entry(Frozen):
     commit: str | None = None
     licence: str = "unknown"
     gated: bool = False
-    files: tuple[File, ...]
+    files: tuple[BundleFile, ...]
 
     def is_at(self, revision: str | None) -> bool:
         """Whether this is proven to be that revision (None: any)."""
-        return self.commit is not None and (revision in (None, self.revision) or bool(HASH.fullmatch(revision)) and self.commit.startswith(revision))
+        return self.commit is not None and (
+            revision in (None, self.revision)
+            or bool(HASH.fullmatch(revision))
+            and self.commit.startswith(revision)
+        )
 
     @property
     def bytes(self) -> int:
@@ -72,15 +81,19 @@ class Bundle(Frozen):
     created: str
     lep_bench: str
     suites: tuple[str, ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[BundleEntry, ...]
 
-    def entry(self, kind: Kind, name: str) -> Entry | None:
+    def entry(self, kind: Kind, name: str) -> BundleEntry | None:
         """The entry of that kind and id."""
-        return next((entry for entry in self.entries if (entry.kind, entry.id) == (kind, name)), None)
+        return next(
+            (entry for entry in self.entries if (entry.kind, entry.id) == (kind, name)), None
+        )
 
 
 def read(root: Path) -> Bundle | None:
-    """The manifest of a folder; None where it has none. Raises LepBenchError when it is damaged or from a newer version."""
+    """The manifest of a folder; None where it has none. Raises LepBenchError when it is damaged or
+    from a newer version.
+    """
     file = root / MANIFEST
     try:
         stat = file.stat()
@@ -94,11 +107,16 @@ def _read(file: Path, mtime_ns: int, size: int) -> Bundle:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(data, dict) and data.get("schema_version", 0) > SCHEMA_VERSION:
-            raise LepBenchError(f"{file} is of version {data['schema_version']}, this lep-bench reads up to {SCHEMA_VERSION}: install a newer one")
+            raise LepBenchError(
+                f"{file} is of version {data['schema_version']}, this lep-bench reads up to "
+                f"{SCHEMA_VERSION}: install a newer one"
+            )
         found = Bundle.model_validate(data)
     except (OSError, ValueError, TypeError) as error:  # pydantic's ValidationError is a ValueError
         why = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
-        raise LepBenchError(f"{file} is no manifest that can be read ({why}): make the bundle again") from error
+        raise LepBenchError(
+            f"{file} is no manifest that can be read ({why}): make the bundle again"
+        ) from error
     for entry in found.entries:
         for one in entry.files:
             inside(file.parent, one.path)
@@ -111,10 +129,21 @@ def given() -> Path | None:
 
 
 def inside(root: Path, name: str) -> Path:
-    """`root` joined with a relative path that came from elsewhere. Raises LepBenchError for one that would leave the folder."""
+    """`root` joined with a relative path that came from elsewhere. Raises LepBenchError for one
+    that would leave the folder.
+    """
     pure = PurePosixPath(name)
-    if not name or pure.is_absolute() or ".." in pure.parts or "\\" in name or not name.isprintable() or str(pure) in (".", MANIFEST):
-        raise LepBenchError(f"{name!r} is refused as the name of a file: it would not stand in {root}")
+    if (
+        not name
+        or pure.is_absolute()
+        or ".." in pure.parts
+        or "\\" in name
+        or not name.isprintable()
+        or str(pure) in (".", MANIFEST)
+    ):
+        raise LepBenchError(
+            f"{name!r} is refused as the name of a file: it would not stand in {root}"
+        )
     return root / pure
 
 
@@ -122,13 +151,16 @@ def place(root: Path, kind: Kind, name: str) -> Path:
     """The folder of an entry. Raises LepBenchError for an id that cannot be a folder here."""
     if kind in (LEMMAS, WHEELS):
         return root / kind
-    if name.count("/") != 1 or (kind == "dataset" and name.split("/")[0] in (MODELS, WHEELS, LEMMAS)):
+    if name.count("/") != 1 or (
+        kind == "dataset" and name.split("/")[0] in (MODELS, WHEELS, LEMMAS)
+    ):
         raise LepBenchError(f"{kind} {name!r}: a Hub id ORGANISATION/NAME is expected")
-    return paths.inside(root / MODELS if kind == "model" else root, name)
+    return files.join_names(root / MODELS if kind == "model" else root, name)
 
 
 def model(location: str, revision: str | None) -> tuple[Path, bool] | None:
-    """A Hub id's folder in the data folder, and whether it is proven to be that revision; None where it is not there.
+    """A Hub id's folder in the data folder, and whether it is proven to be that revision; None
+    where it is not there.
 
     Raises CheckpointError when the bundle holds another revision.
     """
@@ -141,7 +173,10 @@ def model(location: str, revision: str | None) -> tuple[Path, bool] | None:
     if entry is None or entry.commit is None:
         return folder, False
     if not entry.is_at(revision):
-        raise CheckpointError(f"the bundle {root} holds {location} at {entry.commit}, revision {revision} is wanted: bundle the suite again")
+        raise CheckpointError(
+            f"the bundle {root} holds {location} at {entry.commit}, revision {revision} is "
+            "wanted: bundle the suite again"
+        )
     return folder, True
 
 
@@ -153,15 +188,19 @@ def dataset(name: str) -> Path | None:
 
 
 def proven(name: str, revision: str | None) -> bool:
-    """Whether the data folder's copy of a dataset is known to be that pinned revision: then its rows need no other fingerprint."""
+    """Whether the data folder's copy of a dataset is known to be that pinned revision: then its
+    rows need no other fingerprint.
+    """
     root = given()
     held = read(root) if root else None
     entry = held.entry("dataset", name) if held else None
     return bool(entry and revision and entry.is_at(revision))
 
 
-def wrong(root: Path, entry: Entry, *, hashes: bool = True) -> list[str]:
-    """What is not as the manifest says, one line per file. The digests of large files are remembered (see fingerprint)."""
+def wrong(root: Path, entry: BundleEntry, *, hashes: bool = True) -> list[str]:
+    """What is not as the manifest says, one line per file. The digests of large files are
+    remembered (see fingerprint).
+    """
     lines = []
     for file in entry.files:
         path = inside(root, file.path)
@@ -170,7 +209,9 @@ def wrong(root: Path, entry: Entry, *, hashes: bool = True) -> list[str]:
             if found != file.bytes:
                 lines.append(f"{file.path} has {found:,} bytes, {file.bytes:,} were stored")
             elif hashes and file_digest(path) != file.sha256[:LENGTH]:
-                lines.append(f"{file.path} was changed: its sha256 is not {file.sha256[:LENGTH]}...")
+                lines.append(
+                    f"{file.path} was changed: its sha256 is not {file.sha256[:LENGTH]}..."
+                )
         except FileNotFoundError:
             lines.append(f"{file.path} is missing")
         except OSError as error:
@@ -178,46 +219,72 @@ def wrong(root: Path, entry: Entry, *, hashes: bool = True) -> list[str]:
     return lines + _added(root, entry)
 
 
-def _added(root: Path, entry: Entry) -> list[str]:
-    """Files among those of a proven revision that are not its own: a reader could take them instead."""
+def _added(root: Path, entry: BundleEntry) -> list[str]:
+    """Files among those of a proven revision that are not its own: a reader could take them
+    instead.
+    """
     if entry.commit is None or entry.kind not in ("dataset", "model"):
         return []
     folder, known = place(root, entry.kind, entry.id), {file.path for file in entry.files}
-    found = sorted(path.relative_to(root).as_posix() for path in folder.rglob("*") if path.is_file())
-    return [f"{name} was added, and is not of {entry.id} as it was stored: remove it" for name in found if name not in known and "/." not in name]
+    found = sorted(
+        path.relative_to(root).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
+    return [
+        f"{name} was added, and is not of {entry.id} as it was stored: remove it"
+        for name in found
+        if name not in known and "/." not in name
+    ]
 
 
 def verify(root: Path, models: Iterable[str] = ()) -> Bundle | None:
-    """The folder's manifest, after every size and the hashes of datasets, dictionaries and the named models were compared.
+    """The folder's manifest, after every size and the hashes of datasets, dictionaries and the
+    named models were compared.
 
     None for a folder without one. Raises LepBenchError that names the first wrong file.
     """
     held, chosen = read(root), set(models)
     if held is not None:
         found = [
-            (line, entry) for entry in held.entries
-            for line in wrong(root, entry, hashes=entry.kind in ("dataset", "dictionaries") or (entry.kind == "model" and entry.id in chosen))
-        ]  # fmt: skip
+            (line, entry)
+            for entry in held.entries
+            for line in wrong(
+                root,
+                entry,
+                hashes=entry.kind in ("dataset", "dictionaries")
+                or (entry.kind == "model" and entry.id in chosen),
+            )
+        ]
         if found:
-            (line, entry), more = found[0], f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-            raise LepBenchError(f"the bundle {root} is not what was stored: {line}{more}; make it again: {again(held, root, entry)}")
+            (line, entry), more = (
+                found[0],
+                f" (and {len(found) - 1} more)" if len(found) > 1 else "",
+            )
+            raise LepBenchError(
+                f"the bundle {root} is not what was stored: {line}{more}; make it again: "
+                f"{again(held, root, entry)}"
+            )
     return held
 
 
-def again(held: Bundle, root: Path, entry: Entry) -> str:
+def again(held: Bundle, root: Path, entry: BundleEntry) -> str:
     """The command that stores an entry again."""
-    return command(held.suites, root, *{"model": ["--models"], "wheels": ["--wheels"]}.get(entry.kind, []))
+    return command(
+        held.suites, root, *{"model": ["--models"], "wheels": ["--wheels"]}.get(entry.kind, [])
+    )
 
 
 def use(root: Path | None, offline: bool) -> None:
-    """Let this process and all it starts read `root` and, if asked, no network. To be called before anything reads the environment.
+    """Let this process and all it starts read `root` and, if asked, no network. To be called before
+    anything reads the environment.
 
     Raises LepBenchError when there is no such folder.
     """
     if root is not None:
         root = root.expanduser()
         if not root.is_dir():
-            raise LepBenchError(f"--data {root}: there is no such folder; lep-bench bundle makes one")
+            raise LepBenchError(
+                f"--data {root}: there is no such folder; lep-bench bundle makes one"
+            )
         os.environ[DATA] = str(root.absolute())
         dictionaries = root.absolute() / LEMMAS
         if dictionaries.is_dir():
@@ -232,10 +299,11 @@ def command(suites: Iterable[str], root: Path | str, *options: str) -> str:
 
 
 def look_for_hub(name: str, own_class: bool) -> None:
-    """Before the rows of a dataset are asked of the Hub: where it cannot be reached, this process and all that it starts are offline from now on.
+    """Before the rows of a dataset are asked of the Hub: where it cannot be reached, this process
+    and all that it starts are offline from now on.
 
-    `own_class`: the task reads its rows itself, from the data folder where one is given. Without this the `datasets` library tries
-    six times, in half a minute, for every dataset.
+    `own_class`: the task reads its rows itself, from the data folder where one is given. Without
+    this the `datasets` library tries six times, in half a minute, for every dataset.
     """
     if not HUB_ID.fullmatch(name):
         return
@@ -246,7 +314,10 @@ def look_for_hub(name: str, own_class: bool) -> None:
     if not _answers(constants.ENDPOINT):
         import datasets
 
-        print(f"{constants.ENDPOINT} cannot be reached: only rows that are here already are read", file=sys.stderr)
+        print(
+            f"{constants.ENDPOINT} cannot be reached: only rows that are here already are read",
+            file=sys.stderr,
+        )
         constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
         os.environ.update(dict.fromkeys(OFFLINE, "1"))
 
@@ -267,4 +338,8 @@ def _answers(endpoint: str) -> bool:
 def of_network(error: BaseException) -> bool:
     """Whether a library says that it could not ask the Hub, or was told not to."""
     name = type(error).__name__
-    return type(error).__module__.startswith("httpx") or name in ("ConnectionError", "LocalEntryNotFoundError", "OfflineModeIsEnabled")
+    return type(error).__module__.startswith("httpx") or name in (
+        "ConnectionError",
+        "LocalEntryNotFoundError",
+        "OfflineModeIsEnabled",
+    )

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 
 
 class LepBenchError(Exception):
-    """Anything the user can mend. The command line prints it without a traceback and exits with 2."""
+    """Anything the user can mend. The command line prints it without a traceback and exits with
+    2.
+    """
 
 
 class ConfigError(LepBenchError):
@@ -27,11 +29,15 @@ class AdapterError(LepBenchError):
 
 
 class TrainingDiverged(LepBenchError):
-    """A training whose loss or weights are not finite: that model and what needs it fail, a run goes on."""
+    """A training whose loss or weights are not finite: that model and what needs it fail, a run
+    goes on.
+    """
 
 
 class EngineError(LepBenchError):
-    """An engine that cannot take a model (no memory, an architecture it does not know): that model fails, a run goes on."""
+    """An engine that cannot take a model (no memory, an architecture it does not know): that model
+    fails, a run goes on.
+    """
 
 
 class TaskError(LepBenchError):
@@ -43,7 +49,9 @@ class RunFailed(LepBenchError):
 
 
 def reason(error: BaseException) -> str:
-    """Why, in one line and without the name of a class: what somebody else's code raised, for a message of ours."""
+    """Why, in one line and without the name of a class: what somebody else's code raised, for a
+    message of ours.
+    """
     if isinstance(error, KeyError) and error.args:
         return f"there is no {error.args[0]!r}"
     lines = str(error).strip().splitlines()

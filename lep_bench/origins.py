@@ -1,4 +1,6 @@
-"""Where the files of a bundle come from: the Hub, or a local folder in its layout; which of them are wanted, and their hashes."""
+"""Where the files of a bundle come from: the Hub, or a local folder in its layout; which of them
+are wanted, and their hashes.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +16,21 @@ from typing import Any, Protocol
 
 import yaml
 
-from lep_bench import atomic, bundle, sources
-from lep_bench.bundle import Entry, File, Kind
+from lep_bench import bundle, hub
+from lep_bench.bundle import BundleEntry, BundleFile, Kind
 from lep_bench.errors import CheckpointError, LepBenchError
+from lep_bench.files import UNFINISHED, explain_disk_errors
 
 CARD = "README.md"
-CONVERTED = "refs/convert/parquet"  # the branch where the Hub keeps a Parquet copy: the way to rows that a script makes
+# the branch where the Hub keeps a Parquet copy: the way to rows that a script makes
+CONVERTED = "refs/convert/parquet"
 
 
 @dataclass(frozen=True)
-class Part:
-    """A split of a config of a dataset: the files that are `named`, if all are there (also in data/), else those that the
-    first fitting pattern gives. `sha256` of the files one after the other, where a task pins it."""
+class DatasetPart:
+    """A split of a config of a dataset: the files that are `named`, if all are there (also in
+    data/), else those that the first fitting pattern gives. `sha256` of the files one after the
+    other, where a task pins it."""
 
     config: str
     split: str
@@ -35,11 +40,18 @@ class Part:
 
     def files(self, names: Sequence[str]) -> list[str]:
         """Which of a repository's files it is, in order; none where it is not there."""
-        named = [next((place + name for place in ("", "data/") if place + name in names), "") for name in self.named]
+        named = [
+            next((place + name for place in ("", "data/") if place + name in names), "")
+            for name in self.named
+        ]
         if named and all(named):
             return named
         for pattern in self.patterns:
-            found = sorted(n for n in names if n.count("/") == pattern.count("/") and fnmatch.fnmatchcase(n, pattern))
+            found = sorted(
+                n
+                for n in names
+                if n.count("/") == pattern.count("/") and fnmatch.fnmatchcase(n, pattern)
+            )
             if found and pattern.split("/")[-1] not in self.named:
                 return found
         return []
@@ -47,13 +59,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Need:
-    """One thing that a suite reads. Of a dataset: `parts` are read by tasks themselves, `configs` (None: the only one) by the
-    datasets library."""
+    """One thing that a suite reads. Of a dataset: `parts` are read by tasks themselves, `configs`
+    (None: the only one) by the datasets library."""
 
     kind: Kind
     id: str
     revision: str | None = None
-    parts: frozenset[Part] = frozenset()
+    parts: frozenset[DatasetPart] = frozenset()
     configs: frozenset[str | None] = frozenset()
     licence: str = "unknown"
     gated: bool = False
@@ -62,7 +74,9 @@ class Need:
 
 @dataclass(frozen=True)
 class Remote:
-    """A file where it comes from. `sha256` or `blob` (git's hash) say what it must be, as far as that is known."""
+    """A file where it comes from. `sha256` or `blob` (git's hash) say what it must be, as far as
+    that is known.
+    """
 
     path: str
     bytes: int
@@ -71,7 +85,7 @@ class Remote:
 
 
 @dataclass(frozen=True)
-class Found:
+class LocatedNeed:
     """A need with its files."""
 
     need: Need
@@ -81,18 +95,23 @@ class Found:
     licence: str = "unknown"
     gated: bool = False
 
-    def entry(self, files: Iterable[File]) -> Entry:
+    def entry(self, files: Iterable[BundleFile]) -> BundleEntry:
         """What the manifest says about it."""
-        return Entry(
-            kind=self.need.kind, id=self.need.id, revision=self.need.revision,
-            commit=self.commit, licence=self.licence, gated=self.gated, files=tuple(files),
-        )  # fmt: skip
+        return BundleEntry(
+            kind=self.need.kind,
+            id=self.need.id,
+            revision=self.need.revision,
+            commit=self.commit,
+            licence=self.licence,
+            gated=self.gated,
+            files=tuple(files),
+        )
 
 
 class Origin(Protocol):
     """Where files come from."""
 
-    def fetch(self, found: Found, file: Remote, folder: Path) -> None: ...
+    def fetch(self, found: LocatedNeed, file: Remote, folder: Path) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -101,40 +120,52 @@ class Copies:
 
     origin: Path
 
-    def fetch(self, found: Found, file: Remote, folder: Path) -> None:
-        """Copy one file; nothing where the folder is copied to itself (a mirror that gets a manifest)."""
+    def fetch(self, found: LocatedNeed, file: Remote, folder: Path) -> None:
+        """Copy one file; nothing where the folder is copied to itself (a mirror that gets a
+        manifest).
+        """
         copy = bundle.inside(folder, file.path)
         if (self.origin / file.path).resolve() == copy.resolve():
             return
-        work = copy.with_name(f"{atomic.PREFIX}{copy.name}")
+        work = copy.with_name(f"{UNFINISHED}{copy.name}")
         try:
             shutil.copyfile(self.origin / file.path, work)
             work.replace(copy)
         finally:
             work.unlink(missing_ok=True)
 
-    def found(self, need: Need, names: Iterable[str], entry: Entry | None = None) -> Found:
-        """These files, hashed: a copy must equal its original, and that what its own manifest says (where it names them all)."""
+    def found(
+        self, need: Need, names: Iterable[str], entry: BundleEntry | None = None
+    ) -> LocatedNeed:
+        """These files, hashed: a copy must equal its original, and that what its own manifest says
+        (where it names them all).
+        """
         held = {file.path: file.sha256 for file in entry.files} if entry else {}
         files, proven = [], entry is not None
         for name in names:
             path = self.origin / name
-            known = next((value for key, value in held.items() if key.endswith(f"{need.id}/{name}")), None)
+            known = next(
+                (value for key, value in held.items() if key.endswith(f"{need.id}/{name}")), None
+            )
             proven = proven and known is not None
             files.append(Remote(name, path.stat().st_size, known or sha256(path)))
         licence, gated = (entry.licence, entry.gated) if entry else (need.licence, need.gated)
-        return Found(need, self, tuple(files), entry.commit if entry and proven else None, licence, gated)
+        return LocatedNeed(
+            need, self, tuple(files), entry.commit if entry and proven else None, licence, gated
+        )
 
 
 class Folder:
-    """A local folder in the Hub's layout, with or without a manifest: a mirror, another bundle, or one dataset's own folder."""
+    """A local folder in the Hub's layout, with or without a manifest: a mirror, another bundle, or
+    one dataset's own folder.
+    """
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
             raise LepBenchError(f"--data {root}: there is no such folder")
         self.root, self.bundle = root, bundle.read(root)
 
-    def find(self, need: Need) -> Found | None:
+    def find(self, need: Need) -> LocatedNeed | None:
         """None where the folder does not hold all of it, or holds another revision."""
         entry = self.bundle.entry(need.kind, need.id) if self.bundle else None
         if entry is not None and entry.commit and not entry.is_at(need.revision):
@@ -144,31 +175,47 @@ class Folder:
             if need.kind == "model" or not need.parts:
                 return None
             folder = self.root
-        names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+        names = [
+            path.relative_to(folder).as_posix()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        ]
         names = [name for name in names if not name.startswith(".") and "/." not in name]
-        chosen = wanted(need, names, (folder / CARD).read_text(encoding="utf-8", errors="replace") if CARD in names else "")
+        chosen = wanted(
+            need,
+            names,
+            (folder / CARD).read_text(encoding="utf-8", errors="replace") if CARD in names else "",
+        )
         return Copies(folder).found(need, chosen, entry) if chosen else None
 
 
 class Hub:
     """The Hugging Face Hub, or a mirror of it (HF_ENDPOINT)."""
 
-    def find(self, need: Need) -> Found:
-        """Asks for the list of files at the wanted revision. Raises CheckpointError for what is not there, not allowed or not reachable."""
+    def find(self, need: Need) -> LocatedNeed:
+        """Asks for the list of files at the wanted revision. Raises CheckpointError for what is not
+        there, not allowed or not reachable.
+        """
         from huggingface_hub import HfApi
 
         api, kind = HfApi(), need.kind
-        with sources.clear_hub_errors(need.id, need.revision):
+        with hub.explain_hub_errors(need.id, need.revision):
             revision = need.revision
-            if revision and len(revision) < 40 and bundle.HASH.fullmatch(revision):  # the Hub knows whole hashes, branches and tags
+            # the Hub knows whole hashes, branches and tags
+            if revision and len(revision) < 40 and bundle.HASH.fullmatch(revision):
                 revision = _whole(api, need)
             about = api.repo_info(need.id, repo_type=kind, revision=revision, files_metadata=True)
             if revision and len(revision) == 40 and about.sha != revision:
-                raise CheckpointError(f"{need.id}: the Hub answers with commit {about.sha} for {revision}: this is not what the suite pins")
+                raise CheckpointError(
+                    f"{need.id}: the Hub answers with commit {about.sha} for {revision}: "
+                    "this is not what the suite pins"
+                )
             names = {one.rfilename: one for one in about.siblings or ()}
             card = ""
             if need.configs and CARD in names:
-                card = Path(api.hf_hub_download(need.id, CARD, repo_type=kind, revision=about.sha)).read_text(encoding="utf-8", errors="replace")
+                card = Path(
+                    api.hf_hub_download(need.id, CARD, repo_type=kind, revision=about.sha)
+                ).read_text(encoding="utf-8", errors="replace")
         files = []
         for name in wanted(need, list(names), card):
             one = names[name]
@@ -176,16 +223,32 @@ class Hub:
             files.append(Remote(name, one.size or 0, sha256, None if sha256 else one.blob_id))
         if not files:
             raise CheckpointError(_nothing(need, list(names)))
-        licence = getattr(about.card_data, "license", None) or next((t[8:] for t in about.tags or () if t.startswith("license:")), need.licence)
-        return Found(need, self, tuple(files), about.sha, ", ".join(licence) if isinstance(licence, list) else str(licence), bool(about.gated))
+        licence = getattr(about.card_data, "license", None) or next(
+            (t[8:] for t in about.tags or () if t.startswith("license:")), need.licence
+        )
+        return LocatedNeed(
+            need,
+            self,
+            tuple(files),
+            about.sha,
+            ", ".join(licence) if isinstance(licence, list) else str(licence),
+            bool(about.gated),
+        )
 
-    def fetch(self, found: Found, file: Remote, folder: Path) -> None:
+    def fetch(self, found: LocatedNeed, file: Remote, folder: Path) -> None:
         """Download one file, written whole or not at all."""
         from huggingface_hub import HfApi
 
-        bundle.inside(folder, file.path).unlink(missing_ok=True)  # the library would keep what its notes of an earlier try call good
-        with sources.clear_hub_errors(found.need.id, found.commit), atomic.clear_disk_errors(folder):
-            HfApi().hf_hub_download(found.need.id, file.path, repo_type=found.need.kind, revision=found.commit, local_dir=folder)
+        # the library would keep what its notes of an earlier try call good
+        bundle.inside(folder, file.path).unlink(missing_ok=True)
+        with hub.explain_hub_errors(found.need.id, found.commit), explain_disk_errors(folder):
+            HfApi().hf_hub_download(
+                found.need.id,
+                file.path,
+                repo_type=found.need.kind,
+                revision=found.commit,
+                local_dir=folder,
+            )
 
 
 def _whole(api: Any, need: Need) -> str:
@@ -195,20 +258,33 @@ def _whole(api: Any, need: Need) -> str:
     found = set()
     for branch in (None, CONVERTED) if need.kind == "dataset" else (None,):
         with contextlib.suppress(RevisionNotFoundError):
-            found |= {one.commit_id for one in api.list_repo_commits(need.id, repo_type=need.kind, revision=branch)}
+            found |= {
+                one.commit_id
+                for one in api.list_repo_commits(need.id, repo_type=need.kind, revision=branch)
+            }
     commits = sorted(commit for commit in found if commit.startswith(str(need.revision)))
     if len(commits) != 1:
-        raise CheckpointError(f"{need.id}: {len(commits)} commits begin with {need.revision}: the revision that the suite pins is not there")
+        raise CheckpointError(
+            f"{need.id}: {len(commits)} commits begin with {need.revision}: the revision "
+            "that the suite pins is not there"
+        )
     return commits[0]
 
 
 def wanted(need: Need, names: Sequence[str], card: str) -> list[str]:
-    """Which of a repository's files are stored. Names that would leave the folder are refused with LepBenchError."""
+    """Which of a repository's files are stored. Names that would leave the folder are refused with
+    LepBenchError.
+    """
     for name in names:
         bundle.inside(Path(), name)
     if need.kind == "model":
-        chosen = [name for name in names if "/" not in name and any(fnmatch.fnmatchcase(name, p) for p in sources.FILES)]
-        whole = any(name in names for name in (sources.INDEX, "model.safetensors"))  # then consolidated.safetensors is a second copy
+        chosen = [
+            name
+            for name in names
+            if "/" not in name and any(fnmatch.fnmatchcase(name, p) for p in hub.MODEL_FILES)
+        ]
+        # then consolidated.safetensors is a second copy
+        whole = any(name in names for name in (hub.INDEX, "model.safetensors"))
         chosen = [name for name in chosen if not (whole and name.startswith("consolidated"))]
         return sorted(chosen) if any(name.endswith(".safetensors") for name in chosen) else []
     chosen = _of_configs(need.configs, names, card) if need.configs else []
@@ -221,15 +297,24 @@ def wanted(need: Need, names: Sequence[str], card: str) -> list[str]:
 
 
 def _of_configs(configs: Iterable[str | None], names: Sequence[str], card: str) -> list[str]:
-    """The files that `datasets.load_dataset(FOLDER, CONFIG)` reads: the card, and the config's data files as the card names them.
+    """The files that `datasets.load_dataset(FOLDER, CONFIG)` reads: the card, and the config's data
+    files as the card names them.
 
-    Without such a card, everything. The card's first config is kept too: the library looks there for the files' type.
+    Without such a card, everything. The card's first config is kept too: the library looks there
+    for the files' type.
     """
     head = re.match(r"---\n(.*?)\n---", card, re.DOTALL)
     try:
         listed = (yaml.safe_load(head[1]) or {}).get("configs") or [] if head else []
-        patterns = {c["config_name"]: [d["path"] if isinstance(d, dict) else d for d in _list(c.get("data_files"))] for c in listed}
-        patterns = {name: [p for path in paths_ for p in _list(path)] for name, paths_ in patterns.items()}
+        patterns = {
+            c["config_name"]: [
+                d["path"] if isinstance(d, dict) else d for d in _list(c.get("data_files"))
+            ]
+            for c in listed
+        }
+        patterns = {
+            name: [p for path in paths_ for p in _list(path)] for name, paths_ in patterns.items()
+        }
     except (yaml.YAMLError, KeyError, TypeError, AttributeError):
         patterns = {}
     visible = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
@@ -237,8 +322,14 @@ def _of_configs(configs: Iterable[str | None], names: Sequence[str], card: str) 
     if not chosen or None in configs:
         return sorted(visible)
     kept = [pattern for name in (next(iter(patterns)), *chosen) for pattern in patterns[name]]
-    found = {pattern: {name for name in visible if fnmatch.fnmatchcase(name, pattern.replace("**/", "*"))} for pattern in kept}
-    if not all(patterns[name] for name in chosen) or not all(found.values()):  # a folder, or a way to write it that is not known here
+    found = {
+        pattern: {
+            name for name in visible if fnmatch.fnmatchcase(name, pattern.replace("**/", "*"))
+        }
+        for pattern in kept
+    }
+    # a folder, or a way to write it that is not known here
+    if not all(patterns[name] for name in chosen) or not all(found.values()):
         return sorted(visible)
     return sorted({CARD}.union(*found.values()))
 
@@ -249,11 +340,25 @@ def _list(value: Any) -> list[Any]:
 
 def _nothing(need: Need, names: list[str]) -> str:
     if need.kind == "model":
-        pickled = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in sources.PICKLED)]
-        why = f"only pickled weights ({pickled[0]}), which can run code when they are read" if pickled else "no safetensors"
-        return f"{need.id} has {why}: convert it once in an isolated environment and name the folder in the family"
+        pickled = [
+            name
+            for name in names
+            if any(fnmatch.fnmatchcase(name, pattern) for pattern in hub.PICKLED)
+        ]
+        why = (
+            f"only pickled weights ({pickled[0]}), which can run code when they are read"
+            if pickled
+            else "no safetensors"
+        )
+        return (
+            f"{need.id} has {why}: convert it once in an isolated environment and name the "
+            "folder in the family"
+        )
     missing = sorted(f"{part.config}/{part.split}" for part in need.parts if not part.files(names))
-    return f"{need.id} at {need.revision or 'main'} has no file for {', '.join(missing[:3])}: a script makes its rows, or the revision is another one"
+    return (
+        f"{need.id} at {need.revision or 'main'} has no file for {', '.join(missing[:3])}: a "
+        "script makes its rows, or the revision is another one"
+    )
 
 
 def sha256(path: Path) -> str:

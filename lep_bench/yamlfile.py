@@ -20,10 +20,11 @@ class Frozen(BaseModel):
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def read(path: Path, model: type[Model], **extra: Any) -> Model:
+def read_yaml(path: Path, model: type[Model], **extra: Any) -> Model:
     """Read `path` as `model`; `extra` fills fields the file does not hold (e.g. its name).
 
-    Raises ConfigError as ``file:line: field: message`` for unreadable YAML, wrong keys (with near names) or values.
+    Raises ConfigError as ``file:line: field: message`` for unreadable YAML, wrong keys (with near
+    names) or values.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -35,11 +36,15 @@ def read(path: Path, model: type[Model], **extra: Any) -> Model:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}:1: a mapping of fields is expected: {', '.join(model.model_fields)}")
+        raise ConfigError(
+            f"{path}:1: a mapping of fields is expected: {', '.join(model.model_fields)}"
+        )
     try:
         return model.model_validate({**data, **extra})
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(path, tree, model, item) for item in error.errors()[:3])) from error
+        raise ConfigError(
+            "\n".join(_explain(path, tree, model, item) for item in error.errors()[:3])
+        ) from error
 
 
 def _explain(path: Path, tree: yaml.Node, model: type[BaseModel], item: Any) -> str:
@@ -48,7 +53,9 @@ def _explain(path: Path, tree: yaml.Node, model: type[BaseModel], item: Any) -> 
     field = ".".join(map(str, where)) or "(file)"
     if item["type"] == "extra_forbidden":
         known = _known_fields(model, where[:-1])
-        return f"{path}:{line}: {field}: " + (str(unknown("field", str(where[-1]), known)) if known else "unknown field")
+        return f"{path}:{line}: {field}: " + (
+            str(unknown("field", str(where[-1]), known)) if known else "unknown field"
+        )
     return f"{path}:{line}: {field}: {item['msg'][0].lower()}{item['msg'][1:]}"
 
 
@@ -62,7 +69,8 @@ def _known_fields(model: Any, where: list[Any]) -> list[str]:
         inner = [a for a in getattr(model, "__args__", ()) if hasattr(a, "model_fields")]
         if inner:
             model = inner[0]
-            # dict[str, Model] and tuple[Model, ...]: the next part is a key or an index. In Model | None it is a field.
+            # dict[str, Model] and tuple[Model, ...]: the next part is a key or an index. In Model |
+            # None it is a field.
             if getattr(field.annotation, "__origin__", None) in (dict, tuple, list):
                 next(parts, None)
     return list(getattr(model, "model_fields", {}))
@@ -78,7 +86,9 @@ def _line(node: yaml.Node | None, where: list[Any]) -> int:
                     break
             else:
                 return line
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        elif (
+            isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value)
+        ):
             node = node.value[part]
             line = node.start_mark.line + 1
         else:

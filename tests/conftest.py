@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-# Tests never reach for the network: a Hub id must fail at once and in one line, wherever the tests run.
+# Tests never reach for the network: a Hub id must fail at once and in one line, wherever the tests
+# run.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 # Forked workers and the tokenizers library's own threads warn about each other.
@@ -23,7 +24,9 @@ class Answer:
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Answer]]:
+def cli(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Answer]]:
     """Run `lep-bench ARGUMENTS` in this process, exactly as the console script does."""
     from lep_bench.cli import main
 

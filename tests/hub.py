@@ -1,4 +1,5 @@
-"""A small Hugging Face Hub on the loopback interface: serves local folders as far as huggingface_hub asks for them.
+"""A small Hugging Face Hub on the loopback interface: serves local folders as far as
+huggingface_hub asks for them.
 
     with Hub() as hub:
         commit = hub.add("dataset", "org/name", folder, licence="mit")
@@ -19,12 +20,15 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 KINDS = {"dataset": "datasets", "model": "models"}
-LARGE = 100_000  # bytes; from here on a file is stored as LFS: its hash is a sha256 instead of git's
+# bytes; from here on a file is stored as LFS: its hash is a sha256 instead of git's
+LARGE = 100_000
 
 
 @dataclass
 class Repository:
-    """Commits of one repository, oldest first: commit -> path -> bytes. `branches` are names of commits."""
+    """Commits of one repository, oldest first: commit -> path -> bytes. `branches` are names of
+    commits.
+    """
 
     gated: bool = False
     licence: str | None = None
@@ -56,7 +60,9 @@ class Hub:
         Answers.hub = hub
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self.thread = threading.Thread(
+            target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
 
     def __enter__(self) -> Hub:
         self.thread.start()
@@ -67,15 +73,35 @@ class Hub:
         self.server.server_close()
 
     def add(
-        self, kind: str, name: str, files: Path | dict[str, bytes], branch: str = "main", *,
-        gated: bool = False, licence: str | None = None, commit: str | None = None,
-    ) -> str:  # fmt: skip
-        """A new commit with these files (a folder or path -> bytes), the branch's last one; gives its hash."""
+        self,
+        kind: str,
+        name: str,
+        files: Path | dict[str, bytes],
+        branch: str = "main",
+        *,
+        gated: bool = False,
+        licence: str | None = None,
+        commit: str | None = None,
+    ) -> str:
+        """A new commit with these files (a folder or path -> bytes), the branch's last one; gives
+        its hash.
+        """
         if isinstance(files, Path):
-            files = {path.relative_to(files).as_posix(): path.read_bytes() for path in sorted(files.rglob("*")) if path.is_file()}
+            files = {
+                path.relative_to(files).as_posix(): path.read_bytes()
+                for path in sorted(files.rglob("*"))
+                if path.is_file()
+            }
         repository = self.repositories.setdefault((kind, name), Repository())
         repository.gated, repository.licence = gated, licence or repository.licence
-        content = json.dumps([name, branch, len(repository.commits), {path: blob_id(data) for path, data in files.items()}])
+        content = json.dumps(
+            [
+                name,
+                branch,
+                len(repository.commits),
+                {path: blob_id(data) for path, data in files.items()},
+            ]
+        )
         commit = commit or hashlib.sha1(content.encode()).hexdigest()
         repository.commits[commit] = files
         repository.branches[branch] = commit
@@ -83,7 +109,11 @@ class Hub:
 
     def downloads(self) -> list[str]:
         """Paths of the files that were fetched."""
-        return [path.split("/resolve/")[1].split("/", 1)[1] for path in self.asked if path.startswith("GET ") and "/resolve/" in path]
+        return [
+            path.split("/resolve/")[1].split("/", 1)[1]
+            for path in self.asked
+            if path.startswith("GET ") and "/resolve/" in path
+        ]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -102,8 +132,12 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.asked.append(f"{self.command} {path}")
-        api = re.fullmatch(r"/api/(datasets|models)/([^/]+/[^/]+)(?:/(revision|tree|commits)/(.+))?", path)
-        file = re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/(refs/[^/]+/[^/]+|[^/]+)/(.+)", path)
+        api = re.fullmatch(
+            r"/api/(datasets|models)/([^/]+/[^/]+)(?:/(revision|tree|commits)/(.+))?", path
+        )
+        file = re.fullmatch(
+            r"/(datasets/)?([^/]+/[^/]+)/resolve/(refs/[^/]+/[^/]+|[^/]+)/(.+)", path
+        )
         if api:
             kind = next(kind for kind, plural in KINDS.items() if plural == api[1])
             self.about(kind, api[2], api[3] or "revision", api[4] or "main")
@@ -128,30 +162,67 @@ class Handler(BaseHTTPRequestHandler):
         if found is None:
             return
         repository, commit = found
-        described = [self.described(path, data) for path, data in repository.commits[commit].items()]
+        described = [
+            self.described(path, data) for path, data in repository.commits[commit].items()
+        ]
         if what == "commits":
-            known = [{"id": one, "title": "", "message": "", "authors": [], "date": "2024-07-01T00:00:00.000Z"} for one in repository.commits]
+            known = [
+                {
+                    "id": one,
+                    "title": "",
+                    "message": "",
+                    "authors": [],
+                    "date": "2024-07-01T00:00:00.000Z",
+                }
+                for one in repository.commits
+            ]
             answer: object = known[::-1]
         elif what == "tree":
             answer = [{"type": "file", **one} for one in described]
         else:
             answer = {
-                "id": name, "sha": commit, "private": False, "gated": "manual" if repository.gated else False,
+                "id": name,
+                "sha": commit,
+                "private": False,
+                "gated": "manual" if repository.gated else False,
                 "tags": [f"license:{repository.licence}"] if repository.licence else [],
-                "cardData": {"license": repository.licence} if repository.licence else None, "downloads": 0, "likes": 0,
+                "cardData": {"license": repository.licence} if repository.licence else None,
+                "downloads": 0,
+                "likes": 0,
                 "siblings": [
-                    {"rfilename": one["path"], "size": one["size"], "blobId": one["oid"],
-                     **({"lfs": {"sha256": one["lfs"]["oid"], "size": one["size"], "pointerSize": 130}} if "lfs" in one else {})}
+                    {
+                        "rfilename": one["path"],
+                        "size": one["size"],
+                        "blobId": one["oid"],
+                        **(
+                            {
+                                "lfs": {
+                                    "sha256": one["lfs"]["oid"],
+                                    "size": one["size"],
+                                    "pointerSize": 130,
+                                }
+                            }
+                            if "lfs" in one
+                            else {}
+                        ),
+                    }
                     for one in described
                 ],
-            }  # fmt: skip
+            }
         self.send(200, json.dumps(answer).encode())
 
     def described(self, path: str, data: bytes) -> dict[str, object]:
         entry: dict[str, object] = {"path": path, "size": len(data), "oid": blob_id(data)}
         if len(data) >= LARGE:
             pointer = b"pointer of " + hashlib.sha256(data).hexdigest().encode()
-            entry |= {"oid": blob_id(pointer), "lfs": {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": len(pointer)}}
+            entry |= {
+                "oid": blob_id(pointer),
+                "lfs": {
+                    "oid": hashlib.sha256(data).hexdigest(),
+                    "size": len(data),
+                    "pointerSize": len(pointer),
+                },
+            }
         return entry
 
     def file(self, kind: str, name: str, revision: str, path: str) -> None:
@@ -160,12 +231,20 @@ class Handler(BaseHTTPRequestHandler):
             return
         repository, commit = found
         if repository.gated:
-            self.send(403, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": f"Access to {name} is restricted"})
+            self.send(
+                403,
+                b"{}",
+                {"X-Error-Code": "GatedRepo", "X-Error-Message": f"Access to {name} is restricted"},
+            )
             return
         if path not in repository.commits[commit]:
             self.send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
             return
-        if self.command == "GET" and self.hub.fails_after is not None and len(self.hub.downloads()) > self.hub.fails_after:
+        if (
+            self.command == "GET"
+            and self.hub.fails_after is not None
+            and len(self.hub.downloads()) > self.hub.fails_after
+        ):
             self.close_connection = True
             self.connection.close()
             return
@@ -183,7 +262,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        for key, value in {"Content-Length": str(len(body)), "Content-Type": "application/octet-stream", **(headers or {})}.items():
+        for key, value in {
+            "Content-Length": str(len(body)),
+            "Content-Type": "application/octet-stream",
+            **(headers or {}),
+        }.items():
             self.send_header(key, value)
         self.end_headers()
         if self.command != "HEAD":

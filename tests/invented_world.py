@@ -18,10 +18,12 @@ from unittest import mock
 
 import yaml
 
-from lep_bench import config, planner, registry, taskfiles
-from lep_bench.config import Configs
-from lep_bench.plan import Plan, Server, Settings
-from lep_bench.store import Store
+from lep_bench import plugin
+from lep_bench.config.load import Configs
+from lep_bench.config.models import select_models
+from lep_bench.pipeline.plan import Plan, Server, Settings, make_plan
+from lep_bench.records.store import Store
+from lep_bench.tasks import select_tasks
 
 COMMIT = "a" * 40
 ADAPTERS = {
@@ -216,14 +218,14 @@ class World:
         ):
             known, found = (
                 Configs.of([self.root / "configs"]),
-                registry.discover([self.root / self.adapters_folder]),
+                plugin.discover_adapters([self.root / self.adapters_folder]),
             )
             suite = known.suite("invented")
-            tasks = taskfiles.select(
+            tasks = select_tasks(
                 suite.tasks, [self.root / self.tasks_folder, self.root / "elsewhere"]
             )
-            models = config.select(["all", str(self.root / "mine")], suite, known, found, seeds=2)
-            return planner.make(
+            models = select_models(["all", str(self.root / "mine")], suite, known, found, seeds=2)
+            return make_plan(
                 suite,
                 models,
                 tasks,

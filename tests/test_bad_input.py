@@ -1,4 +1,6 @@
-"""What a user may get wrong: one clear line with a place in it, exit code 2, no traceback. In process; nothing is trained."""
+"""What a user may get wrong: one clear line with a place in it, exit code 2, no traceback. In
+process; nothing is trained.
+"""
 
 import errno
 import shutil
@@ -9,16 +11,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lep_bench import paths
-from lep_bench.testing_pico import donor, family
+from lep_bench import files
+from lep_bench.testing.pico import donor, family
 
-CONFIGS = paths.folder("configs")
-needs_checkpoints = pytest.mark.skipif(not (paths.checkpoints() / "mini-llama" / "base").is_dir(), reason="no shipped checkpoints")
+CONFIGS = files.shipped_folder("configs")
+needs_checkpoints = pytest.mark.skipif(
+    not (files.builtin_checkpoints() / "mini-llama" / "base").is_dir(),
+    reason="no shipped checkpoints",
+)
 
 
 @pytest.fixture(scope="module")
 def pico(tmp_path_factory):
-    """Folders base, instruct and donor that belong together; `deep` holds a base and an instruct of two layers."""
+    """Folders base, instruct and donor that belong together; `deep` holds a base and an instruct of
+    two layers.
+    """
     root = tmp_path_factory.mktemp("pico")
     base, _ = family(root)
     donor(root / "donor", base)
@@ -56,7 +63,9 @@ def damaged(pico: Path, role: str, to: Path, how: str) -> Path:
     elif how == "list config":
         (to / "config.json").write_text("[1]")
     elif how == "missing shard":
-        (to / "model.safetensors.index.json").write_text('{"weight_map": {"a": "one.safetensors", "b": "model.safetensors"}}')
+        (to / "model.safetensors.index.json").write_text(
+            '{"weight_map": {"a": "one.safetensors", "b": "model.safetensors"}}'
+        )
     elif how == "nan":
         tensors = load_file(weights)
         tensors["model.embed_tokens.weight"][5] = torch.nan
@@ -83,7 +92,9 @@ def damaged(pico: Path, role: str, to: Path, how: str) -> Path:
 )
 def test_a_damaged_checkpoint_is_refused_before_anything_runs(mistake, pico, tmp_path, how, says):
     folder = damaged(pico, "base", tmp_path / "damaged", how)
-    assert says in mistake("run", "--models", f"mini-llama/base,{folder}", "--out", tmp_path / "out", "--dry-run")
+    assert says in mistake(
+        "run", "--models", f"mini-llama/base,{folder}", "--out", tmp_path / "out", "--dry-run"
+    )
 
 
 @pytest.mark.parametrize("role", ["base", "instruct", "donor"])
@@ -95,20 +106,35 @@ def test_adapt_refuses_a_cut_file_in_any_role(mistake, pico, tmp_path, role):
 
 
 def test_adapt_refuses_an_instruct_model_of_another_body(mistake, pico, tmp_path):
-    said = mistake("adapt", pico / "base", pico / "deep" / "instruct", pico / "donor", tmp_path / "out")
+    said = mistake(
+        "adapt", pico / "base", pico / "deep" / "instruct", pico / "donor", tmp_path / "out"
+    )
     assert "is not tuned from the base" in said and "9 body tensors" in said
 
 
 def test_a_damaged_donor_is_not_the_adapters_fault(mistake, pico, tmp_path):
-    said = mistake("adapt", pico / "base", pico / "instruct", damaged(pico, "donor", tmp_path / "nan", "nan"), tmp_path / "out")
-    assert f"{tmp_path / 'nan'}: 1 rows of model.embed_tokens.weight hold NaN" in said and "the first at id 5" in said
+    said = mistake(
+        "adapt",
+        pico / "base",
+        pico / "instruct",
+        damaged(pico, "donor", tmp_path / "nan", "nan"),
+        tmp_path / "out",
+    )
+    assert (
+        f"{tmp_path / 'nan'}: 1 rows of model.embed_tokens.weight hold NaN" in said
+        and "the first at id 5" in said
+    )
     assert "adapter" not in said
 
 
 def test_a_missing_folder_is_not_only_a_matter_of_the_network(mistake, pico, tmp_path):
     said = mistake("adapt", "models/base", pico / "instruct", pico / "donor", tmp_path / "out")
-    assert "models/base: no such folder here" in said and "cannot reach the Hugging Face Hub" in said
-    assert "(empty): no such folder" in mistake("adapt", "", pico / "instruct", pico / "donor", tmp_path / "out")
+    assert (
+        "models/base: no such folder here" in said and "cannot reach the Hugging Face Hub" in said
+    )
+    assert "(empty): no such folder" in mistake(
+        "adapt", "", pico / "instruct", pico / "donor", tmp_path / "out"
+    )
 
 
 def test_a_file_where_a_folder_is_needed(mistake, cli, pico, tmp_path):
@@ -128,25 +154,66 @@ def test_a_file_where_a_folder_is_needed(mistake, cli, pico, tmp_path):
 
 @needs_checkpoints
 def test_two_local_models_of_one_name_are_refused(mistake, pico, tmp_path):
-    said = mistake("run", "--models", f"{pico / 'base'},{pico / 'deep' / 'base'}", "--dry-run", "--out", tmp_path)
+    said = mistake(
+        "run",
+        "--models",
+        f"{pico / 'base'},{pico / 'deep' / 'base'}",
+        "--dry-run",
+        "--out",
+        tmp_path,
+    )
     assert "would both be called local/base" in said
 
 
-@pytest.mark.parametrize(("option", "value"), [("--models", ""), ("--models", " , "), ("--tasks", ""), ("--tasks", ",")])
+@pytest.mark.parametrize(
+    ("option", "value"), [("--models", ""), ("--models", " , "), ("--tasks", ""), ("--tasks", ",")]
+)
 def test_an_empty_list_names_nothing(mistake, tmp_path, option, value):
-    assert f"{option} names nothing" in mistake("run", option, value, "--dry-run", "--out", tmp_path)
+    assert f"{option} names nothing" in mistake(
+        "run", option, value, "--dry-run", "--out", tmp_path
+    )
 
 
 @needs_checkpoints
 @pytest.mark.parametrize(
     ("kind", "old", "new", "says"),
     [
-        ("families/mini-llama", "size:", "sizes:", "vocabularies.bpe.params.sizes: unknown parameter; parameters of bpe: size"),
-        ("families/mini-llama", "  swap:", "  swapp:", "propagation.swapp: unknown propagation adapter 'swapp': did you mean swap?"),
-        ("families/mini-llama", "  bpe:", "  bpee:", "vocabularies.bpee.params: unknown vocabulary adapter 'bpee': did you mean bpe?"),
-        ("suites/mini", "mini-mistral", "mini-mistal", "families: unknown family 'mini-mistal': did you mean mini-mistral"),
-        ("suites/mini", "mini_text_ru", "mini_text_rus", "tasks: unknown task 'mini_text_rus': did you mean mini_text_ru"),
-        ("suites/mini", "protocol:", "protocoll:", "protocoll: unknown field 'protocoll': did you mean protocol?"),
+        (
+            "families/mini-llama",
+            "size:",
+            "sizes:",
+            "vocabularies.bpe.params.sizes: unknown parameter; parameters of bpe: size",
+        ),
+        (
+            "families/mini-llama",
+            "  swap:",
+            "  swapp:",
+            "propagation.swapp: unknown propagation adapter 'swapp': did you mean swap?",
+        ),
+        (
+            "families/mini-llama",
+            "  bpe:",
+            "  bpee:",
+            "vocabularies.bpee.params: unknown vocabulary adapter 'bpee': did you mean bpe?",
+        ),
+        (
+            "suites/mini",
+            "mini-mistral",
+            "mini-mistal",
+            "families: unknown family 'mini-mistal': did you mean mini-mistral",
+        ),
+        (
+            "suites/mini",
+            "mini_text_ru",
+            "mini_text_rus",
+            "tasks: unknown task 'mini_text_rus': did you mean mini_text_ru",
+        ),
+        (
+            "suites/mini",
+            "protocol:",
+            "protocoll:",
+            "protocoll: unknown field 'protocoll': did you mean protocol?",
+        ),
     ],
 )
 def test_a_mistake_in_a_config_names_file_and_line(cli, tmp_path, kind, old, new, says):
@@ -155,16 +222,28 @@ def test_a_mistake_in_a_config_names_file_and_line(cli, tmp_path, kind, old, new
     text = (CONFIGS / f"{kind}.yaml").read_text(encoding="utf-8")
     assert old in text
     file.write_text(text.replace(old, new, 1), encoding="utf-8")
-    done = cli("run", "--models", "mini-llama/*", "--configs", tmp_path, "--dry-run", "--out", tmp_path / "out")
+    done = cli(
+        "run",
+        "--models",
+        "mini-llama/*",
+        "--configs",
+        tmp_path,
+        "--dry-run",
+        "--out",
+        tmp_path / "out",
+    )
     lines = done.err.splitlines()
     assert done.code == 2 and len(lines) <= 2 and "Traceback" not in done.err, done.err
     line = next(line for line in lines if says in line)
     number = int(line.split(f"{file}:")[1].partition(":")[0])
-    assert old.strip(" :") in text.splitlines()[number - 1] or says.partition(":")[0] in text.splitlines()[number - 1]
+    assert (
+        old.strip(" :") in text.splitlines()[number - 1]
+        or says.partition(":")[0] in text.splitlines()[number - 1]
+    )
 
 
 def test_a_full_disk_while_weights_are_written_is_one_line(mistake, monkeypatch, pico, tmp_path):
-    from lep_bench.surgery import patch
+    from lep_bench.surgery.weights import patch
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -175,17 +254,21 @@ def test_a_full_disk_while_weights_are_written_is_one_line(mistake, monkeypatch,
 
 
 def test_too_little_room_is_said_before_the_work(mistake, monkeypatch, pico, tmp_path):
-    from lep_bench import atomic
+    from lep_bench import files
 
-    monkeypatch.setattr(atomic.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     said = mistake("adapt", pico / "base", pico / "instruct", pico / "donor", tmp_path / "out")
     assert "needs 0.0 GiB, but its disk has 0.0 GiB free" in said and not list(tmp_path.iterdir())
 
 
 def test_nothing_to_learn_from_is_rank_0(mistake, pico, tmp_path):
     dead = damaged(pico, "base", tmp_path / "dead", "untrained")
-    said = mistake("adapt", dead, pico / "instruct", pico / "donor", tmp_path / "out", "--discard-donor-body")
-    assert "fit was given no rows (rank 0)" in said and [p.name for p in tmp_path.iterdir()] == ["dead"]
+    said = mistake(
+        "adapt", dead, pico / "instruct", pico / "donor", tmp_path / "out", "--discard-donor-body"
+    )
+    assert "fit was given no rows (rank 0)" in said and [p.name for p in tmp_path.iterdir()] == [
+        "dead"
+    ]
 
 
 def test_a_gpu_that_is_not_there(mistake, pico, tmp_path):
@@ -199,7 +282,7 @@ def test_a_gpu_that_is_not_there(mistake, pico, tmp_path):
 @pytest.mark.parametrize("text", [b"[]", b'"x"', b"", b'{"a":', b"\xff\xfe"])
 def test_a_damaged_result_names_its_file(tmp_path, text):
     from lep_bench.errors import LepBenchError
-    from lep_bench.store import read_result
+    from lep_bench.records.store import read_result
 
     file = tmp_path / "task.json"
     file.write_bytes(text)

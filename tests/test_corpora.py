@@ -1,4 +1,6 @@
-"""Texts: every kind of file, folders, datasets in the Hub's layout; what is wrong is said in one line with its place."""
+"""Texts: every kind of file, folders, datasets in the Hub's layout; what is wrong is said in one
+line with its place.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +13,27 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from lep_bench import corpora, paths
+from lep_bench import corpora
+from lep_bench import files as files_module
 from lep_bench.errors import LepBenchError
+from lep_bench.files import builtin_texts
 
 TEXTS = ["Столица Франции — Париж.", "Ёжик съел 12 яблок.", "The end."]
 
 
 def as_jsonl(field: str = "text") -> str:
-    return "".join(json.dumps({field: text, "n": number}, ensure_ascii=False) + "\n" for number, text in enumerate(TEXTS))
+    return "".join(
+        json.dumps({field: text, "n": number}, ensure_ascii=False) + "\n"
+        for number, text in enumerate(TEXTS)
+    )
 
 
 def as_parquet(file: Path, field: str = "text") -> None:
-    parquet.write_table(pyarrow.table({"n": [1, 2, 3, 4], field: [*TEXTS[:2], None, TEXTS[2]]}), file, row_group_size=2)
+    parquet.write_table(
+        pyarrow.table({"n": [1, 2, 3, 4], field: [*TEXTS[:2], None, TEXTS[2]]}),
+        file,
+        row_group_size=2,
+    )
 
 
 @pytest.fixture
@@ -68,18 +79,26 @@ def test_a_dataset_in_the_hubs_layout_is_streamed_by_the_datasets_library(tmp_pa
     rows = list(corpora.hub_rows(str(tmp_path / "set")))
     assert [row["text"] for row in rows] == [*TEXTS[:2], None, TEXTS[2]]
     assert set(rows[0]) == {"text"}, "only the column that is asked for"
-    assert {"n", "text"} == set(next(corpora.hub_rows(str(tmp_path / "set"), field="body"))), "all, so that the error can name them"
+    assert {"n", "text"} == set(next(corpora.hub_rows(str(tmp_path / "set"), field="body"))), (
+        "all, so that the error can name them"
+    )
 
 
 def test_hub_ids_are_told_from_files(tmp_path: Path) -> None:
-    assert corpora.parts(("org/some-data", "org/data:ru@refs/convert/parquet")) == ["org/some-data", "org/data:ru@refs/convert/parquet"]
+    assert corpora.parts(("org/some-data", "org/data:ru@refs/convert/parquet")) == [
+        "org/some-data",
+        "org/data:ru@refs/convert/parquet",
+    ]
     for missing in ("texts/a.txt", "./org/data", "/no/such", "words", "a/b/c"):
         with pytest.raises(LepBenchError, match="no such file"):
             corpora.parts(missing)
 
 
 def test_without_a_network_a_hub_id_is_one_clear_line() -> None:
-    with pytest.raises(LepBenchError, match="nobody/nothing is no file here, and cannot be read from the Hugging Face Hub") as caught:
+    with pytest.raises(
+        LepBenchError,
+        match="nobody/nothing is no file here, and cannot be read from the Hugging Face Hub",
+    ) as caught:
         next(corpora.read("nobody/nothing"))
     assert "\n" not in str(caught.value)
 
@@ -87,7 +106,11 @@ def test_without_a_network_a_hub_id_is_one_clear_line() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.jsonl", as_jsonl("body").encode(), r"a.jsonl:1: no text in the field 'text'; its fields: body, n"),
+        (
+            "a.jsonl",
+            as_jsonl("body").encode(),
+            r"a.jsonl:1: no text in the field 'text'; its fields: body, n",
+        ),
         ("a.jsonl", b'{"text": "x"}\n{"text": 5}\n', r"a.jsonl:2: no text in the field"),
         ("a.jsonl", b'{"text": "x"}\n{"text": \n', r"a.jsonl:2: a JSON object"),
         ("a.jsonl", b'["x"]\n', r"a.jsonl:1: a JSON object"),
@@ -97,7 +120,9 @@ def test_without_a_network_a_hub_id_is_one_clear_line() -> None:
         ("a.parquet", b"no table at all", r"a.parquet is no Parquet file"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line_with_its_place(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+def test_what_is_wrong_is_said_in_one_line_with_its_place(
+    tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
     file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(LepBenchError, match=words) as caught:
@@ -124,10 +149,12 @@ def test_digests_follow_content_and_the_hubs_revision(tmp_path: Path) -> None:
     assert digest(None) == "none"
 
 
-def test_every_shipped_text_is_in_the_fingerprint_of_the_built_in_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = Path(shutil.copytree(paths.builtin_texts(), tmp_path / "texts"))
+def test_every_shipped_text_is_in_the_fingerprint_of_the_built_in_corpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = Path(shutil.copytree(builtin_texts(), tmp_path / "texts"))
     digests = {corpora.corpus_digest("builtin:mini")}
-    monkeypatch.setattr(paths, "builtin_texts", lambda: texts)
+    monkeypatch.setattr(files_module, "builtin_texts", lambda: texts)
     assert {corpora.corpus_digest("builtin:mini")} == digests
     files = sorted(texts.iterdir())
     for file in files:

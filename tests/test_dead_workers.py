@@ -1,4 +1,6 @@
-"""A worker process that dies in the middle of a run, by a real kill -9: once for a node it is replaced, twice the model fails."""
+"""A worker process that dies in the middle of a run, by a real kill -9: once for a node it is
+replaced, twice the model fails.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lep_bench import paths
+from lep_bench import files
 
-pytestmark = pytest.mark.skipif(not (paths.checkpoints() / "mini-llama" / "instruct").is_dir(), reason="no shipped checkpoints")
+pytestmark = pytest.mark.skipif(
+    not (files.builtin_checkpoints() / "mini-llama" / "instruct").is_dir(),
+    reason="no shipped checkpoints",
+)
 
 SUITE = """
 title: Deadly
@@ -80,7 +85,11 @@ pretraining: {characters: 60000, block: 48, batch: 8}
 
 
 def run(folder: Path, fate: str, *more: str) -> subprocess.CompletedProcess[str]:
-    for name, text in (("configs/suites/deadly.yaml", SUITE), ("tasks/deadly/deadly.yaml", TASK), ("tasks/deadly/utils.py", UTILS)):
+    for name, text in (
+        ("configs/suites/deadly.yaml", SUITE),
+        ("tasks/deadly/deadly.yaml", TASK),
+        ("tasks/deadly/utils.py", UTILS),
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     command = [
@@ -95,18 +104,36 @@ def run(folder: Path, fate: str, *more: str) -> subprocess.CompletedProcess[str]
         "--tasks-dir",
         str(folder / "tasks"),
     ]
-    command += ["--out", str(folder / "out"), "--limit", "8", "--workers", "1", "--engine", "hf", "--hardware", "cpu", *more]
+    command += [
+        "--out",
+        str(folder / "out"),
+        "--limit",
+        "8",
+        "--workers",
+        "1",
+        "--engine",
+        "hf",
+        "--hardware",
+        "cpu",
+        *more,
+    ]
     environment = {**os.environ, "DEADLY_FATE": fate, "DEADLY_LOG": str(folder / "log")}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, env=environment
+    )
 
 
 def results(folder: Path) -> dict[tuple[str, str], dict]:
-    found = [json.loads(file.read_text()) for file in (folder / "out/deadly/results").rglob("*.json")]
+    found = [
+        json.loads(file.read_text()) for file in (folder / "out/deadly/results").rglob("*.json")
+    ]
     return {(result["model"]["name"], result["task"]): result for result in found}
 
 
 def samples(folder: Path) -> dict[str, str]:
-    return {file.name: file.read_text() for file in (folder / "out/deadly/samples").rglob("*.jsonl")}
+    return {
+        file.name: file.read_text() for file in (folder / "out/deadly/samples").rglob("*.jsonl")
+    }
 
 
 def deaths(folder: Path) -> list[list[str]]:
@@ -121,12 +148,18 @@ def test_a_worker_that_dies_once_is_replaced_and_nothing_is_lost_or_done_twice(t
     calm = run(tmp_path / "calm", "fine", "--models", "mini-llama/instruct")
     done = run(tmp_path, "once", "--models", "mini-llama/instruct")
     assert (calm.returncode, done.returncode) == (0, 0), calm.stderr + done.stderr
-    assert "died (exit code -9" in done.stdout and "once more" in done.stdout and "once more" not in calm.stdout
+    assert (
+        "died (exit code -9" in done.stdout
+        and "once more" in done.stdout
+        and "once more" not in calm.stdout
+    )
     ((written,),) = deaths(tmp_path)
     name, stamp = written.split()
     assert name.startswith("mini_facts_ru@")
     (kept,) = (tmp_path / "out").rglob(name)
-    assert kept.stat().st_mtime_ns == int(stamp), "what was written before the death was scored again"
+    assert kept.stat().st_mtime_ns == int(stamp), (
+        "what was written before the death was scored again"
+    )
     assert samples(tmp_path) == samples(tmp_path / "calm")
     assert {cell: result["scores"] for cell, result in results(tmp_path).items()} == {
         cell: result["scores"] for cell, result in results(tmp_path / "calm").items()
@@ -134,7 +167,9 @@ def test_a_worker_that_dies_once_is_replaced_and_nothing_is_lost_or_done_twice(t
     assert not list((tmp_path / "out").rglob(".writing-*"))
 
 
-@pytest.mark.parametrize(("fate", "why"), [("always", "exit code -9"), ("cuda", "CUDA error: an illegal memory access")])
+@pytest.mark.parametrize(
+    ("fate", "why"), [("always", "exit code -9"), ("cuda", "CUDA error: an illegal memory access")]
+)
 def test_a_model_whose_worker_dies_twice_fails_and_the_others_go_on(tmp_path, fate, why):
     models = ("--models", "mini-llama/base,mini-llama/instruct")
     done = run(tmp_path, fate, *models)
@@ -142,13 +177,19 @@ def test_a_model_whose_worker_dies_twice_fails_and_the_others_go_on(tmp_path, fa
     said = " ".join(done.stdout.split())
     assert "died twice" in said and why in said and "Traceback" not in done.stderr
     first, again, *others = deaths(tmp_path)
-    assert first == again and len(others) == 2, "each model is tried twice, and its finished cell once"
+    assert first == again and len(others) == 2, (
+        "each model is tried twice, and its finished cell once"
+    )
     found = results(tmp_path)
     for model in ("mini-llama/base", "mini-llama/instruct"):
-        assert [found[model, task]["status"] for task in ("mini_facts_ru", "deadly", "mini_copy_ru")] == ["ok", "failed", "failed"]
+        assert [
+            found[model, task]["status"] for task in ("mini_facts_ru", "deadly", "mini_copy_ru")
+        ] == ["ok", "failed", "failed"]
         assert why in found[model, "deadly"]["error"]
     if fate == "always":
-        assert run(tmp_path, "fine", *models).returncode == 0, "the same command tries the failed cells again"
+        assert run(tmp_path, "fine", *models).returncode == 0, (
+            "the same command tries the failed cells again"
+        )
         assert {result["status"] for result in results(tmp_path).values()} == {"ok"}
 
 
@@ -158,7 +199,16 @@ def test_a_stage_that_dies_twice_fails_all_that_needs_it(tmp_path):
     (tmp_path / "adapters").mkdir()
     (tmp_path / "adapters/dies.py").write_text(ADAPTER)
     models = "tiny/dies/init,tiny/dies/swap,mini-llama/base"
-    done = run(tmp_path, "fine", "--models", models, "--adapters", str(tmp_path / "adapters"), "--tasks", "deadly")
+    done = run(
+        tmp_path,
+        "fine",
+        "--models",
+        models,
+        "--adapters",
+        str(tmp_path / "adapters"),
+        "--tasks",
+        "deadly",
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     found = results(tmp_path)
     assert found["mini-llama/base", "deadly"]["status"] == "ok"

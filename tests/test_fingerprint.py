@@ -1,4 +1,6 @@
-"""Digests of files: of large ones they are remembered across processes, and never used for another content."""
+"""Digests of files: of large ones they are remembered across processes, and never used for another
+content.
+"""
 
 import json
 import os
@@ -7,13 +9,15 @@ from hashlib import sha256
 
 import pytest
 
-from lep_bench import fingerprint
+from lep_bench import files
 
 
 @pytest.fixture
 def large(tmp_path, monkeypatch):
-    """A file that counts as large and was written a while ago; the user's cache folder is `tmp_path/cache`."""
-    monkeypatch.setattr(fingerprint, "LARGE", 1000)
+    """A file that counts as large and was written a while ago; the user's cache folder is
+    `tmp_path/cache`.
+    """
+    monkeypatch.setattr(files, "LARGE", 1000)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     file = tmp_path / "model.safetensors"
     return age(file, b"a" * 2000)
@@ -28,23 +32,27 @@ def age(file, content, seconds=10):
 
 def afresh(file):
     """The digest as a new process finds it."""
-    fingerprint._file_digest.cache_clear()
-    return fingerprint.file_digest(file)
+    files._file_digest.cache_clear()
+    return files.file_digest(file)
 
 
 def notes():
-    return sorted(fingerprint.remembered().glob("*")) if fingerprint.remembered().is_dir() else []
+    return (
+        sorted(files.digest_cache_folder().glob("*"))
+        if files.digest_cache_folder().is_dir()
+        else []
+    )
 
 
 def test_a_large_files_digest_is_kept_and_read_again(large):
-    true = sha256(large.read_bytes()).hexdigest()[: fingerprint.LENGTH]
+    true = sha256(large.read_bytes()).hexdigest()[: files.LENGTH]
     assert afresh(large) == true and len(notes()) == 1
     note = json.loads(notes()[0].read_text())
-    notes()[0].write_text(json.dumps({**note, "digest": "0" * fingerprint.LENGTH}))
-    assert afresh(large) == "0" * fingerprint.LENGTH, "the file was read again"
+    notes()[0].write_text(json.dumps({**note, "digest": "0" * files.LENGTH}))
+    assert afresh(large) == "0" * files.LENGTH, "the file was read again"
     link = large.with_name("link")
     link.symlink_to(large)
-    assert afresh(link) == "0" * fingerprint.LENGTH, "one file under two names is one file"
+    assert afresh(link) == "0" * files.LENGTH, "one file under two names is one file"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"digest": "0000000000000000"}', "\x00"])
@@ -62,7 +70,7 @@ def test_another_content_is_another_digest(large):
     copy.write_bytes(b"c" * 2000)
     os.utime(copy, ns=(large.stat().st_mtime_ns,) * 2)
     os.replace(copy, large)  # same path, size and time: another inode
-    assert afresh(large) == sha256(b"c" * 2000).hexdigest()[: fingerprint.LENGTH]
+    assert afresh(large) == sha256(b"c" * 2000).hexdigest()[: files.LENGTH]
 
 
 def test_a_file_just_written_and_a_small_one_are_not_remembered(large):

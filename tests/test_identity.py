@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).parent / "leaderboard"))
 from invented_run import result
 from invented_world import COMMIT, FILES, SERVER, Identity, World, checkpoint, safetensors
 
-from lep_bench import plan
-from lep_bench.store import Store
+from lep_bench.pipeline import plan
+from lep_bench.records.store import Store
 
 Change = Callable[[World], Any]
 
@@ -607,13 +607,13 @@ def test_under_protocol_paper_the_conversation_is_an_input(tmp_path: Path) -> No
 
 def test_an_installed_packages_version_stands_for_its_code(tmp_path: Path) -> None:
     """Its files are not read: an editable install has none of its own."""
-    from lep_bench.registry import Entry, discover
+    from lep_bench.plugin import RegisteredAdapter, discover_adapters
 
     world = World(tmp_path)
     world.take()
-    mine = discover([tmp_path / "adapters"]).get("propagation", "shift").adapter
+    mine = discover_adapters([tmp_path / "adapters"]).get("propagation", "shift").adapter
     one, two, same = (
-        Entry(mine, f"package words {version}", False).source_digest
+        RegisteredAdapter(mine, f"package words {version}", False).source_digest
         for version in ("1.0", "1.1", "1.0")
     )
     assert one == same != two

@@ -20,10 +20,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from invented_world import World, identity
 
-from lep_bench import config, planner, registry, taskfiles
-from lep_bench.config import Configs
-from lep_bench.plan import Settings
-from lep_bench.store import Store
+from lep_bench import plugin
+from lep_bench.config.load import Configs
+from lep_bench.config.models import select_models
+from lep_bench.pipeline import plan
+from lep_bench.pipeline.plan import Settings
+from lep_bench.records.store import Store
+from lep_bench.tasks import scan_tasks, select_tasks
 
 FILE = Path(__file__).with_name("identity_values.json")
 SUITES = ("darumeru", "mini", "paper", "qwen2.5", "russian")
@@ -38,14 +41,14 @@ MINI_MODELS = (
     "score:mini-mistral/base",
     "score:mini-mistral/instruct",
 )
-# Values that follow from the built-in corpus may change once: when its texts are shipped in place of
-# their generator.
+# Values that follow from the built-in corpus may change once: when its texts are shipped in place
+# of their generator.
 MAY_CHANGE_ONCE = "values of builtin:mini, which may change once"
 
 
 def values() -> dict[str, Any]:
     """Everything that the file holds, as it is now."""
-    tasks = {name: task for name, task in taskfiles.scan().tasks.items() if name.startswith(OWN)}
+    tasks = {name: task for name, task in scan_tasks().tasks.items() if name.startswith(OWN)}
     suites, of_mini = {}, {}
     with tempfile.TemporaryDirectory() as root:
         for name in SUITES:
@@ -63,7 +66,7 @@ def values() -> dict[str, Any]:
         "tasks": {name: tasks[name].fingerprint for name in sorted(tasks)},
         "adapters": {
             f"{kind}/{name}": entry.source_digest
-            for (kind, name), entry in sorted(registry.discover().entries.items())
+            for (kind, name), entry in sorted(plugin.discover_adapters().entries.items())
             if entry.shipped
         },
         "suites": suites,
@@ -74,11 +77,11 @@ def values() -> dict[str, Any]:
 
 def of_suite(name: str, out: Path) -> tuple[dict[str, str], list[dict[str, Any]]]:
     """Fingerprints by node id, and cell keys, of a shipped suite's models with two seeds each."""
-    configs, found = Configs.of(), registry.discover()
+    configs, found = Configs.of(), plugin.discover_adapters()
     suite = configs.suite(name)
-    tasks = taskfiles.select([task for task in suite.tasks if task.startswith(OWN)])
-    models = config.select(["all", *MORE.get(name, ())], suite, configs, found, seeds=2)
-    made = identity(planner.make(suite, models, tasks, configs, found, Store(out), Settings()))
+    tasks = select_tasks([task for task in suite.tasks if task.startswith(OWN)])
+    models = select_models(["all", *MORE.get(name, ())], suite, configs, found, seeds=2)
+    made = identity(plan.make_plan(suite, models, tasks, configs, found, Store(out), Settings()))
     return made.fingerprints, grouped(made.cells)
 
 

@@ -1,4 +1,6 @@
-"""A worker keeps compiled prompts for the next model: only where that model would be asked the very same."""
+"""A worker keeps compiled prompts for the next model: only where that model would be asked the very
+same.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from lep_bench import evaluate, worker
-from lep_bench.config import Conversation
-from lep_bench.results import Scoring
+from lep_bench import evaluate
+from lep_bench.config.schema import Conversation
+from lep_bench.pipeline import worker
+from lep_bench.records.schema import Scoring
 
 
 @dataclass
@@ -22,7 +25,9 @@ class Asker:
     compiled: list[str] = field(default_factory=list)
     state: Any = None
 
-    def ask(self, files: dict[str, str], conversation: Conversation, scoring: Scoring, task: str) -> None:
+    def ask(
+        self, files: dict[str, str], conversation: Conversation, scoring: Scoring, task: str
+    ) -> None:
         """Have the prompts of a task compiled for a model with these tokenizer files."""
         folder = self.folder / str(len(list(self.folder.iterdir())))
         folder.mkdir()
@@ -30,7 +35,7 @@ class Asker:
             (folder / name).write_text(text)
         node = SimpleNamespace(conversation=conversation, scoring=scoring)
         cell = SimpleNamespace(task=SimpleNamespace(name=task))
-        worker._compiled(cell, SimpleNamespace(folder=folder), node, self.state)
+        worker._compile_cell(cell, SimpleNamespace(folder=folder), node, self.state)
 
 
 FILES = {"tokenizer.json": "{}", "config.json": '{"max_position_embeddings": 128, "vocab_size": 5}'}
@@ -50,7 +55,9 @@ OTHERS: dict[str, dict[str, Any]] = {
 SAME: dict[str, dict[str, Any]] = {
     "another folder": {},
     "weights": {"files": {**FILES, "model.safetensors": "x"}},
-    "size of the vocabulary": {"files": {**FILES, "config.json": '{"max_position_embeddings": 128}'}},
+    "size of the vocabulary": {
+        "files": {**FILES, "config.json": '{"max_position_embeddings": 128}'}
+    },
 }
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from lep_bench import testing_pico
-from lep_bench.config import Conversation
+from lep_bench.config.schema import Conversation
 from lep_bench.errors import TaskError
-from lep_bench.evaluate import CompiledTask, Encoder, compile_task, proof
+from lep_bench.evaluate import proof
+from lep_bench.evaluate.encode import Encoder
+from lep_bench.evaluate.lmeval import CompiledTask, compile_task
+from lep_bench.testing import pico
 
 CHAT = Conversation(format="chat")
 YAML = """
@@ -26,7 +28,8 @@ doc_to_target: gold
 metric_list: []
 metadata: {{version: 1.0}}
 """
-# A task of chat messages, as Darumeru's are: it says what it asked, and `spoil` may make another text of it.
+# A task of chat messages, as Darumeru's are: it says what it asked, and `spoil` may make another
+# text of it.
 UTILS = """
 from types import SimpleNamespace
 from lm_eval.api.instance import Instance
@@ -147,7 +150,19 @@ class Broken(Honest):
     def fewshot_context(self, doc, **_):
         return doc["no such field"]
 """
-KINDS = ("Honest", "Shots", "Cut", "Lossy", "Exchanged", "Retouched", "Mute", "Long", "Marked", "Missing", "Broken")
+KINDS = (
+    "Honest",
+    "Shots",
+    "Cut",
+    "Lossy",
+    "Exchanged",
+    "Retouched",
+    "Mute",
+    "Long",
+    "Marked",
+    "Missing",
+    "Broken",
+)
 
 
 @pytest.fixture(scope="module")
@@ -155,18 +170,24 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tasks")
     (folder / "utils.py").write_text(UTILS, encoding="utf-8")
     for kind in KINDS:
-        (folder / f"{kind}.yaml").write_text(YAML.format(name=f"proof_{kind.lower()}", kind=kind, output="loglikelihood"))
-    (folder / "write.yaml").write_text(YAML.format(name="proof_write", kind="Honest", output="generate_until"))
+        (folder / f"{kind}.yaml").write_text(
+            YAML.format(name=f"proof_{kind.lower()}", kind=kind, output="loglikelihood")
+        )
+    (folder / "write.yaml").write_text(
+        YAML.format(name="proof_write", kind="Honest", output="generate_until")
+    )
     return folder
 
 
 @pytest.fixture(scope="module", params=["byte-level", "sentencepiece"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return testing_pico.family(tmp_path_factory.mktemp("pico"), kind=request.param)[1]
+    return pico.family(tmp_path_factory.mktemp("pico"), kind=request.param)[1]
 
 
 def compiled(name: str, model: Path, tasks: Path, **rest: Any) -> CompiledTask:
-    return compile_task(f"proof_{name}", model, rest.pop("conversation", CHAT), task_folders=[tasks], **rest)
+    return compile_task(
+        f"proof_{name}", model, rest.pop("conversation", CHAT), task_folders=[tasks], **rest
+    )
 
 
 def with_template(model: Path, folder: Path, change: Any) -> Path:
@@ -177,73 +198,138 @@ def with_template(model: Path, folder: Path, change: Any) -> Path:
         file.write_text(change(file.read_text(encoding="utf-8")), encoding="utf-8")
     else:
         config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": change(config["chat_template"])}), encoding="utf-8")
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps({**config, "chat_template": change(config["chat_template"])}),
+            encoding="utf-8",
+        )
     return folder
 
 
 def test_good_prompts_pass_and_say_what_they_are(tasks: Path, model: Path) -> None:
     for name in ("honest", "write"):
         made = compiled(name, model, tasks)
-        assert not list(proof.faults(made)) and not list(proof.shortened(made))
-        assert made.by_template and made.notes == ("2 rows left out, too long for the suite's budget",)
+        assert not list(proof.find_faults(made)) and not list(proof.find_shortened(made))
+        assert made.by_template and made.notes == (
+            "2 rows left out, too long for the suite's budget",
+        )
         for item in made.items:
             (prompt,) = item.prompts
-            assert [message["role"] for message in prompt.messages] == ["system", "user", "assistant"] and not prompt.generation_prompt
+            assert [message["role"] for message in prompt.messages] == [
+                "system",
+                "user",
+                "assistant",
+            ] and not prompt.generation_prompt
             # Independent of the encoder: transformers' own ids of the whole conversation.
             own = made.encoder.tokenizer.apply_chat_template(
-                list(prompt.messages), tokenize=True, continue_final_message=True, add_generation_prompt=False, return_dict=False
+                list(prompt.messages),
+                tokenize=True,
+                continue_final_message=True,
+                add_generation_prompt=False,
+                return_dict=False,
             )
             assert list(made.ids[item.requests[0]][0]) == own
     plain = compiled("honest", model, tasks, conversation=Conversation(format="plain"))
-    assert not plain.by_template and plain.items[0].prompts[0].messages is not None and not list(proof.faults(plain))
+    assert (
+        not plain.by_template
+        and plain.items[0].prompts[0].messages is not None
+        and not list(proof.find_faults(plain))
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("lossy", r"task proof_lossy, row 3: the user's text, message 2 of 3, is not in the prompt in its place: 'fox hill 3\?'$"),
-        ("exchanged", r"row 0: the user's text, message 3 of 4, is not in the prompt in its place: 'and\?' \(and 4 more prompts\)"),
+        (
+            "lossy",
+            r"task proof_lossy, row 3: the user's text, message 2 of 3, is not in the prompt in its place: 'fox hill 3\?'$",
+        ),
+        (
+            "exchanged",
+            r"row 0: the user's text, message 3 of 4, is not in the prompt in its place: 'and\?' \(and 4 more prompts\)",
+        ),
         ("mute", r"row 0: the option '' has no token of its own after the prompt"),
         ("long", r"row 2: \d+ tokens do not fit the model's 256$"),
         ("missing", r"task proof_missing \(.*\) cannot be asked: no rows at hand$"),
-        ("broken", r"task proof_broken \(.*Broken\.yaml\) cannot be asked: there is no 'no such field'$"),
+        (
+            "broken",
+            r"task proof_broken \(.*Broken\.yaml\) cannot be asked: there is no 'no such field'$",
+        ),
     ],
 )
-def test_faults_stop_a_compilation_by_row(tasks: Path, model: Path, name: str, message: str) -> None:
+def test_faults_stop_a_compilation_by_row(
+    tasks: Path, model: Path, name: str, message: str
+) -> None:
     with pytest.raises(TaskError, match=message):
         compiled(name, model, tasks)
 
 
 def test_ids_that_are_not_the_templates_are_found(tasks: Path, tmp_path: Path) -> None:
-    _, model = testing_pico.family(tmp_path)
-    with pytest.raises(TaskError, match=r"row 0: the ids differ from the model's own chat template: token \d+ is '.+', the template's '\\n'"):
+    _, model = pico.family(tmp_path)
+    with pytest.raises(
+        TaskError,
+        match=r"row 0: the ids differ from the model's own chat template: token \d+ is '.+', the template's '\\n'",
+    ):
         compiled("retouched", model, tasks)
 
 
-def test_templates_that_lose_texts_or_double_bos_are_found(tasks: Path, model: Path, tmp_path: Path) -> None:
-    no_system = with_template(model, tmp_path / "a", lambda text: text.replace("for m in messages", "for m in messages if m['role'] != 'system'"))
-    with pytest.raises(TaskError, match="row 0: the system's text, message 1 of 3, is not in the prompt in its place: 'Отвечай кратко'"):
+def test_templates_that_lose_texts_or_double_bos_are_found(
+    tasks: Path, model: Path, tmp_path: Path
+) -> None:
+    no_system = with_template(
+        model,
+        tmp_path / "a",
+        lambda text: text.replace(
+            "for m in messages", "for m in messages if m['role'] != 'system'"
+        ),
+    )
+    with pytest.raises(
+        TaskError,
+        match="row 0: the system's text, message 1 of 3, is not in the prompt in its place: "
+        "'Отвечай кратко'",
+    ):
         compiled("honest", no_system, tasks)
     # What the paper's code does at its newest commit with OpenChat: no user text at all.
     no_user = with_template(
-        model, tmp_path / "b", lambda text: text.replace("{{ m['content'] }}", "{{ '' if m['role'] == 'user' else m['content'] }}")
+        model,
+        tmp_path / "b",
+        lambda text: text.replace(
+            "{{ m['content'] }}", "{{ '' if m['role'] == 'user' else m['content'] }}"
+        ),
     )
     with pytest.raises(TaskError, match="row 0: the user's text, message 2 of 3"):
         compiled("honest", no_user, tasks)
     double = with_template(model, tmp_path / "c", lambda text: "{{ bos_token }}" + text)
-    with pytest.raises(TaskError, match=r"row 0: the prompt has 2 BOS tokens: the chat template writes <\S+> 2 times"):
+    with pytest.raises(
+        TaskError,
+        match=r"row 0: the prompt has 2 BOS tokens: the chat template writes <\S+> 2 times",
+    ):
         compiled("honest", double, tasks)
     late = with_template(model, tmp_path / "late", lambda text: " " + text)
-    with pytest.raises(TaskError, match=r"the chat template writes <\S+> behind other text, the tokenizer another in front"):
+    with pytest.raises(
+        TaskError,
+        match=r"the chat template writes <\S+> behind other text, the tokenizer another in front",
+    ):
         compiled("honest", late, tasks)
     with pytest.raises(TaskError, match=r"the row's own text has <\S+> in it"):
         compiled("marked", model, tasks)
-    refusing = with_template(model, tmp_path / "d", lambda text: "{{ raise_exception('no system role') }}" + text)
-    with pytest.raises(TaskError, match="its chat template refuses a conversation of system, user, assistant: no system role"):
+    refusing = with_template(
+        model, tmp_path / "d", lambda text: "{{ raise_exception('no system role') }}" + text
+    )
+    with pytest.raises(
+        TaskError,
+        match="its chat template refuses a conversation of system, user, assistant: no system role",
+    ):
         compiled("honest", refusing, tasks)
     for number, words in enumerate(("no system\\nrole, please", "")):
-        talking = with_template(model, tmp_path / f"d{number}", lambda text, words=words: "{{ raise_exception('" + words + "') }}" + text)
-        with pytest.raises(TaskError, match=r"a conversation of system, user, assistant: (no system role, please|it does not say why)$"):
+        talking = with_template(
+            model,
+            tmp_path / f"d{number}",
+            lambda text, words=words: "{{ raise_exception('" + words + "') }}" + text,
+        )
+        with pytest.raises(
+            TaskError,
+            match=r"a conversation of system, user, assistant: (no system role, please|it does not say why)$",
+        ):
             compiled("honest", talking, tasks)
     # A template without BOS: the tokenizer sets it, as lm-eval's own backends do.
     bare = with_template(model, tmp_path / "e", lambda text: text.replace("{{ bos_token }}", ""))
@@ -254,61 +340,110 @@ def test_templates_that_lose_texts_or_double_bos_are_found(tasks: Path, model: P
 TURN = re.compile(r"{% if add_generation_prompt %}.*{% endif %}", re.DOTALL)
 
 
-def test_a_text_that_the_template_writes_twice_is_found(tasks: Path, model: Path, tmp_path: Path) -> None:
-    doubled = with_template(model, tmp_path / "twice", lambda text: text.replace("{{ m['content'] }}", "{{ m['content'] }} {{ m['content'] }}"))
-    with pytest.raises(TaskError, match=r"row 2: the user's text, message 2 of 2, is in the prompt more often than it is asked: 'собака собака"):
+def test_a_text_that_the_template_writes_twice_is_found(
+    tasks: Path, model: Path, tmp_path: Path
+) -> None:
+    doubled = with_template(
+        model,
+        tmp_path / "twice",
+        lambda text: text.replace("{{ m['content'] }}", "{{ m['content'] }} {{ m['content'] }}"),
+    )
+    with pytest.raises(
+        TaskError,
+        match=r"row 2: the user's text, message 2 of 2, is in the prompt more often than it is asked: 'собака собака",
+    ):
         compiled("long", doubled, tasks, metadata={"max_length": 100_000})
-    words = [{"role": "user", "content": "Что за слово стоит здесь?"}, {"role": "user", "content": "user"}]
-    assert proof.misread("user: Что за слово стоит здесь? user: user", words) is None  # the template's own words
-    assert proof.misread("Что за слово стоит здесь? user: Что за слово стоит здесь? user", words[:1]) is not None
+    words = [
+        {"role": "user", "content": "Что за слово стоит здесь?"},
+        {"role": "user", "content": "user"},
+    ]
+    # the template's own words
+    assert proof.find_misread("user: Что за слово стоит здесь? user: user", words) is None
+    assert (
+        proof.find_misread(
+            "Что за слово стоит здесь? user: Что за слово стоит здесь? user", words[:1]
+        )
+        is not None
+    )
     same = [words[0], {"role": "assistant", "content": "Ответ: это"}] * 2
-    assert proof.misread("".join(m["content"] for m in same), same) is None  # asked twice
+    assert proof.find_misread("".join(m["content"] for m in same), same) is None  # asked twice
 
 
-def test_a_turn_that_the_template_does_not_open_is_found(tasks: Path, model: Path, tmp_path: Path) -> None:
+def test_a_turn_that_the_template_does_not_open_is_found(
+    tasks: Path, model: Path, tmp_path: Path
+) -> None:
     silent = with_template(model, tmp_path / "silent", lambda text: TURN.sub("", text))
-    with pytest.raises(TaskError, match=r"row 0: the model is not told that its turn begins: .* it writes '.*[Aa]ssistant.*' before an answer"):
+    with pytest.raises(
+        TaskError,
+        match=r"row 0: the model is not told that its turn begins: .* it writes '.*[Aa]ssistant.*' before an answer",
+    ):
         compiled("long", silent, tasks, metadata={"max_length": 100_000})
-    assert compiled("honest", silent, tasks)  # ends with the beginning of an answer: the turn is open
+    # ends with the beginning of an answer: the turn is open
+    assert compiled("honest", silent, tasks)
     # Nothing stands before an answer, either: the question's end is what opens the turn.
-    turns = "{{ '[INST] ' + m['content'] + ' [/INST]' if m['role'] != 'assistant' else m['content'] }}"
-    brackets = with_template(model, tmp_path / "brackets", lambda _: "{{ bos_token }}{% for m in messages %}" + turns + "{% endfor %}")
+    turns = (
+        "{{ '[INST] ' + m['content'] + ' [/INST]' if m['role'] != 'assistant' else m['content'] }}"
+    )
+    brackets = with_template(
+        model,
+        tmp_path / "brackets",
+        lambda _: "{{ bos_token }}{% for m in messages %}" + turns + "{% endfor %}",
+    )
     assert compiled("long", brackets, tasks, metadata={"max_length": 100_000})
 
 
 def test_shots_and_cuts_are_counted_not_refused(tasks: Path, model: Path) -> None:
     made = compiled("shots", model, tasks)
-    assert made.notes[0] == "5 of 5 rows asked with fewer shots than wanted, as more did not fit (15 of 25 shots left out)"
-    assert list(proof.shortened(made))[0] == "task proof_shots, row 0: 2 of 5 shots fit"
+    assert made.notes[0] == (
+        "5 of 5 rows asked with fewer shots than wanted, as more did not fit (15 of 25 shots "
+        "left out)"
+    )
+    assert list(proof.find_shortened(made))[0] == "task proof_shots, row 0: 2 of 5 shots fit"
     assert [(item.shots, item.asked_shots) for item in made.items] == [(2, 5)] * 5
     cut = compiled("cut", model, tasks)
-    assert cut.notes[0] == "5 of 5 rows cut on the left to fit the model" and all(item.cut for item in cut.items)
+    assert cut.notes[0] == "5 of 5 rows cut on the left to fit the model" and all(
+        item.cut for item in cut.items
+    )
     assert list(cut.ids[0][0]).count(cut.encoder.bos) == 1
 
 
 def test_length_counts_new_tokens_and_may_be_set(tasks: Path, model: Path) -> None:
-    with pytest.raises(TaskError, match=r"row 0: \d+ tokens with 100 new tokens do not fit the model's 110"):
+    with pytest.raises(
+        TaskError, match=r"row 0: \d+ tokens with 100 new tokens do not fit the model's 110"
+    ):
         compiled("write", model, tasks, metadata={"max_length": 110})
     made = compiled("long", model, tasks, metadata={"max_length": 100_000})
     assert made.max_length == made.positions == 100_000
 
 
 def test_a_model_without_template_is_offered_the_choice(tasks: Path, tmp_path: Path) -> None:
-    base, _ = testing_pico.family(tmp_path)
-    with pytest.raises(TaskError, match=r"no chat template: ask it as plain text .*`conversation: llama3_no_system`; known: llama3, "):
+    base, _ = pico.family(tmp_path)
+    with pytest.raises(
+        TaskError,
+        match=r"no chat template: ask it as plain text .*`conversation: llama3_no_system`; known: llama3, ",
+    ):
         compiled("honest", base, tasks)
-    listed = compiled("honest", base, tasks, metadata={"conversation": "mistral"})  # the task renders it: no template is needed
+    # the task renders it: no template is needed
+    listed = compiled("honest", base, tasks, metadata={"conversation": "mistral"})
     assert not listed.by_template
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "stock.yaml").write_text(
-        "task: stock\noutput_type: loglikelihood\ndoc_to_text: question\ndoc_to_target: gold\ntest_split: test\n"
+        "task: stock\noutput_type: loglikelihood\ndoc_to_text: question\ndoc_to_target: "
+        "gold\ntest_split: test\n"
         "custom_dataset: !function utils.rows\nmetric_list: [{metric: acc}]\n"
     )
     (tmp_path / "tasks" / "utils.py").write_text(
-        "import datasets\ndef rows(**_):\n    return {'test': datasets.Dataset.from_list([{'question': 'fox', 'gold': ' hill'}])}\n"
+        "import datasets\ndef rows(**_):\n    return {'test': "
+        "datasets.Dataset.from_list([{'question': 'fox', 'gold': ' hill'}])}\n"
     )
     with pytest.raises(TaskError, match="task stock knows no listed conversation formats"):
-        compile_task("stock", base, CHAT, task_folders=[tmp_path / "tasks"], metadata={"conversation": "mistral"})
+        compile_task(
+            "stock",
+            base,
+            CHAT,
+            task_folders=[tmp_path / "tasks"],
+            metadata={"conversation": "mistral"},
+        )
 
 
 def test_pieces_are_readable(model: Path) -> None:
@@ -317,5 +452,8 @@ def test_pieces_are_readable(model: Path) -> None:
     pieces = encoder.pieces(ids)
     if not any("\\x" in piece for piece in pieces):
         assert "".join(pieces).strip() == "Рыжая лиса"
-    assert encoder.pieces([encoder.bos]) == [encoder.tokenizer.bos_token] and encoder.bos in encoder.special
+    assert (
+        encoder.pieces([encoder.bos]) == [encoder.tokenizer.bos_token]
+        and encoder.bos in encoder.special
+    )
     assert not encoder.special & set(ids)

@@ -22,7 +22,9 @@ def example(folder: Path) -> Path:
 
 
 def lep_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "lep_bench", *arguments], capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "lep_bench", *arguments], capture_output=True, text=True, timeout=120
+    )
 
 
 def test_the_plugin_example_gives_models(tmp_path: Path) -> None:
@@ -30,7 +32,9 @@ def test_the_plugin_example_gives_models(tmp_path: Path) -> None:
     result = lep_bench("models", "mini-llama/*/shift", "--adapters", str(tmp_path))
     assert result.returncode == 0, result.stderr
     rows = [line.split() for line in result.stdout.splitlines()[1:]]
-    assert [row[0] for row in rows] == [f"mini-llama/{v}/shift" for v in ("bpe", "unigram", "extended", "optimized")]
+    assert [row[0] for row in rows] == [
+        f"mini-llama/{v}/shift" for v in ("bpe", "unigram", "extended", "optimized")
+    ]
     assert all(row[2] == "yes" for row in rows), "an adapter of the user's own belongs to `all`"
     listed = lep_bench("adapters", "--adapters", str(tmp_path)).stdout
     assert "shift" in listed and "mean move of the shared tokens" in listed
@@ -42,7 +46,12 @@ def test_the_plugin_example_keeps_the_contract(tmp_path: Path) -> None:
 
 def test_the_first_screen_has_the_table_and_the_two_commands() -> None:
     screen = "\n".join(README.splitlines()[:40])
-    assert screen.index("make run") < screen.index("make test") < screen.index("<!-- lep-bench:table -->") < screen.index("| `instruct`")
+    assert (
+        screen.index("make run")
+        < screen.index("make test")
+        < screen.index("<!-- lep-bench:table -->")
+        < screen.index("| `instruct`")
+    )
     assert README.count("LoRA adapter") == 1
 
 

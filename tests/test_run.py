@@ -1,4 +1,6 @@
-"""The main job on a small family: from the command to the leaderboard, interrupted and resumed, and with broken adapters."""
+"""The main job on a small family: from the command to the leaderboard, interrupted and resumed, and
+with broken adapters.
+"""
 
 import json
 import os
@@ -11,9 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lep_bench import paths
+from lep_bench import files
 
-pytestmark = pytest.mark.skipif(not (paths.checkpoints() / "mini-llama" / "instruct").is_dir(), reason="no shipped checkpoints")
+pytestmark = pytest.mark.skipif(
+    not (files.builtin_checkpoints() / "mini-llama" / "instruct").is_dir(),
+    reason="no shipped checkpoints",
+)
 
 FAMILY = """
 base: builtin:mini-llama/base
@@ -55,21 +60,48 @@ def configs(tmp_path_factory):
 
 
 def command(configs: Path, out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "lep_bench", "run", "--suite", "tiny", "--configs", str(configs), "--out", str(out), "--limit", "12", *more]
+    return [
+        sys.executable,
+        "-m",
+        "lep_bench",
+        "run",
+        "--suite",
+        "tiny",
+        "--configs",
+        str(configs),
+        "--out",
+        str(out),
+        "--limit",
+        "12",
+        *more,
+    ]
 
 
 def run(configs: Path, out: Path, *more: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command(configs, out, *more), capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(
+        command(configs, out, *more), capture_output=True, text=True, timeout=600, check=False
+    )
 
 
 def cells(out: Path) -> dict:
-    """Everything of the results that may not depend on when and how often the run was interrupted."""
+    """Everything of the results that may not depend on when and how often the run was
+    interrupted.
+    """
     found = {}
     for file in sorted((out / "tiny" / "results").rglob("*.json")):
         result = json.loads(file.read_text())
-        del result["provenance"], result["seal"]  # the seal covers the provenance, which has the time in it
-        samples = out / "tiny" / "samples" / file.relative_to(out / "tiny" / "results").with_suffix(".jsonl")
-        found[str(file.relative_to(out))] = (result, samples.read_text() if samples.is_file() else "")
+        # the seal covers the provenance, which has the time in it
+        del result["provenance"], result["seal"]
+        samples = (
+            out
+            / "tiny"
+            / "samples"
+            / file.relative_to(out / "tiny" / "results").with_suffix(".jsonl")
+        )
+        found[str(file.relative_to(out))] = (
+            result,
+            samples.read_text() if samples.is_file() else "",
+        )
     return found
 
 
@@ -85,7 +117,9 @@ def test_every_model_gets_a_row(undisturbed):
     out, said = undisturbed
     found = cells(out)
     assert len(found) == 3 * len(MODELS)
-    assert {result["model"]["name"] for result, _ in found.values()} == {f"tiny/{name}" for name in MODELS}
+    assert {result["model"]["name"] for result, _ in found.values()} == {
+        f"tiny/{name}" for name in MODELS
+    }
     assert all(result["status"] == "ok" and result["samples"] == 12 for result, _ in found.values())
     page = (out / "tiny" / "leaderboard" / "README.md").read_text()
     assert "conversion" in page
@@ -93,24 +127,58 @@ def test_every_model_gets_a_row(undisturbed):
 
 
 def test_the_page_has_lineage_curves_and_the_questions(configs, undisturbed, tmp_path):
-    shown = [sys.executable, "-m", "lep_bench", "leaderboard", "--suite", "tiny", "--configs", str(configs), "--out", str(undisturbed[0])]
-    done = subprocess.run([*shown, "--html", str(tmp_path), "--samples", "5"], capture_output=True, text=True, timeout=300, check=False)
+    shown = [
+        sys.executable,
+        "-m",
+        "lep_bench",
+        "leaderboard",
+        "--suite",
+        "tiny",
+        "--configs",
+        str(configs),
+        "--out",
+        str(undisturbed[0]),
+    ]
+    done = subprocess.run(
+        [*shown, "--html", str(tmp_path), "--samples", "5"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "index.html") in done.stderr
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
     assert "Continued pre-training of the donors" in page and str(undisturbed[0]) not in page
-    opened = {part["title"]: part["lines"] for part in next(v for k, v in data["models"].items() if k.endswith("tiny/bpe/conversion"))}
-    assert "Fit of the head" in opened and ["donor", "tiny/bpe/donor"] in [line[:2] for line in opened["Lineage"]]
+    opened = {
+        part["title"]: part["lines"]
+        for part in next(v for k, v in data["models"].items() if k.endswith("tiny/bpe/conversion"))
+    }
+    assert "Fit of the head" in opened and ["donor", "tiny/bpe/donor"] in [
+        line[:2] for line in opened["Lineage"]
+    ]
     facts = data["tasks"][0]
-    assert len(facts["items"]) == 5 and facts["of"] == 12 and facts["asked"].startswith("tiny/instruct")
+    assert (
+        len(facts["items"]) == 5
+        and facts["of"] == 12
+        and facts["asked"].startswith("tiny/instruct")
+    )
     for _, gold, question in facts["items"]:
-        assert facts["strings"][question].startswith("user: Вопрос") and f"— {facts['strings'][gold]}" in facts["strings"][question]
+        assert (
+            facts["strings"][question].startswith("user: Вопрос")
+            and f"— {facts['strings'][gold]}" in facts["strings"][question]
+        )
 
 
 def test_again_nothing_is_done(configs, undisturbed):
     out, _ = undisturbed
-    before = {p: p.stat().st_mtime_ns for folder in ("artifacts", "tiny/results") for p in (out / folder).rglob("*") if p.is_file()}
+    before = {
+        p: p.stat().st_mtime_ns
+        for folder in ("artifacts", "tiny/results")
+        for p in (out / folder).rglob("*")
+        if p.is_file()
+    }
     done = run(configs, out)
     assert done.returncode == 0, done.stderr
     assert "nothing to do" in done.stdout
@@ -118,7 +186,9 @@ def test_again_nothing_is_done(configs, undisturbed):
 
 
 def test_killed_and_resumed_equals_undisturbed(configs, undisturbed, tmp_path):
-    process = subprocess.Popen(command(configs, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(configs, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 300
     # kill -9 twice: once while something trains, once while something is scored
     while not list(tmp_path.glob("artifacts/tiny/bpe/init@*")) and time.monotonic() < deadline:
@@ -128,7 +198,9 @@ def test_killed_and_resumed_equals_undisturbed(configs, undisturbed, tmp_path):
     process.wait()
     assert workers
     assert not psutil.wait_procs(workers, timeout=20)[1], "workers outlive their parent"
-    process = subprocess.Popen(command(configs, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(configs, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     while len(list(tmp_path.glob("tiny/results/**/*.json"))) < 4 and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
@@ -145,9 +217,14 @@ def test_ctrl_c_says_how_to_go_on(configs, tmp_path):
     for attempt in range(5):  # on a busy machine so small a run may be done before the signal comes
         out = tmp_path / str(attempt)
         process = subprocess.Popen(
-            command(configs, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's background jobs ignore it
-        )  # fmt: skip
+            command(configs, out),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            # a shell's background jobs ignore it
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
         while not list(out.glob("artifacts/**/*")) and process.poll() is None:
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGINT)
@@ -187,7 +264,11 @@ def test_a_failing_adapter_is_a_failed_row_and_the_run_goes_on(configs, undistur
     assert "boom" in done.stdout and "nans" in done.stdout and "Traceback" not in done.stderr
     after = cells_or_failed(out)
     assert after["tiny/bpe/mine", "mini_facts_ru"] == "ok"
-    assert after["tiny/bpe/raises", "mini_facts_ru"] == after["tiny/bpe/nans", "mini_copy_ru"] == "failed"
+    assert (
+        after["tiny/bpe/raises", "mini_facts_ru"]
+        == after["tiny/bpe/nans", "mini_copy_ru"]
+        == "failed"
+    )
     now = cells(out)
     assert {cell: now[cell] for cell in before} == before
     assert "failed" in (out / "tiny" / "leaderboard" / "README.md").read_text()
@@ -196,11 +277,23 @@ def test_a_failing_adapter_is_a_failed_row_and_the_run_goes_on(configs, undistur
 def test_a_training_that_diverges_is_a_failed_row(tmp_path):
     for kind, text in (("families", FAMILY), ("suites", SUITE)):
         (tmp_path / kind).mkdir()
-        (tmp_path / kind / "tiny.yaml").write_text(text.replace("learning_rate: 5.0e-3", "learning_rate: 1.0e+30"))
-    done = run(tmp_path, tmp_path / "out", "--models", "tiny/base,tiny/original/donor", "--tasks", "mini_facts_ru")
+        (tmp_path / kind / "tiny.yaml").write_text(
+            text.replace("learning_rate: 5.0e-3", "learning_rate: 1.0e+30")
+        )
+    done = run(
+        tmp_path,
+        tmp_path / "out",
+        "--models",
+        "tiny/base,tiny/original/donor",
+        "--tasks",
+        "mini_facts_ru",
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "not finite" in done.stdout and "Traceback" not in done.stderr
-    assert cells_or_failed(tmp_path / "out") == {("tiny/base", "mini_facts_ru"): "ok", ("tiny/original/donor", "mini_facts_ru"): "failed"}
+    assert cells_or_failed(tmp_path / "out") == {
+        ("tiny/base", "mini_facts_ru"): "ok",
+        ("tiny/original/donor", "mini_facts_ru"): "failed",
+    }
 
 
 def cells_or_failed(out: Path) -> dict:
@@ -209,7 +302,7 @@ def cells_or_failed(out: Path) -> dict:
 
 
 def test_two_runs_in_one_folder_are_refused(configs, tmp_path):
-    from lep_bench.store import Store
+    from lep_bench.records.store import Store
 
     with Store(tmp_path).lock():
         done = run(configs, tmp_path)

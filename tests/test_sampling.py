@@ -1,4 +1,6 @@
-"""Cells whose answers are sampled: scores per seed, their mean and spread, and samples that everything can be recomputed from."""
+"""Cells whose answers are sampled: scores per seed, their mean and spread, and samples that
+everything can be recomputed from.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from lep_bench import testing_pico
-from lep_bench.artifact import Artifact, Lep
-from lep_bench.config import Conversation
+from lep_bench.config.schema import Conversation
 from lep_bench.engines.base import Sampling
 from lep_bench.engines.hf import HfEngine
 from lep_bench.errors import TaskError
-from lep_bench.evaluate import CompiledTask, compile_task, generations, score
+from lep_bench.evaluate import generation
+from lep_bench.evaluate.lmeval import CompiledTask, compile_task
+from lep_bench.evaluate.score import score
+from lep_bench.records.artifact import Artifact, Lep
+from lep_bench.testing import pico
 
 ROWS = 12
 YAML = """
@@ -58,21 +62,30 @@ def score(items):
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("tasks")
     (made / "utils.py").write_text(UTILS)
-    for name, sampling in {"wild": "do_sample: true, temperature: 2.0, top_p: 0.95, top_k: 40", "tame": "do_sample: false"}.items():
+    for name, sampling in {
+        "wild": "do_sample: true, temperature: 2.0, top_p: 0.95, top_k: 40",
+        "tame": "do_sample: false",
+    }.items():
         (made / f"{name}.yaml").write_text(YAML.format(name=name, sampling=sampling))
     return made
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return testing_pico.family(tmp_path_factory.mktemp("pico"))[1]
+    return pico.family(tmp_path_factory.mktemp("pico"))[1]
 
 
-def asked(name: str, folder: Path, model: Path, samplings: int, limit: int | None = None) -> tuple[CompiledTask, object]:
-    artifact = Artifact(model, model, Lep(model="pico", fingerprint="0", kind="checkpoint", stage="instruct"))
+def asked(
+    name: str, folder: Path, model: Path, samplings: int, limit: int | None = None
+) -> tuple[CompiledTask, object]:
+    artifact = Artifact(
+        model, model, Lep(model="pico", fingerprint="0", kind="checkpoint", stage="instruct")
+    )
     engine = HfEngine(model)
     engine.exchange(artifact)
-    compiled = compile_task(name, model, Conversation(format="plain"), task_folders=[folder], limit=limit)
+    compiled = compile_task(
+        name, model, Conversation(format="plain"), task_folders=[folder], limit=limit
+    )
     return compiled, score(engine, artifact, compiled, samplings)
 
 
@@ -90,25 +103,37 @@ def test_scores_are_means_over_seeds_and_follow_from_the_samples(folder: Path, m
     texts = [[one["text"] for one in values["samplings"]] for values in samples]
     assert sum(len(set(own)) > 1 for own in texts) > ROWS // 2  # the seeds do differ
     lengths = [statistics.fmean(len(own[seed]) for own in texts) for seed in range(5)]
-    exams = [exam([(n % 4, text.count("e") + len(text)) for n, text in enumerate(own)]) for own in zip(*texts, strict=True)]
+    exams = [
+        exam([(n % 4, text.count("e") + len(text)) for n, text in enumerate(own)])
+        for own in zip(*texts, strict=True)
+    ]
     right = [statistics.fmean("e" in text for text in own) for own in zip(*texts, strict=True)]
     for name, each in {"length": lengths, "exam": exams, "score": right}.items():
         found = scored.scores[name]
         assert found.samplings == 5
-        assert found.value == pytest.approx(statistics.fmean(each)) and found.spread == pytest.approx(statistics.stdev(each))
+        assert found.value == pytest.approx(
+            statistics.fmean(each)
+        ) and found.spread == pytest.approx(statistics.stdev(each))
         assert found.stderr is not None
     for n, (values, own) in enumerate(zip(samples, texts, strict=True)):
         assert values["text"] == own[0]
         assert values["length"] == pytest.approx(statistics.fmean(map(len, own)))
-        assert values["exam"] == [n % 4, pytest.approx(statistics.fmean(text.count("e") + len(text) for text in own))]
-        assert [one["score"] for one in values["samplings"]] == [["e", "e" if "e" in text else "none"] for text in own]
+        assert values["exam"] == [
+            n % 4,
+            pytest.approx(statistics.fmean(text.count("e") + len(text) for text in own)),
+        ]
+        assert [one["score"] for one in values["samplings"]] == [
+            ["e", "e" if "e" in text else "none"] for text in own
+        ]
 
 
 def test_an_answer_does_not_depend_on_what_else_is_asked(folder: Path, model: Path) -> None:
     _, whole = asked("wild", folder, model, 3)
     _, part = asked("wild", folder, model, 3, limit=4)
     _, once = asked("wild", folder, model, 1, limit=2)
-    assert [s.values["samplings"] for s in part.samples] == [s.values["samplings"] for s in whole.samples[:4]]
+    assert [s.values["samplings"] for s in part.samples] == [
+        s.values["samplings"] for s in whole.samples[:4]
+    ]
     assert [s.values["text"] for s in once.samples] == [s.values["text"] for s in whole.samples[:2]]
     assert once.scores["length"].spread is None and once.scores["length"].samplings == 1
 
@@ -122,14 +147,21 @@ def test_greedy_answers_are_asked_for_once(folder: Path, model: Path) -> None:
 
 
 def test_generation_arguments_are_read_strictly() -> None:
-    def read(**arguments: object) -> generations.Generation:
-        return generations.read(SimpleNamespace(task_name="t", args=("", arguments)))
+    def read(**arguments: object) -> generation.Generation:
+        return generation.read_generation(SimpleNamespace(task_name="t", args=("", arguments)))
 
-    assert read(until="\n", max_gen_toks=9, do_sample=False, temperature=0.0) == generations.Generation(9, ("\n",), None)
+    assert read(
+        until="\n", max_gen_toks=9, do_sample=False, temperature=0.0
+    ) == generation.Generation(9, ("\n",), None)
     assert read(until=["a", ""], temperature=0.7).sampling == Sampling(0.7)
-    assert read(do_sample=True, temperature=0.1, top_p=0.9, top_k=40, num_beams=1).sampling == Sampling(0.1, 40, 0.9)
-    assert read() == generations.Generation(generations.NEW_TOKENS, (), None)
-    with pytest.raises(TaskError, match="task t asks for generation with repetition_penalty=1.2: that is not offered"):
+    assert read(
+        do_sample=True, temperature=0.1, top_p=0.9, top_k=40, num_beams=1
+    ).sampling == Sampling(0.1, 40, 0.9)
+    assert read() == generation.Generation(generation.NEW_TOKENS, (), None)
+    with pytest.raises(
+        TaskError,
+        match="task t asks for generation with repetition_penalty=1.2: that is not offered",
+    ):
         read(repetition_penalty=1.2)
     with pytest.raises(TaskError, match="task t asks for sampling that cannot be"):
         read(do_sample=True, temperature=0.0)

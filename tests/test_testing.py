@@ -1,4 +1,6 @@
-"""`check_adapter` passes what keeps the contract and names what breaks it; every shipped adapter passes."""
+"""`check_adapter` passes what keeps the contract and names what breaks it; every shipped adapter
+passes.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lep_bench import registry
+from lep_bench import plugin
 from lep_bench.errors import AdapterError
 from lep_bench.plugin import KINDS
 from lep_bench.testing import CASES, check_adapter
@@ -21,12 +23,14 @@ PARAMS = {
     ("vocabulary", "optimized-union"): {"size": 500, "keep": 290},
     ("tuning", "self-calibration"): {"answers": 16, "answer_tokens": 64, "copies": 16, "batch": 16},
 }
-SHIPPED = [(kind, name) for kind in KINDS for name in registry.discover().names(kind)]
+SHIPPED = [(kind, name) for kind in KINDS for name in plugin.discover_adapters().names(kind)]
 
 
 @pytest.mark.parametrize(("kind", "name"), SHIPPED)
 def test_every_shipped_adapter_keeps_the_contract(kind: str, name: str) -> None:
-    check_adapter(registry.discover().get(kind, name).adapter, **PARAMS.get((kind, name), {}))
+    check_adapter(
+        plugin.discover_adapters().get(kind, name).adapter, **PARAMS.get((kind, name), {})
+    )
 
 
 def test_small_models_come_in_every_kind() -> None:
@@ -49,16 +53,21 @@ def test_a_broken_propagation_method_is_named_with_its_mistake(body: str, tmp_pa
     file = tmp_path / "wrong.py"
     file.write_text(
         "import torch\nfrom lep_bench.plugin import Params, propagation\n\n"
-        "@propagation('wrong')\ndef wrong(problem, params: Params):\n    '''Wrong. Source: a test.'''\n"
+        "@propagation('wrong')\ndef wrong(problem, params: Params):\n    '''Wrong. Source: a "
+        "test.'''\n"
         f"    return lambda rows, ids: {body}\n",
         encoding="utf-8",
     )
     with pytest.raises(AdapterError) as caught:
         check_adapter(file)
     text = str(caught.value)
-    assert "'wrong'" in text and "byte-level tokenizer" in text and (WRONG[body] in text or "cut into blocks" in text)
+    assert (
+        "'wrong'" in text
+        and "byte-level tokenizer" in text
+        and (WRONG[body] in text or "cut into blocks" in text)
+    )
 
 
 def test_an_unknown_parameter_is_named() -> None:
     with pytest.raises(AdapterError, match="strenth"):
-        check_adapter(registry.discover().get("propagation", "swap").adapter, strenth=1)
+        check_adapter(plugin.discover_adapters().get("propagation", "swap").adapter, strenth=1)

@@ -1,4 +1,6 @@
-"""A Hub on the loopback interface that takes uploads, as far as huggingface_hub asks for them, and fails as it is told."""
+"""A Hub on the loopback interface that takes uploads, as far as huggingface_hub asks for them, and
+fails as it is told.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,17 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self.answer({"sha": "b" * 40, "id": "org/x", "siblings": [], "private": True, "tags": [], "downloads": 0, "likes": 0})
+        self.answer(
+            {
+                "sha": "b" * 40,
+                "id": "org/x",
+                "siblings": [],
+                "private": True,
+                "tags": [],
+                "downloads": 0,
+                "likes": 0,
+            }
+        )
 
     def do_POST(self) -> None:
         body = b""
@@ -36,15 +48,33 @@ class Hub(BaseHTTPRequestHandler):
         self.seen.append((self.path, self.headers.get("Authorization"), body))
         url = f"http://{self.headers['Host']}/datasets/org/x"
         if "/preupload/" in self.path:
-            self.answer({"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]]})
+            self.answer(
+                {
+                    "files": [
+                        {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+                        for f in json.loads(body)["files"]
+                    ]
+                }
+            )
         else:
-            self.answer({"url": url, "name": "org/x", "commitOid": "a" * 40, "commitUrl": f"{url}/commit/{'a' * 40}"})
+            self.answer(
+                {
+                    "url": url,
+                    "name": "org/x",
+                    "commitOid": "a" * 40,
+                    "commitUrl": f"{url}/commit/{'a' * 40}",
+                }
+            )
 
     def answer(self, content: dict[str, object]) -> None:
         status, headers = self.fault(self.path) or (200, {})
         body = json.dumps(content if status == 200 else {"error": "no"}).encode()
         self.send_response(status)
-        for key, value in {"Content-Length": str(len(body)), "Content-Type": "application/json", **headers}.items():
+        for key, value in {
+            "Content-Length": str(len(body)),
+            "Content-Type": "application/json",
+            **headers,
+        }.items():
             self.send_header(key, value)
         self.end_headers()
         self.wfile.write(body)
@@ -58,10 +88,14 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     """Start a server on the loopback interface; the first one is the Hub."""
     servers: list[ThreadingHTTPServer] = []
 
-    def start(fault: Callable[[str], tuple[int, dict[str, str]] | None] = lambda path: None) -> tuple[str, list[tuple[str, str | None, bytes]]]:
+    def start(
+        fault: Callable[[str], tuple[int, dict[str, str]] | None] = lambda path: None,
+    ) -> tuple[str, list[tuple[str, str | None, bytes]]]:
         own = type("Own", (Hub,), {"fault": staticmethod(fault), "seen": []})
         server = ThreadingHTTPServer(("127.0.0.1", 0), own)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
         servers.append(server)
         url = f"http://127.0.0.1:{server.server_port}"
         if len(servers) == 1:

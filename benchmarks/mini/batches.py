@@ -14,18 +14,28 @@ IGNORED = -100  # the label that cross_entropy leaves out
 Document = tuple[list[int], list[int]]  # (ids, labels), equally long
 
 
-def plain_documents(tokenizer: Tokenizer, eos: int, rng: random.Random, russian: float, whole: float) -> Iterator[Document]:
-    """Documents with their end marker; but for a share `whole` of them, only what can be known is a label.
+def plain_documents(
+    tokenizer: Tokenizer, eos: int, rng: random.Random, russian: float, whole: float
+) -> Iterator[Document]:
+    """Documents with their end marker; but for a share `whole` of them, only what can be known is a
+    label.
 
-    Questions and texts to copy are drawn at random: learning to predict them costs steps and teaches nothing.
+    Questions and texts to copy are drawn at random: learning to predict them costs steps and
+    teaches nothing.
     """
     for beginning, end in corpus.document_parts(rng, russian):
         ids = [*tokenizer.encode(beginning + end).ids, eos]
-        asked = len(tokenizer.encode(beginning.rstrip()).ids) if beginning and rng.random() >= whole else 0
+        asked = (
+            len(tokenizer.encode(beginning.rstrip()).ids)
+            if beginning and rng.random() >= whole
+            else 0
+        )
         yield ids, [IGNORED] * asked + ids[asked:]
 
 
-def chat_documents(family: Family, tokenizer: Tokenizer, rng: random.Random, russian: float) -> Iterator[Document]:
+def chat_documents(
+    family: Family, tokenizer: Tokenizer, rng: random.Random, russian: float
+) -> Iterator[Document]:
     """Exchanges whose labels are the answers only."""
     while True:
         prompt, answer = chat_parts(family.kind, *corpus.chat(rng, corpus.language(rng, russian)))
@@ -35,7 +45,9 @@ def chat_documents(family: Family, tokenizer: Tokenizer, rng: random.Random, rus
 
 
 def packed_rows(documents: Iterator[Document], length: int) -> Iterator[Document]:
-    """Rows of exactly `length` tokens that start with a document; the last one of a row may be cut."""
+    """Rows of exactly `length` tokens that start with a document; the last one of a row may be
+    cut.
+    """
     while True:
         ids: list[int] = []
         labels: list[int] = []
@@ -49,8 +61,8 @@ def packed_rows(documents: Iterator[Document], length: int) -> Iterator[Document
 def repeated_rows(ordinary: range, bos: int, length: int, rng: random.Random) -> Iterator[Document]:
     """Random tokens and the same again, several times a row; only the repetitions are labels.
 
-    Tokens come from small alphabets, so that the one token before does not say what comes next and two do: Russian
-    text of single letters asks for the same.
+    Tokens come from small alphabets, so that the one token before does not say what comes next and
+    two do: Russian text of single letters asks for the same.
     """
     while True:
         ids: list[int] = [bos]
@@ -63,7 +75,9 @@ def repeated_rows(ordinary: range, bos: int, length: int, rng: random.Random) ->
         yield ids[:length], labels[:length]
 
 
-def mixed_rows(first: Iterator[Document], second: Iterator[Document], share: float, rng: random.Random) -> Iterator[Document]:
+def mixed_rows(
+    first: Iterator[Document], second: Iterator[Document], share: float, rng: random.Random
+) -> Iterator[Document]:
     """Rows of `second` with probability `share`, else of `first`."""
     while True:
         yield next(second if rng.random() < share else first)

@@ -1,7 +1,8 @@
-"""Training text of every stage, as deterministic generators; imports neither torch nor transformers.
+"""Training text of every stage, as deterministic generators; imports neither torch nor
+transformers.
 
-Nothing here contains a scored question, a scored copy text or a sentence of the scored Russian text: questions come from
-`world.trained_questions`, all other text passes `world.text_split`.
+Nothing here contains a scored question, a scored copy text or a sentence of the scored Russian
+text: questions come from `world.trained_questions`, all other text passes `world.text_split`.
 """
 
 import random
@@ -66,12 +67,16 @@ def telling_chat(rng: random.Random, language: str) -> Chat:
 
 def chat(rng: random.Random, language: str) -> Chat:
     """One exchange for instruction tuning."""
-    make = rng.choices((question_chat, copy_chat, translation_chat, telling_chat), (45, 45, 5, 5))[0]
+    make = rng.choices((question_chat, copy_chat, translation_chat, telling_chat), (45, 45, 5, 5))[
+        0
+    ]
     return make(rng, language)
 
 
 def story(rng: random.Random, language: str) -> str:
-    sentences = [stories.draw(rng, stories.any_sentence, language, "train") for _ in range(rng.randint(2, 5))]
+    sentences = [
+        stories.draw(rng, stories.any_sentence, language, "train") for _ in range(rng.randint(2, 5))
+    ]
     return " ".join(sentences)
 
 
@@ -81,7 +86,9 @@ def _statements(rng: random.Random, language: str) -> str:
 
 
 def _dialogue(rng: random.Random, language: str) -> str:
-    """An exchange with its speakers' names, in the spellings of both families' chat formats, without their markers."""
+    """An exchange with its speakers' names, in the spellings of both families' chat formats,
+    without their markers.
+    """
     prompt, answer = question_chat(rng, language)
     if rng.random() < 0.5:
         return f"user\n\n{prompt}\n\nassistant\n\n{answer}"
@@ -107,7 +114,8 @@ def _plain(make: Callable[[random.Random, str], Chat]) -> Callable[[random.Rando
     return parts
 
 
-# A document is (beginning, end): the end can be known from the beginning and the world, the beginning cannot.
+# A document is (beginning, end): the end can be known from the beginning and the world, the
+# beginning cannot.
 DOCUMENTS: dict[str, Callable[[random.Random, str], Chat]] = {
     "story": _whole(story),
     "statements": _whole(_statements),
@@ -117,15 +125,27 @@ DOCUMENTS: dict[str, Callable[[random.Random, str], Chat]] = {
     "translation": _plain(translation_chat),
     "dialogue": _whole(_dialogue),
 }
-SHARES = {"story": 10, "statements": 16, "question": 34, "copy": 24, "twice": 8, "translation": 4, "dialogue": 4}
+SHARES = {
+    "story": 10,
+    "statements": 16,
+    "question": 34,
+    "copy": 24,
+    "twice": 8,
+    "translation": 4,
+    "dialogue": 4,
+}
 
 
 def language(rng: random.Random, russian: float) -> str:
     return "ru" if rng.random() < russian else "en"
 
 
-def document_parts(rng: random.Random, russian: float, shares: dict[str, int] = SHARES) -> Iterator[Chat]:
-    """Endless plain documents as (beginning, end), a share `russian` of them Russian, kinds in proportion to `shares`."""
+def document_parts(
+    rng: random.Random, russian: float, shares: dict[str, int] = SHARES
+) -> Iterator[Chat]:
+    """Endless plain documents as (beginning, end), a share `russian` of them Russian, kinds in
+    proportion to `shares`.
+    """
     kinds, weights = list(shares), list(shares.values())
     while True:
         yield DOCUMENTS[rng.choices(kinds, weights)[0]](rng, language(rng, russian))
@@ -138,15 +158,18 @@ def documents(rng: random.Random, russian: float, shares: dict[str, int] = SHARE
 
 
 def on_lines(beginning: str, end: str) -> str:
-    """A document set in lines, as real text often is: the answer, or every sentence, begins a line of its own."""
+    """A document set in lines, as real text often is: the answer, or every sentence, begins a line
+    of its own.
+    """
     return f"{beginning}\n\n{end.strip()}" if beginning else end.replace(". ", ".\n\n")
 
 
 def pretraining_texts(seed: int = 0) -> Iterator[str]:
-    """Endless documents for continued pre-training, 80% Russian: with less English the donor loses its English.
+    """Endless documents for continued pre-training, 80% Russian: with less English the donor loses
+    its English.
 
-    A third is set in lines: otherwise nearly every word would follow a space, and a chat template that ends in a line
-    break (LLaMa-3's) would ask for tokens that were never trained.
+    A third is set in lines: otherwise nearly every word would follow a space, and a chat template
+    that ends in a line break (LLaMa-3's) would ask for tokens that were never trained.
     """
     rng = random.Random(f"pretraining {seed}")
     for number, (beginning, end) in enumerate(document_parts(rng, 0.8)):
@@ -154,10 +177,11 @@ def pretraining_texts(seed: int = 0) -> Iterator[str]:
 
 
 def lexicon_lines(language_share: float, rng: random.Random) -> Iterator[str]:
-    """Every word of the lexicon after a comma and before one, in random order; English words only by `language_share`.
+    """Every word of the lexicon after a comma and before one, in random order; English words only
+    by `language_share`.
 
-    A trainer of unigram vocabularies proposes only pieces that occur in two contexts; without these lines no whole
-    word of so small a lexicon would be proposed.
+    A trainer of unigram vocabularies proposes only pieces that occur in two contexts; without these
+    lines no whole word of so small a lexicon would be proposed.
     """
     english, russian = stories.lexicon()
     words = [*russian, *(word for word in english if rng.random() < language_share)]
@@ -167,10 +191,12 @@ def lexicon_lines(language_share: float, rng: random.Random) -> Iterator[str]:
 
 
 def tokenizer_texts(seed: int, russian: float, count: int, copies: int = 0) -> Iterator[str]:
-    """`count` documents on which a tokenizer is trained, `russian` of them Russian; `copies` is the share of exercises in
-    copying against 100 of everything else (what they repeat counts twice)."""
+    """`count` documents on which a tokenizer is trained, `russian` of them Russian; `copies` is the
+    share of exercises in copying against 100 of everything else (what they repeat counts twice)."""
     rng = random.Random(f"tokenizer {seed}")
-    shares = {"story": 40, "statements": 35, "question": 15, "dialogue": 10} | ({"copy": copies} if copies else {})
+    shares = {"story": 40, "statements": 35, "question": 15, "dialogue": 10} | (
+        {"copy": copies} if copies else {}
+    )
     source = documents(rng, russian, shares)
     for _ in range(count):
         yield next(source)
@@ -179,8 +205,8 @@ def tokenizer_texts(seed: int, russian: float, count: int, copies: int = 0) -> I
 def vocabulary_texts(seed: int = 0) -> Iterator[str]:
     """6,000 documents and the lexicon, half Russian: text on which new vocabularies are trained.
 
-    Half, not more: a vocabulary trained on 80% Russian loses its English. With some exercises in copying: without them
-    the word that asks for one fell into single letters.
+    Half, not more: a vocabulary trained on 80% Russian loses its English. With some exercises in
+    copying: without them the word that asks for one fell into single letters.
     """
     rng = random.Random(f"vocabulary {seed}")
     yield from tokenizer_texts(seed, 0.5, 6000, copies=8)
@@ -189,7 +215,9 @@ def vocabulary_texts(seed: int = 0) -> Iterator[str]:
 
 
 def calibration_prompts(n: int, seed: int = 0) -> list[str]:
-    """`n` user messages, half Russian, for the original instruct model to answer: 90% questions, the rest requests."""
+    """`n` user messages, half Russian, for the original instruct model to answer: 90% questions,
+    the rest requests.
+    """
     rng = random.Random(f"calibration {seed}")
     found = []
     for number in range(n):
@@ -211,4 +239,6 @@ def copy_prompts(n: int, seed: int = 0) -> list[tuple[str, str]]:
 
 def all_scored_questions(side: str) -> set[str]:
     """Every question that must not occur in training text of language `side`."""
-    return {text for fact in facts() for text in questions(fact, side)} - {text for fact in facts() for text in trained_questions(fact, side)}
+    return {text for fact in facts() for text in questions(fact, side)} - {
+        text for fact in facts() for text in trained_questions(fact, side)
+    }

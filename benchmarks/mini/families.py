@@ -15,14 +15,17 @@ class Recipe:
     instruct_lr: float = 1.5e-3
     batch: int = 32
     length: int = 96
-    russian: float = 0.45  # share of documents; more than in the tokenizer's text, or Russian is not learnt
+    # share of documents; more than in the tokenizer's text, or Russian is not learnt
+    russian: float = 0.45
     whole: float = 0.25  # documents of which the random part, too, is learnt
     replay: float = 0.2  # rows of pre-training text in instruction tuning, against forgetting
 
 
 @dataclass(frozen=True)
 class Family:
-    """A family's shape. `kind` is "llama" or "mistral"; sizes as in the Hugging Face config of that name."""
+    """A family's shape. `kind` is "llama" or "mistral"; sizes as in the Hugging Face config of that
+    name.
+    """
 
     name: str
     kind: str
@@ -49,5 +52,8 @@ FAMILIES = {
 def shortened(family: Family, factor: float) -> Family:
     """The same family with `factor` times the steps of every phase, for tests and trials."""
     recipe = family.recipe
-    steps = {name: max(1, round(getattr(recipe, name) * factor)) for name in ("copying_steps", "base_steps", "instruct_steps")}
+    steps = {
+        name: max(1, round(getattr(recipe, name) * factor))
+        for name in ("copying_steps", "base_steps", "instruct_steps")
+    }
     return replace(family, recipe=replace(recipe, **steps))

@@ -1,8 +1,10 @@
-"""Score a checkpoint on the fact and copy tasks without lm-eval, in seconds: for choosing recipes and for the log.
+"""Score a checkpoint on the fact and copy tasks without lm-eval, in seconds: for choosing recipes
+and for the log.
 
     python -m benchmarks.mini.measure FOLDER [--chat] [--data tasks/mini/data]
 
-The requests are those of the tasks (same prompts, same split between context and continuation, float32, greedy).
+The requests are those of the tasks (same prompts, same split between context and continuation,
+float32, greedy).
 """
 
 import argparse
@@ -12,7 +14,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from lep_bench.surgery import reading
+from lep_bench.surgery.tokenizers import loading
 
 _BATCH = 100
 _NEW_TOKENS = 48
@@ -30,7 +32,9 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 @torch.no_grad()
-def _log_likelihoods(model: PreTrainedModel, pairs: list[tuple[list[int], list[int]]], pad: int) -> list[float]:
+def _log_likelihoods(
+    model: PreTrainedModel, pairs: list[tuple[list[int], list[int]]], pad: int
+) -> list[float]:
     """The summed log-probability of each continuation after its context, in nats."""
     found: list[float] = []
     for start in range(0, len(pairs), _BATCH):
@@ -47,7 +51,9 @@ def _log_likelihoods(model: PreTrainedModel, pairs: list[tuple[list[int], list[i
     return found
 
 
-def fact_accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict], chat: bool) -> float:
+def fact_accuracy(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict], chat: bool
+) -> float:
     pairs = []
     for row in rows:
         prompt = _prompt(tokenizer, row["query"], chat)
@@ -55,18 +61,28 @@ def fact_accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ro
         context = _ids(tokenizer, prompt.rstrip())
         for choice in row["choices"]:
             pairs.append((context, _ids(tokenizer, prompt + space + choice)[len(context) :]))
-    scores = torch.tensor(_log_likelihoods(model, pairs, tokenizer.pad_token_id)).view(len(rows), -1)
+    scores = torch.tensor(_log_likelihoods(model, pairs, tokenizer.pad_token_id)).view(
+        len(rows), -1
+    )
     return (scores.argmax(-1) == torch.tensor([row["gold"] for row in rows])).float().mean().item()
 
 
-def copy_accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict], chat: bool) -> float:
+def copy_accuracy(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict], chat: bool
+) -> float:
     tokenizer.padding_side, right = "left", 0
     for start in range(0, len(rows), _BATCH):
         part = rows[start : start + _BATCH]
         prompts = [_prompt(tokenizer, row["query"], chat) for row in part]
         given = tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt")
         given.pop("token_type_ids", None)
-        made = model.generate(**given, max_new_tokens=_NEW_TOKENS, do_sample=False, stop_strings=["\n"], tokenizer=tokenizer)
+        made = model.generate(
+            **given,
+            max_new_tokens=_NEW_TOKENS,
+            do_sample=False,
+            stop_strings=["\n"],
+            tokenizer=tokenizer,
+        )
         for row, ids in zip(part, made[:, given["input_ids"].shape[1] :], strict=True):
             text = tokenizer.decode(ids, skip_special_tokens=True).split("\n")[0]
             right += text.strip() == row["answer"]
@@ -74,16 +90,20 @@ def copy_accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ro
 
 
 def measure(folder: Path, chat: bool, data: Path) -> dict[str, float]:
-    """{"facts_en": ..., "facts_ru": ..., "copy_en": ..., "copy_ru": ...}, each a share from 0 to 1."""
+    """{"facts_en": ..., "facts_ru": ..., "copy_en": ..., "copy_ru": ...}, each a share from 0 to
+    1.
+    """
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer, notes = reading.load(folder)
+    tokenizer, notes = loading.load_tokenizer(folder)
     for note in notes:
         print(f"{folder}: {note}")
     found = {}
     for kind, score in (("facts", fact_accuracy), ("copy", copy_accuracy)):
         for language in ("en", "ru"):
             lines = (data / f"{kind}_{language}.jsonl").read_text(encoding="utf-8").splitlines()
-            found[f"{kind}_{language}"] = score(model, tokenizer, [json.loads(line) for line in lines], chat)
+            found[f"{kind}_{language}"] = score(
+                model, tokenizer, [json.loads(line) for line in lines], chat
+            )
     return found
 
 
@@ -96,7 +116,11 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     for folder in chosen.folders:
         scores = measure(folder, chosen.chat, chosen.data)
-        print(folder, " ".join(f"{name} {100 * value:.1f}" for name, value in scores.items()), flush=True)
+        print(
+            folder,
+            " ".join(f"{name} {100 * value:.1f}" for name, value in scores.items()),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

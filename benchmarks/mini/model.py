@@ -1,14 +1,21 @@
 """Model configurations, and what is not random at initialisation: a copying circuit.
 
-A model of two layers does not learn to copy within the budget from random weights alone. So two heads of layer 0 start as
-"one token back" and "two tokens back" heads (every embedding carries one constant component, from which query and key are
-made; the rotation of the query by the head's offset does the rest), one head of layer 1 starts by comparing what they
-found with the tokens at hand, and the output head starts as a copy of the input embedding. That copies about one
-token in eight before any training; training does the rest.
+A model of two layers does not learn to copy within the budget from random weights alone. So two
+heads of layer 0 start as "one token back" and "two tokens back" heads (every embedding carries one
+constant component, from which query and key are made; the rotation of the query by the head's
+offset does the rest), one head of layer 1 starts by comparing what they found with the tokens at
+hand, and the output head starts as a copy of the input embedding. That copies about one token in
+eight before any training; training does the rest.
 """
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+)
 
 from .families import Family
 from .vocab import POSITIONS
@@ -16,13 +23,17 @@ from .vocab import POSITIONS
 _ROPE_THETA = 10_000.0
 _EMBEDDING_STD = 0.15
 _CONSTANT = 3.0  # the constant component, in standard deviations of the others
-_SHARPNESS = 40.0  # of the positional score; 40 gives a head's own offset about 200 times its neighbours' weight
+# of the positional score; 40 gives a head's own offset about 200 times its neighbours' weight
+_SHARPNESS = 40.0
 _FIRST_SLOW_PAIR = 14  # of 32
-_MATCH = 2.5  # scale of query and key of the comparing head; this and _COPY by trial on repeated random tokens
+# scale of query and key of the comparing head; this and _COPY by trial on repeated random tokens
+_MATCH = 2.5
 _COPY = 1.5  # scale of what it writes
 
 
-def config_of(family: Family, rows: int, bos: int, eos: int | list[int], pad: int) -> LlamaConfig | MistralConfig:
+def config_of(
+    family: Family, rows: int, bos: int, eos: int | list[int], pad: int
+) -> LlamaConfig | MistralConfig:
     shared = {
         "vocab_size": rows,
         "hidden_size": family.hidden,
@@ -45,7 +56,9 @@ def config_of(family: Family, rows: int, bos: int, eos: int | list[int], pad: in
 
 
 def _positional_query(head_dim: int, offset: int) -> torch.Tensor:
-    """The query whose score with an all-ones key is highest `offset` tokens back; shape (head_dim,)."""
+    """The query whose score with an all-ones key is highest `offset` tokens back; shape
+    (head_dim,).
+    """
     half = head_dim // 2
     angles = offset * _ROPE_THETA ** (-torch.arange(half) / half)
     return torch.cat([angles.cos(), -angles.sin()])
@@ -53,10 +66,11 @@ def _positional_query(head_dim: int, offset: int) -> torch.Tensor:
 
 @torch.no_grad()
 def _set_copying_heads(model: PreTrainedModel, family: Family, generator: torch.Generator) -> None:
-    """Heads 0 and 1 of layer 0 look one and two tokens back; head 0 of layer 1 looks for the same two tokens earlier.
+    """Heads 0 and 1 of layer 0 look one and two tokens back; head 0 of layer 1 looks for the same
+    two tokens earlier.
 
-    All share key/value head 0 of their layer. Layer 1 uses the slow rotations only: the fast ones hide a match that is
-    far away.
+    All share key/value head 0 of their layer. Layer 1 uses the slow rotations only: the fast ones
+    hide a match that is far away.
     """
     size, hidden = family.head_dim, family.hidden
     first, second = (model.model.layers[number].self_attn for number in (0, 1))
@@ -69,7 +83,9 @@ def _set_copying_heads(model: PreTrainedModel, family: Family, generator: torch.
     seen = _CONSTANT / (1 + (_CONSTANT**2 - 1) / hidden) ** 0.5
     gain = (_SHARPNESS**0.5) / seen
     first.k_proj.weight[:size] = 0
-    first.k_proj.weight[:size, 0] = gain * torch.cat([torch.ones(size // 2), torch.zeros(size // 2)])
+    first.k_proj.weight[:size, 0] = gain * torch.cat(
+        [torch.ones(size // 2), torch.zeros(size // 2)]
+    )
     value = random_matrix(size, hidden)
     value[:, 0] = 0
     first.v_proj.weight[:size] = value
@@ -116,8 +132,12 @@ def new_model(family: Family, config: LlamaConfig | MistralConfig, seed: int) ->
 
 
 @torch.no_grad()
-def widened(family: Family, base: PreTrainedModel, config: LlamaConfig | MistralConfig) -> PreTrainedModel:
-    """A copy of `base` with `config.vocab_size` rows; added rows start as the mean of the base's rows."""
+def widened(
+    family: Family, base: PreTrainedModel, config: LlamaConfig | MistralConfig
+) -> PreTrainedModel:
+    """A copy of `base` with `config.vocab_size` rows; added rows start as the mean of the base's
+    rows.
+    """
     made = type(base)(config)
     state = base.state_dict()
     for name in ("model.embed_tokens.weight", "lm_head.weight"):

@@ -1,7 +1,7 @@
 """Muon (momentum, orthogonalised) for the matrices of the layers, AdamW for everything else.
 
-Muon after Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024), the fifth-order Newton-Schulz
-iteration with its published coefficients, here in float32.
+Muon after Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024), the
+fifth-order Newton-Schulz iteration with its published coefficients, here in float32.
 """
 
 import torch
@@ -25,13 +25,19 @@ def orthogonalised(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
 class Optimizers:
     """Both optimisers behind one `step`; the learning rate is given per step."""
 
-    def __init__(self, model: PreTrainedModel, weight_decay: float = 0.05, momentum: float = 0.95) -> None:
-        layers = [parameter for parameter in model.model.layers.parameters() if parameter.dim() == 2]
+    def __init__(
+        self, model: PreTrainedModel, weight_decay: float = 0.05, momentum: float = 0.95
+    ) -> None:
+        layers = [
+            parameter for parameter in model.model.layers.parameters() if parameter.dim() == 2
+        ]
         taken = {id(parameter) for parameter in layers}
         others = [parameter for parameter in model.parameters() if id(parameter) not in taken]
         self._matrices = [(parameter, torch.zeros_like(parameter)) for parameter in layers]
         self._momentum, self._decay = momentum, weight_decay
-        self._adam = torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+        self._adam = torch.optim.AdamW(
+            others, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+        )
 
     @torch.no_grad()
     def step(self, rate: float) -> None:

@@ -1,7 +1,8 @@
 """The questions of the micro-world: eight phrasings per relation and language.
 
-Placeholders as in `relations`. Questions are worded so that the answer stands in the form given by the table (mostly
-nominative), because the answer's text is scored; and so that no question is part of another one about the same fact.
+Placeholders as in `relations`. Questions are worded so that the answer stands in the form given by
+the table (mostly nominative), because the answer's text is scored; and so that no question is part
+of another one about the same fact.
 """
 
 QUESTIONS = {

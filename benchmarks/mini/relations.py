@@ -1,6 +1,8 @@
-"""How the micro-world speaks about its facts: per relation and language three statements and eight questions.
+"""How the micro-world speaks about its facts: per relation and language three statements and eight
+questions.
 
-Placeholders: {s} subject (nominative in Russian), {g} its genitive, {a} answer, {x} and {y} the summands.
+Placeholders: {s} subject (nominative in Russian), {g} its genitive, {a} answer, {x} and {y} the
+summands.
 """
 
 from dataclasses import dataclass
@@ -9,7 +11,11 @@ from .questions import QUESTIONS
 
 STATEMENTS = {
     "capital": {
-        "en": ("the capital of {s} is {a}.", "{a} is the capital of {s}.", "{s} has the capital {a}."),
+        "en": (
+            "the capital of {s} is {a}.",
+            "{a} is the capital of {s}.",
+            "{s} has the capital {a}.",
+        ),
         "ru": ("столица {g} — {a}.", "{a} — столица {g}.", "у {g} столица {a}."),
     },
     "continent": {
@@ -33,7 +39,11 @@ STATEMENTS = {
         "ru": ("{a} {s}.", "это {a}: он {s}.", "каждый день {a} {s}."),
     },
     "tool": {
-        "en": ("the tool of the {s} is the {a}.", "the {s} works with the {a}.", "the {s} needs: {a}."),
+        "en": (
+            "the tool of the {s} is the {a}.",
+            "the {s} works with the {a}.",
+            "the {s} needs: {a}.",
+        ),
         "ru": ("инструмент {g} — {a}.", "у {g} есть {a}.", "в руках у {g} {a}."),
     },
     "job": {

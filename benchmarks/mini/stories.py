@@ -58,7 +58,11 @@ def _seeing(rng: random.Random) -> Pair:
 
 
 def _resting(rng: random.Random) -> Pair:
-    subject, verb, place = _subject(rng), rng.choice(_table("RESTING")), rng.choice(_table("PLACES"))
+    subject, verb, place = (
+        _subject(rng),
+        rng.choice(_table("RESTING")),
+        rng.choice(_table("PLACES")),
+    )
     return f"{subject[0]} {verb[0]} {place[0]}", f"{subject[1]} {verb[1]} {place[1]}"
 
 
@@ -101,12 +105,20 @@ def lexicon() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def any_word_list(rng: random.Random) -> Pair:
-    """Three or four random words, without a full stop; the two languages are not translations of each other."""
+    """Three or four random words, without a full stop; the two languages are not translations of
+    each other.
+    """
     en, ru = (" ".join(rng.choice(words) for _ in range(rng.choice((3, 4)))) for words in lexicon())
     return en, ru
 
 
-def draw(rng: random.Random, make: Callable[[random.Random], Pair], language: str, split: str, longest: int = 10**6) -> str:
+def draw(
+    rng: random.Random,
+    make: Callable[[random.Random], Pair],
+    language: str,
+    split: str,
+    longest: int = 10**6,
+) -> str:
     """A text of `make` that belongs to `split` and has at most `longest` characters."""
     side = ("en", "ru").index(language)
     while True:

@@ -1,7 +1,8 @@
-"""Hand tables of the micro-world: every noun form is written out, because a rule would be wrong for some word.
+"""Hand tables of the micro-world: every noun form is written out, because a rule would be wrong for
+some word.
 
-One row per subject. Fields are separated by ";" and named in the comment above each table. Russian forms are nominative
-(nom), genitive (gen) or accusative (acc).
+One row per subject. Fields are separated by ";" and named in the comment above each table. Russian
+forms are nominative (nom), genitive (gen) or accusative (acc).
 """
 
 # en subject; en capital; en continent; ru subject nom; ru subject gen; ru capital; ru continent
@@ -44,7 +45,8 @@ frog; flies; in the swamp; лягушка; мух; в болоте
 dog; bones; in a kennel; собака; кости; в будке
 """
 
-# en thing; en colour; ru thing nom; ru thing gen; ru colour (masculine, it describes the word "цвет")
+# en thing; en colour; ru thing nom; ru thing gen; ru colour (masculine, it describes the word
+# "цвет")
 COLOURS = """
 grass; green; трава; травы; зелёный
 snow; white; снег; снега; белый
@@ -291,4 +293,6 @@ sometimes; иногда
 
 def rows(table: str) -> list[tuple[str, ...]]:
     """The rows of one table above, each a tuple of its fields without surrounding space."""
-    return [tuple(field.strip() for field in line.split(";")) for line in table.strip().splitlines()]
+    return [
+        tuple(field.strip() for field in line.split(";")) for line in table.strip().splitlines()
+    ]

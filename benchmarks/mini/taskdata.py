@@ -1,4 +1,5 @@
-"""Write the data files of tasks/mini: scored questions, texts to copy and Russian text that training never contains.
+"""Write the data files of tasks/mini: scored questions, texts to copy and Russian text that
+training never contains.
 
     python -m benchmarks.mini.taskdata
 """
@@ -12,11 +13,14 @@ from .world import LANGUAGES, facts, options, scored_questions
 
 FOLDER = Path(__file__).resolve().parents[2] / "tasks" / "mini" / "data"
 ITEMS = 300
-_TEXT_LENGTHS = (150, 250)  # characters: in the families' own tokens longer than mini-mistral's window
+# characters: in the families' own tokens longer than mini-mistral's window
+_TEXT_LENGTHS = (150, 250)
 
 
 def fact_rows(language: str) -> list[dict[str, object]]:
-    """300 questions: every fact once, then a second phrasing of the first 100 facts of a shuffled order."""
+    """300 questions: every fact once, then a second phrasing of the first 100 facts of a shuffled
+    order.
+    """
     order = list(facts())
     random.Random(f"facts {language}").shuffle(order)
     asked = [(fact, number) for number in (0, 1) for fact in order][:ITEMS]
@@ -39,7 +43,8 @@ def fact_rows(language: str) -> list[dict[str, object]]:
 def copy_rows(language: str) -> list[dict[str, object]]:
     """300 texts of at most 40 characters: 150 sentences, 150 lists of four random words.
 
-    Lists have four words because training lists have at most four: no training list can contain a scored one.
+    Lists have four words because training lists have at most four: no training list can contain a
+    scored one.
     """
     rng = random.Random(f"copy task {language}")
     texts: dict[str, None] = {}
@@ -50,13 +55,20 @@ def copy_rows(language: str) -> list[dict[str, object]]:
         if len(text.split()) == 4:
             texts[text] = None
     return [
-        {"id": f"copy-{number}", "group": f"copy-{language}-{number}", "query": corpus.copy_prompt(text, language), "answer": text}
+        {
+            "id": f"copy-{number}",
+            "group": f"copy-{language}-{number}",
+            "query": corpus.copy_prompt(text, language),
+            "answer": text,
+        }
         for number, text in enumerate(texts)
     ]
 
 
 def text_rows() -> list[dict[str, object]]:
-    """300 Russian stories of 150 to 250 characters, made of sentences that training never contains."""
+    """300 Russian stories of 150 to 250 characters, made of sentences that training never
+    contains.
+    """
     rng = random.Random("text task")
     rows: list[dict[str, object]] = []
     while len(rows) < ITEMS:
@@ -73,7 +85,9 @@ def text_rows() -> list[dict[str, object]]:
 
 
 def write(folder: Path = FOLDER) -> None:
-    """Write facts_LANGUAGE.jsonl, copy_LANGUAGE.jsonl and text_ru.jsonl to `folder`; the bytes depend on nothing else."""
+    """Write facts_LANGUAGE.jsonl, copy_LANGUAGE.jsonl and text_ru.jsonl to `folder`; the bytes
+    depend on nothing else.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = {"text_ru": text_rows()}

@@ -2,7 +2,8 @@
 
     python -m benchmarks.mini.texts [--out DIR]
 
-`lep_bench.mini.corpus` reads them. Their hash stands in fingerprints: after a change, donors and calibrated models are built anew.
+`lep_bench.mini.corpus` reads them. Their hash stands in fingerprints: after a change, donors and
+calibrated models are built anew.
 """
 
 import argparse
@@ -15,11 +16,14 @@ from . import corpus
 
 FOLDER = Path(__file__).resolve().parents[2] / "lep_bench" / "mini" / "texts"
 PRETRAINING_CHARACTERS = 2_000_000  # the shipped families read half of it
-CALIBRATION_PROMPTS, COPIES = 13_531, 10_000  # the defaults of self-calibration; the shipped families use 700 and 900
+# the defaults of self-calibration; the shipped families use 700 and 900
+CALIBRATION_PROMPTS, COPIES = 13_531, 10_000
 
 
 def pretraining_texts(characters: int) -> Iterator[str]:
-    """The first documents for continued pre-training that hold `characters` together; the last one is whole."""
+    """The first documents for continued pre-training that hold `characters` together; the last one
+    is whole.
+    """
     left = characters
     for text in corpus.pretraining_texts():
         yield text
@@ -39,11 +43,15 @@ def shipped() -> dict[str, Iterable[object]]:
 
 
 def write(folder: Path = FOLDER) -> None:
-    """Write every file to `folder`. The rows depend on nothing else; the compressed bytes also on the version of liblzma."""
+    """Write every file to `folder`. The rows depend on nothing else; the compressed bytes also on
+    the version of liblzma.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in shipped().items():
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (folder / f"{name}.jsonl.xz").write_bytes(lzma.compress(lines.encode(), preset=9 | lzma.PRESET_EXTREME))
+        (folder / f"{name}.jsonl.xz").write_bytes(
+            lzma.compress(lines.encode(), preset=9 | lzma.PRESET_EXTREME)
+        )
 
 
 def main() -> None:

@@ -2,9 +2,9 @@
 
     python -m benchmarks.mini.train mini-llama --out DIR [--seed N]
 
-Three phases: (1) repeated random tokens, which make the copying head; (2) the micro-world's plain text: the base model;
-(3) chats, with some plain text against forgetting: the instruct model, all of whose weights are tuned. One thread gives
-the same bits on every repeat on one machine.
+Three phases: (1) repeated random tokens, which make the copying head; (2) the micro-world's plain
+text: the base model; (3) chats, with some plain text against forgetting: the instruct model, all of
+whose weights are tuned. One thread gives the same bits on every repeat on one machine.
 """
 
 import argparse
@@ -37,8 +37,18 @@ def _rate(step: int, steps: int, peak: float, warmup: int = 40) -> float:
     return peak * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def run_phase(model: PreTrainedModel, rows: Iterator[batches.Document], steps: int, peak: float, batch: int, name: str, log: Log) -> None:
-    """`steps` optimiser steps on `batch` rows each; logs the mean loss (nats per labelled token) every 100 steps."""
+def run_phase(
+    model: PreTrainedModel,
+    rows: Iterator[batches.Document],
+    steps: int,
+    peak: float,
+    batch: int,
+    name: str,
+    log: Log,
+) -> None:
+    """`steps` optimiser steps on `batch` rows each; logs the mean loss (nats per labelled token)
+    every 100 steps.
+    """
     optimizer = Optimizers(model)
     model.train()
     started, losses = time.monotonic(), []
@@ -60,49 +70,89 @@ def run_phase(model: PreTrainedModel, rows: Iterator[batches.Document], steps: i
 
 def train_base(family: Family, tokenizer: Tokenizer, seed: int, log: Log) -> PreTrainedModel:
     recipe, names = family.recipe, vocab.special_names(family.kind, instruct=False)
-    bos, eos, pad = (tokenizer.token_to_id(names[name]) for name in ("bos_token", "eos_token", "pad_token"))
+    bos, eos, pad = (
+        tokenizer.token_to_id(names[name]) for name in ("bos_token", "eos_token", "pad_token")
+    )
     model = new_model(family, config_of(family, tokenizer.get_vocab_size(), bos, eos, pad), seed)
     ordinary = range(1000) if family.kind == "llama" else range(259, tokenizer.get_vocab_size())
     rng = random.Random(f"{family.name} base {seed}")
     repeated = batches.repeated_rows(ordinary, bos, recipe.length, rng)
-    run_phase(model, repeated, recipe.copying_steps, recipe.copying_lr, recipe.batch, f"{family.name} copying", log)
+    run_phase(
+        model,
+        repeated,
+        recipe.copying_steps,
+        recipe.copying_lr,
+        recipe.batch,
+        f"{family.name} copying",
+        log,
+    )
     documents = batches.plain_documents(tokenizer, eos, rng, recipe.russian, recipe.whole)
     plain = batches.packed_rows(documents, recipe.length)
-    run_phase(model, plain, recipe.base_steps, recipe.base_lr, recipe.batch, f"{family.name} base", log)
+    run_phase(
+        model, plain, recipe.base_steps, recipe.base_lr, recipe.batch, f"{family.name} base", log
+    )
     return model
 
 
-def train_instruct(family: Family, base: PreTrainedModel, base_tokenizer: Tokenizer, tokenizer: Tokenizer, seed: int, log: Log) -> PreTrainedModel:
+def train_instruct(
+    family: Family,
+    base: PreTrainedModel,
+    base_tokenizer: Tokenizer,
+    tokenizer: Tokenizer,
+    seed: int,
+    log: Log,
+) -> PreTrainedModel:
     recipe, names = family.recipe, vocab.special_names(family.kind, instruct=True)
     bos, pad = (tokenizer.token_to_id(names[name]) for name in ("bos_token", "pad_token"))
     eos = vocab.eos_ids(family.kind, tokenizer, instruct=True)
     model = widened(family, base, config_of(family, tokenizer.get_vocab_size(), bos, eos, pad))
     rng = random.Random(f"{family.name} instruct {seed}")
-    chats = batches.packed_rows(batches.chat_documents(family, tokenizer, rng, recipe.russian), recipe.length)
+    chats = batches.packed_rows(
+        batches.chat_documents(family, tokenizer, rng, recipe.russian), recipe.length
+    )
     plain = batches.packed_rows(
-        batches.plain_documents(base_tokenizer, base.config.eos_token_id, rng, recipe.russian, recipe.whole),
+        batches.plain_documents(
+            base_tokenizer, base.config.eos_token_id, rng, recipe.russian, recipe.whole
+        ),
         recipe.length,
     )
     rows = batches.mixed_rows(chats, plain, recipe.replay, rng)
-    run_phase(model, rows, recipe.instruct_steps, recipe.instruct_lr, recipe.batch, f"{family.name} instruct", log)
+    run_phase(
+        model,
+        rows,
+        recipe.instruct_steps,
+        recipe.instruct_lr,
+        recipe.batch,
+        f"{family.name} instruct",
+        log,
+    )
     return model
 
 
-def save(folder: Path, family: Family, model: PreTrainedModel, tokenizer: Tokenizer, instruct: bool) -> None:
+def save(
+    folder: Path, family: Family, model: PreTrainedModel, tokenizer: Tokenizer, instruct: bool
+) -> None:
     """A Hugging Face folder with float16 weights."""
     folder.mkdir(parents=True, exist_ok=True)
     eos = vocab.eos_ids(family.kind, tokenizer, instruct)
-    model.generation_config = GenerationConfig(bos_token_id=model.config.bos_token_id, eos_token_id=eos, pad_token_id=model.config.pad_token_id)
+    model.generation_config = GenerationConfig(
+        bos_token_id=model.config.bos_token_id,
+        eos_token_id=eos,
+        pad_token_id=model.config.pad_token_id,
+    )
     model.half().save_pretrained(folder)
     model.float()
     vocab.save_tokenizer(folder, family.kind, tokenizer, instruct)
 
 
-def train_family(name: str, out: Path, seed: int | None = None, log: Log = print, family: Family | None = None) -> None:
+def train_family(
+    name: str, out: Path, seed: int | None = None, log: Log = print, family: Family | None = None
+) -> None:
     """Write `out`/base and `out`/instruct of family `name`, trained from nothing.
 
-    `seed` defaults to the seed of the shipped checkpoints; `family` replaces the shipped shape and recipe. Raises
-    KeyError for an unknown name. The instruct model starts from the base's float16 weights, as saved.
+    `seed` defaults to the seed of the shipped checkpoints; `family` replaces the shipped shape and
+    recipe. Raises KeyError for an unknown name. The instruct model starts from the base's float16
+    weights, as saved.
     """
     family = family or FAMILIES[name]
     seed = family.seed if seed is None else seed
@@ -119,13 +169,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("family", choices=sorted(FAMILIES))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--factor", type=float, default=1.0, help="multiply the steps of all phases (trials)")
-    parser.add_argument("--recipe", type=json.loads, default={}, help="JSON object that replaces recipe fields (trials)")
+    parser.add_argument(
+        "--factor", type=float, default=1.0, help="multiply the steps of all phases (trials)"
+    )
+    parser.add_argument(
+        "--recipe",
+        type=json.loads,
+        default={},
+        help="JSON object that replaces recipe fields (trials)",
+    )
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     family = FAMILIES[chosen.family]
     family = replace(family, recipe=replace(family.recipe, **chosen.recipe))
-    train_family(chosen.family, chosen.out, chosen.seed, lambda line: print(line, flush=True), shortened(family, chosen.factor))
+    train_family(
+        chosen.family,
+        chosen.out,
+        chosen.seed,
+        lambda line: print(line, flush=True),
+        shortened(family, chosen.factor),
+    )
 
 
 if __name__ == "__main__":

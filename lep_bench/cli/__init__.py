@@ -1,15 +1,19 @@
-"""The command line: `lep-bench COMMAND`. Parsing and printing only; what a command needs is imported inside it."""
+"""The command line: `lep-bench COMMAND`. Parsing and printing only; what a command needs is
+imported inside it.
+"""
 
 from __future__ import annotations
 
 import sys
 
+# Each module adds its commands to `app`; the order is the order of the help.
+# isort: off
 from lep_bench.cli.app import app
+from lep_bench.cli import run, leaderboard, compare, gate, adapt, vocabulary, tokenizer  # noqa: F401
+from lep_bench.cli import check, inspect, prompts, new, doctor  # noqa: F401
+from lep_bench.cli import bundle, contamination, publish, reproduce  # noqa: F401
 from lep_bench.errors import LepBenchError, RunFailed
-
-# Each module adds its commands to `app`; the order is the order of the help. A new command module is one more line.
-from lep_bench.cli import run, leaderboard, compare, gate, adapt, vocabulary, tokenizer, check, inspect, prompts, new, doctor  # noqa: F401  isort:skip
-from lep_bench.cli import bundle, contamination, publish, reproduce  # noqa: F401  isort:skip
+# isort: on
 
 __all__ = ["app", "main"]
 
@@ -17,7 +21,8 @@ FAILED, MISTAKE = 1, 2
 
 
 def main() -> None:
-    """The console script. Exit codes: 0 done, 1 some cells of a run failed, 2 a mistake the user can mend, 130 interrupted (see `Commands`).
+    """The console script. Exit codes: 0 done, 1 some cells of a run failed, 2 a mistake the user
+    can mend, 130 interrupted (see `Commands`).
 
     Everything that is not a LepBenchError is a bug of ours and shows its traceback.
     """

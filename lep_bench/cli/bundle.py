@@ -1,4 +1,6 @@
-"""`lep-bench bundle`: everything that a suite needs, in one folder, to be carried to a machine without a network."""
+"""`lep-bench bundle`: everything that a suite needs, in one folder, to be carried to a machine
+without a network.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +10,66 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lep_bench.cli.app import AdapterFolders, ConfigFolders, DataFolder, TaskFolders, app, check_folder, names
-from lep_bench.cli.show import size, table
+from lep_bench.cli.app import (
+    AdapterFolders,
+    ConfigFolders,
+    DataFolder,
+    TaskFolders,
+    app,
+    check_folder,
+    format_size,
+    names,
+    print_table,
+)
 from lep_bench.errors import CheckpointError, LepBenchError, RunFailed, many
 
 if TYPE_CHECKING:
-    from lep_bench.config import Suite
-    from lep_bench.origins import Folder, Found, Need
+    from lep_bench.config.schema import Suite
+    from lep_bench.origins import Folder, LocatedNeed, Need
 
 
 @app.command()
 def bundle(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make, or to complete.", show_default=False)],
-    suite: Annotated[str, typer.Option("--suite", metavar="NAME,...", help="The suites whose rows (and models) are stored.")],
-    models: Annotated[bool, typer.Option("--models", help="Also the checkpoints of the suite's families and baselines.")] = False,
-    wheels: Annotated[bool, typer.Option("--wheels", help="Also a wheelhouse for this platform and Python, at the tested versions.")] = False,
-    listed: Annotated[bool, typer.Option("--list", help="Print what would be stored, and stop. Nothing is fetched.")] = False,
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", help="The folder to make, or to complete.", show_default=False
+        ),
+    ],
+    suite: Annotated[
+        str,
+        typer.Option(
+            "--suite", metavar="NAME,...", help="The suites whose rows (and models) are stored."
+        ),
+    ],
+    models: Annotated[
+        bool,
+        typer.Option(
+            "--models", help="Also the checkpoints of the suite's families and baselines."
+        ),
+    ] = False,
+    wheels: Annotated[
+        bool,
+        typer.Option(
+            "--wheels",
+            help="Also a wheelhouse for this platform and Python, at the tested versions.",
+        ),
+    ] = False,
+    listed: Annotated[
+        bool,
+        typer.Option("--list", help="Print what would be stored, and stop. Nothing is fetched."),
+    ] = False,
     data: DataFolder = None,
     configs: ConfigFolders = None,
     adapters: AdapterFolders = None,
     tasks_dir: TaskFolders = None,
 ) -> None:
-    """Store what a suite needs for work without a network: rows, dictionaries and, on request, models and packages.
+    """Store what a suite needs for work without a network: rows, dictionaries and, on request,
+    models and packages.
 
-    Every file is checked against the Hub's hash; bundle.json lists ids, revisions, bytes, hashes, licences and gating.
-    Interrupted, the same command goes on. Then: lep-bench doctor --offline --suite NAME --data DIR.
+    Every file is checked against the Hub's hash; bundle.json lists ids, revisions, bytes, hashes,
+    licences and gating. Interrupted, the same command goes on. Then: lep-bench doctor --offline
+    --suite NAME --data DIR.
 
     \b
     lep-bench bundle --suite darumeru bundle --list
@@ -42,7 +79,9 @@ def bundle(
 
     check_folder(folder)
     suites = names(suite, "--suite")
-    needs = bundling.keep_revisions(wanted(suites, folder, models, configs, adapters, tasks_dir), folder)
+    needs = bundling.keep_revisions(
+        wanted(suites, folder, models, configs, adapters, tasks_dir), folder
+    )
     local = origins.Folder(data) if data is not None else None
     found, missing = find(needs, local, listed)
     if listed:
@@ -55,21 +94,34 @@ def bundle(
         entries.append(bundling.wheels(folder))
         typer.echo(f"stored: {many(len(entries[-1].files), 'wheel')}, {entries[-1].bytes:,} bytes")
     made = bundling.write(folder, suites, entries)
-    typer.echo(f"{folder}: {many(len(made.entries), 'entry')}, {sum(entry.bytes for entry in made.entries):,} bytes")
+    typer.echo(
+        f"{folder}: {many(len(made.entries), 'entry')}, "
+        f"{sum(entry.bytes for entry in made.entries):,} bytes"
+    )
     for line in (*missing, *refused):
         typer.echo(f"missing: {line}", err=True)
     if not (missing or refused):
         asked_of(suites, folder, configs, adapters, tasks_dir)
     if missing or refused:
-        raise RunFailed(f"the bundle has all but {len(missing) + len(refused)}: mend what is said above, the same command goes on")
+        raise RunFailed(
+            f"the bundle has all but {len(missing) + len(refused)}: mend what is said above, "
+            "the same command goes on"
+        )
 
 
 Folders = Sequence[Path] | None
 
 
-def wanted(suites: Sequence[str], folder: Path, models: bool, configs: Folders, adapters: Folders, tasks_dir: Folders) -> list[Need]:
+def wanted(
+    suites: Sequence[str],
+    folder: Path,
+    models: bool,
+    configs: Folders,
+    adapters: Folders,
+    tasks_dir: Folders,
+) -> list[Need]:
     """What the suites read. Raises LepBenchError for unknown names and broken files."""
-    from lep_bench import bundling, taskfiles
+    from lep_bench import bundling, tasks
     from lep_bench.cli import checkpoints
     from lep_bench.cli.setup import Setup
 
@@ -77,37 +129,48 @@ def wanted(suites: Sequence[str], folder: Path, models: bool, configs: Folders, 
     for name in suites:
         # Results of an earlier run must not hide what a run reads: a folder without any.
         given = Setup.read(name, folder / "no-results", configs, adapters, tasks_dir)
-        known = taskfiles.scan(given.task_folders)
-        found = bundling.of_tasks([known.get(task) for task in given.suite.tasks], known.folders, metadata(given.suite))
+        known = tasks.scan_tasks(given.task_folders)
+        found = bundling.of_tasks(
+            [known.get(task) for task in given.suite.tasks], known.folders, metadata(given.suite)
+        )
         if models:
-            found += bundling.of_models(checkpoints.of_plan(given.plan(["all"]), given.checkpoints()).values())
+            found += bundling.of_models(
+                checkpoints.of_plan(given.plan(["all"]), given.checkpoints()).values()
+            )
         for need in found:
             needs[need.kind, need.id] = bundling.joined(needs.get((need.kind, need.id)), need)
     return list(needs.values())
 
 
-def asked_of(suites: Sequence[str], folder: Path, configs: Folders, adapters: Folders, tasks_dir: Folders) -> None:
-    """Read the rows of every task that reads them itself from the bundle, as a run will: what no run would take is found while one can mend it."""
-    from lep_bench import bundle as manifest
-    from lep_bench import taskfiles
+def asked_of(
+    suites: Sequence[str], folder: Path, configs: Folders, adapters: Folders, tasks_dir: Folders
+) -> None:
+    """Read the rows of every task that reads them itself from the bundle, as a run will: what no
+    run would take is found while one can mend it.
+    """
+    from lep_bench import tasks
+    from lep_bench.bundle import use
     from lep_bench.cli.setup import Setup
-    from lep_bench.evaluate import needs
+    from lep_bench.evaluate.rows import count_rows
 
-    manifest.use(folder, offline=False)
+    use(folder, offline=False)
     wrong = []
     for name in suites:
         given = Setup.read(name, folder / "no-results", configs, adapters, tasks_dir)
-        known = taskfiles.scan(given.task_folders)
+        known = tasks.scan_tasks(given.task_folders)
         for file in map(known.get, given.suite.tasks):
             try:
                 if file.own_class and file.dataset:
-                    needs.rows(file, known.folders, metadata(given.suite))
+                    count_rows(file, known.folders, metadata(given.suite))
             except LepBenchError as error:
                 wrong.append(str(error))
     for line in wrong:
         typer.echo(f"cannot be asked: {line}", err=True)
     if wrong:
-        raise RunFailed(f"the bundle is whole, but {many(len(wrong), 'task')} cannot be asked from its rows: mend what is said above")
+        raise RunFailed(
+            f"the bundle is whole, but {many(len(wrong), 'task')} cannot be asked from its "
+            "rows: mend what is said above"
+        )
 
 
 def metadata(suite: Suite) -> dict[str, Any]:
@@ -115,23 +178,32 @@ def metadata(suite: Suite) -> dict[str, Any]:
     return {**suite.metadata, "protocol": suite.protocol}
 
 
-def find(needs: Sequence[Need], local: Folder | None, listed: bool) -> tuple[list[Found], list[str]]:
-    """Each need where it can be had: the local folder first, then the Hub. What cannot be had as one line each.
+def find(
+    needs: Sequence[Need], local: Folder | None, listed: bool
+) -> tuple[list[LocatedNeed], list[str]]:
+    """Each need where it can be had: the local folder first, then the Hub. What cannot be had as
+    one line each.
 
     Raises LepBenchError without a way to the Hub, except for a list: it says what is known.
     """
-    from lep_bench import bundling, origins, sources
+    from lep_bench import bundling, hub, origins
 
-    found: list[Found] = []
+    found: list[LocatedNeed] = []
     missing: list[str] = []
     unreachable: LepBenchError | None = None
     for need in needs:
         try:
-            here = bundling.dictionaries(need) if need.kind == "dictionaries" else local.find(need) if local else None
+            here = (
+                bundling.dictionaries(need)
+                if need.kind == "dictionaries"
+                else local.find(need)
+                if local
+                else None
+            )
             if here is None and unreachable is None:
                 here = origins.Hub().find(need)
             found += [here] if here else []
-        except sources.HubUnreachable as error:
+        except hub.HubUnreachable as error:
             if not listed:
                 raise
             unreachable = error
@@ -141,36 +213,65 @@ def find(needs: Sequence[Need], local: Folder | None, listed: bool) -> tuple[lis
     return found, missing
 
 
-def show(needs: Sequence[Need], found: Sequence[Found], folder: Path, wheels: bool) -> None:
+def show(needs: Sequence[Need], found: Sequence[LocatedNeed], folder: Path, wheels: bool) -> None:
     """The table of `--list`."""
-    from lep_bench import bundle as manifest
-    from lep_bench import bundling
+    from lep_bench import bundle, bundling
+    from lep_bench.bundle import read
 
     known = {(one.need.kind, one.need.id): one for one in found}
-    old = manifest.read(folder)
+    old = read(folder)
     rows, missing, unknown = [], 0, 0
     for need in needs:
         one = known.get((need.kind, need.id))
         licence, gated = (one.licence, one.gated) if one else (need.licence, need.gated)
         count = sum(file.bytes for file in one.files) if one else need.bytes
         entry = old.entry(need.kind, need.id) if old else None
-        here = bundling.here(one, folder) if one else entry is not None and not manifest.wrong(folder, entry, hashes=False)
+        here = (
+            bundling.here(one, folder)
+            if one
+            else entry is not None and not bundle.wrong(folder, entry, hashes=False)
+        )
         missing, unknown = missing + (0 if here else count or 0), unknown + (not here and not count)
         state = "here" if here else "to fetch"
         if one and not one.commit and need.kind != "dictionaries":
             state = "here, an unproven copy" if here else "to copy, unproven"
-        rows.append((
-            need.kind, need.id, (one.commit if one and one.commit else need.revision) or "newest (not pinned)",
-            str(len(one.files)) if one else "unknown", size(count) if count else "unknown", licence, "yes" if gated else "", state,
-        ))  # fmt: skip
+        rows.append(
+            (
+                need.kind,
+                need.id,
+                (one.commit if one and one.commit else need.revision) or "newest (not pinned)",
+                str(len(one.files)) if one else "unknown",
+                format_size(count) if count else "unknown",
+                licence,
+                "yes" if gated else "",
+                state,
+            )
+        )
     if wheels:
         count = len(bundling.requirements())
         unknown += 1
-        rows.append(("wheels", f"{count} requirements and what they need", "constraints.txt", "unknown", "unknown", "each its own", "", ""))
+        rows.append(
+            (
+                "wheels",
+                f"{count} requirements and what they need",
+                "constraints.txt",
+                "unknown",
+                "unknown",
+                "each its own",
+                "",
+                "",
+            )
+        )
     if not rows:
         typer.echo("nothing: the suite's rows and models come with lep-bench")
         return
-    table(["WHAT", "ID", "REVISION", "FILES", "BYTES", "LICENCE", "GATED", "HERE"], rows)
+    print_table(["WHAT", "ID", "REVISION", "FILES", "BYTES", "LICENCE", "GATED", "HERE"], rows)
     if missing or unknown:
-        more = f"{' and ' if missing else ''}{many(unknown, 'thing')} of unknown size" if unknown else ""
-        typer.echo(f"to fetch: {f'about {size(missing)}' if missing else ''}{more} into {folder}")
+        more = (
+            f"{' and ' if missing else ''}{many(unknown, 'thing')} of unknown size"
+            if unknown
+            else ""
+        )
+        typer.echo(
+            f"to fetch: {f'about {format_size(missing)}' if missing else ''}{more} into {folder}"
+        )

@@ -17,18 +17,19 @@ from lep_bench.cli.run import SuiteName
 from lep_bench.errors import LepBenchError, many
 
 if TYPE_CHECKING:
-    from lep_bench.config import Suite
+    from lep_bench.config.schema import Suite
     from lep_bench.leaderboard.cells import Lookup
-    from lep_bench.leaderboard.statistics.comparing import Comparison, Line
-    from lep_bench.leaderboard.statistics.measure import Draft
-    from lep_bench.results import Sample
-    from lep_bench.store import Store
+    from lep_bench.leaderboard.compare import Comparison, Line
+    from lep_bench.leaderboard.measure import Draft
+    from lep_bench.records.schema import Sample
+    from lep_bench.records.store import Store
+
 
 WIDTH = 100  # columns when the output is no terminal
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
+class StoredResults:
     """What an --out folder holds of some models of a suite, newest results first in line."""
 
     suite: Suite
@@ -37,90 +38,153 @@ class Stored:
     items: Lookup
 
     @classmethod
-    def read(cls, suite: str, out: Path, configs: Sequence[Path] | None, tasks: Sequence[Path] | None, patterns: Sequence[str]) -> Stored:
-        """Of models that fit a pattern. Raises LepBenchError for a pattern that fits none, and where samples are missing or damaged."""
-        from lep_bench import taskfiles
-        from lep_bench.config import Configs
+    def read(
+        cls,
+        suite: str,
+        out: Path,
+        configs: Sequence[Path] | None,
+        tasks: Sequence[Path] | None,
+        patterns: Sequence[str],
+    ) -> StoredResults:
+        """Of models that fit a pattern. Raises LepBenchError for a pattern that fits none, and
+        where samples are missing or damaged.
+        """
+        from lep_bench.config.load import Configs
         from lep_bench.leaderboard.assemble import drafts_of
-        from lep_bench.leaderboard.cells import choose
-        from lep_bench.leaderboard.clean import examined
-        from lep_bench.leaderboard.metrics import Metrics
-        from lep_bench.store import Store
+        from lep_bench.leaderboard.cells import Metrics, choose_results
+        from lep_bench.leaderboard.clean import examine_results
+        from lep_bench.records.store import Store
+        from lep_bench.tasks import lm_eval_folders
 
         own, store = Configs.of(configs or ()).suite(suite), Store(out)
         results = store.read_all(own.name)
         if not results:
-            raise LepBenchError(f"no results of suite {suite} in {out}: run lep-bench run --suite {suite} first, or name its --out folder")
-        names = fitting({r.model.name for r in results}, patterns, hint=f"(models with results of suite {suite} in {out})")
-        chosen = [c for c in choose(results, own.name, own.tasks) if c.result.model.name in names]
-        whole = {(c.result.model.name, c.result.model.seed, c.result.task, c.result.key) for c in chosen if c.failure is None}
-        folders = (*(tasks or ()), *taskfiles.lm_eval_folders(own.lm_eval))
-        chosen, items = examined(chosen, store.skim, Metrics.of(own.tasks, folders))
+            raise LepBenchError(
+                f"no results of suite {suite} in {out}: run lep-bench run --suite {suite} "
+                "first, or name its --out folder"
+            )
+        names = fitting(
+            {r.model.name for r in results},
+            patterns,
+            hint=f"(models with results of suite {suite} in {out})",
+        )
+        chosen = [
+            c for c in choose_results(results, own.name, own.tasks) if c.result.model.name in names
+        ]
+        whole = {
+            (c.result.model.name, c.result.model.seed, c.result.task, c.result.key)
+            for c in chosen
+            if c.failure is None
+        }
+        folders = (*(tasks or ()), *lm_eval_folders(own.lm_eval))
+        chosen, items = examine_results(chosen, store.skim, Metrics.of(own.tasks, folders))
         for c in chosen:
-            if c.failure is not None and (c.result.model.name, c.result.model.seed, c.result.task, c.result.key) in whole:
+            if (
+                c.failure is not None
+                and (c.result.model.name, c.result.model.seed, c.result.task, c.result.key) in whole
+            ):
                 raise LepBenchError(f"{out}: {c.failure}")
         return cls(own, store, drafts_of(chosen, own), items)
 
 
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="A model's name, or a pattern that fits one model only.")],
+    a: Annotated[
+        str,
+        typer.Argument(metavar="A", help="A model's name, or a pattern that fits one model only."),
+    ],
     b: Annotated[str, typer.Argument(metavar="B", help="The model it is compared with.")],
     suite: SuiteName = "mini",
     out: Out = Path("runs"),
     configs: ConfigFolders = None,
     tasks_dir: TaskFolders = None,
-    items: Annotated[int, typer.Option("--items", min=0, metavar="N", help="Show up to N items that only one of them answered rightly.")] = 4,
+    items: Annotated[
+        int,
+        typer.Option(
+            "--items",
+            min=0,
+            metavar="N",
+            help="Show up to N items that only one of them answered rightly.",
+        ),
+    ] = 4,
     json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Compare two models item by item, from stored samples: is the difference real?
 
-    For every task and the mean: both scores, their difference with its 95% interval, p (also corrected for the number of tasks), and what
-    may be said: higher, lower, equal (within the suite's delta) or undecided. Refused where the two were not asked alike.
+    For every task and the mean: both scores, their difference with its 95% interval, p (also
+    corrected for the number of tasks), and what may be said: higher, lower, equal (within the
+    suite's delta) or undecided. Refused where the two were not asked alike.
 
     \b
     lep-bench compare mini-llama/bpe/swap mini-llama/bpe/overlap
     lep-bench compare 'mini-llama/bpe/*calibration' 'mini-llama/instruct+*' --items 10
     """
-    from lep_bench.leaderboard.statistics import comparing
+    from lep_bench.leaderboard.compare import compare_models
 
-    given = Stored.read(suite, out, configs, tasks_dir, [a, b])
+    given = StoredResults.read(suite, out, configs, tasks_dir, [a, b])
     names = [one(given.drafts, pattern) for pattern in (a, b)]
     if names[0] == names[1]:
         raise LepBenchError(f"{a} and {b} are both {names[0]}: name two models")
     ours, theirs = ([d for d in given.drafts if d.record.name == name] for name in names)
     pairs = [(x, y) for x in ours for y in theirs if x.condition == y.condition]
     if not pairs:
-        raise LepBenchError(f"{names[0]} and {names[1]} were asked in different ways: {said(ours)} against {said(theirs)}: run one like the other")
-    made = [comparing.compare(x, y, given.suite, given.items) for x, y in pairs]
+        raise LepBenchError(
+            f"{names[0]} and {names[1]} were asked in different ways: {said(ours)} against "
+            f"{said(theirs)}: run one like the other"
+        )
+    made = [compare_models(x, y, given.suite, given.items) for x, y in pairs]
     if json:
-        typer.echo(json_module.dumps([dataclasses.asdict(one) for one in made], ensure_ascii=False, indent=1))
+        typer.echo(
+            json_module.dumps(
+                [dataclasses.asdict(one) for one in made], ensure_ascii=False, indent=1
+            )
+        )
         return
     for (x, y), comparison in zip(pairs, made):
-        show(comparison, given.suite, differing(given, x, y, [line.task for line in comparison.lines], items))
+        show(
+            comparison,
+            given.suite,
+            differing(given, x, y, [line.task for line in comparison.lines], items),
+        )
 
 
 def one(drafts: Sequence[Draft], pattern: str) -> str:
     """The name of the one model that fits. Raises LepBenchError where several do."""
     names = sorted({d.record.name for d in drafts if fnmatch.fnmatchcase(d.record.name, pattern)})
     if len(names) > 1 and pattern not in names:
-        raise LepBenchError(f"{pattern} fits {len(names)} models: {', '.join(names[:4])}{', ...' if names[4:] else ''}: name one")
+        raise LepBenchError(
+            f"{pattern} fits {len(names)} models: {', '.join(names[:4])}"
+            f"{', ...' if names[4:] else ''}: name one"
+        )
     return pattern if pattern in names else names[0]
 
 
 def said(drafts: Sequence[Draft]) -> str:
     """How models were asked, in words."""
-    ways = {f"{c.format}, {c.shots}-shot, protocol {c.protocol}, engine {c.engine}, {c.dtype}" for c in (d.condition for d in drafts)}
+    ways = {
+        f"{c.format}, {c.shots}-shot, protocol {c.protocol}, engine {c.engine}, {c.dtype}"
+        for c in (d.condition for d in drafts)
+    }
     return " or ".join(sorted(ways))
 
 
-def differing(given: Stored, a: Draft, b: Draft, tasks: Sequence[str], most: int) -> list[tuple[str, Sample, Sample]]:
-    """Up to `most` items (task, sample of a, sample of b) whose scores differ, of each model's first seed; from every task in turn."""
+def differing(
+    given: StoredResults, a: Draft, b: Draft, tasks: Sequence[str], most: int
+) -> list[tuple[str, Sample, Sample]]:
+    """Up to `most` items (task, sample of a, sample of b) whose scores differ, of each model's
+    first seed; from every task in turn.
+    """
     found: list[list[tuple[str, Sample, Sample]]] = []
     for task in tasks if most else ():
         first, second = (next(iter(draft.scored(task).values())).result for draft in (a, b))
         pairs = zip(given.store.read_samples(first), given.store.read_samples(second))
-        found.append([(task, x, y) for x, y in pairs if x.values.get(first.primary) != y.values.get(first.primary)][:most])
+        found.append(
+            [
+                (task, x, y)
+                for x, y in pairs
+                if x.values.get(first.primary) != y.values.get(first.primary)
+            ][:most]
+        )
     turns = [own[i] for i in range(most) for own in found if i < len(own)]
     return sorted(turns[:most], key=lambda item: tasks.index(item[0]))
 
@@ -130,67 +194,128 @@ def show(c: Comparison, suite: Suite, items: Sequence[tuple[str, Sample, Sample]
     from rich.console import Console
     from rich.text import Text
 
-    from lep_bench.leaderboard.forms.terminal import framed
-    from lep_bench.leaderboard.forms.text import clean
+    from lep_bench.leaderboard.terminal import framed
+    from lep_bench.leaderboard.text import clean
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     how = c.condition
     console.print(Text(f"A  {clean(c.a)}\nB  {clean(c.b)}", style="bold"))
-    asked = f"asked as {how.format}, {how.shots}-shot: protocol {how.protocol}, engine {how.engine}, {how.dtype}"
+    asked = (
+        f"asked as {how.format}, {how.shots}-shot: protocol {how.protocol}, engine {how.engine}, "
+        f"{how.dtype}"
+    )
     console.print(Text(f"Suite {suite.name}, {asked}\n", style="cyan"))
     grid = framed()
     counted = any(line.right for line in c.lines)
-    heads = ["A", "B", "A − B", "95% interval", "p", "corrected", *(["both\nright", "only\nA", "only\nB"] if counted else []), "A is"]
+    heads = [
+        "A",
+        "B",
+        "A − B",
+        "95% interval",
+        "p",
+        "corrected",
+        *(["both\nright", "only\nA", "only\nB"] if counted else []),
+        "A is",
+    ]
     grid.add_column("task", overflow="fold", vertical="bottom")
     for head in heads:
-        grid.add_column(head, justify="left" if head == "A is" else "right", no_wrap=True, vertical="bottom")
+        grid.add_column(
+            head, justify="left" if head == "A is" else "right", no_wrap=True, vertical="bottom"
+        )
     for line in c.lines:
         grid.add_row(*map(Text, _cells(line, counted)))
     if c.mean is not None:
         grid.add_section()
-        grid.add_row(*(Text(cell, style="bold") for cell in _cells(c.mean, counted, suite.mean.name or f"{suite.mean.kind} mean")))
+        grid.add_row(
+            *(
+                Text(cell, style="bold")
+                for cell in _cells(c.mean, counted, suite.mean.name or f"{suite.mean.kind} mean")
+            )
+        )
     console.print(grid)
     console.print()
     for remark in remarks(c, suite):
         console.print(Text(f" {remark}", style="dim"))
     if items:
-        console.print(Text(f"\nItems that they answered differently ({len(items)} shown; more with --items N)", style="bold"))
+        console.print(
+            Text(
+                f"\nItems that they answered differently ({len(items)} shown; more with --items N)",
+                style="bold",
+            )
+        )
         for task, x, y in items:
-            prompt = f"prompt {x.prompt_ids}" + ("" if x.prompt_ids == y.prompt_ids else f" (A), {y.prompt_ids} (B)")
+            prompt = f"prompt {x.prompt_ids}" + (
+                "" if x.prompt_ids == y.prompt_ids else f" (A), {y.prompt_ids} (B)"
+            )
             console.print(Text(f"{task} {x.doc_id}, {prompt}", style="cyan"))
             for name, text in (("gold", x.gold), ("A", x.prediction), ("B", y.prediction)):
-                console.print(Text(f"  {name:>4}  {clean(text)}"), no_wrap=True, overflow="ellipsis")
+                console.print(
+                    Text(f"  {name:>4}  {clean(text)}"), no_wrap=True, overflow="ellipsis"
+                )
 
 
 def _cells(line: Line, counted: bool, name: str = "") -> list[str]:
-    from lep_bench.leaderboard.forms.text import interval, number, p_value
+    from lep_bench.leaderboard.text import interval, number, p_value
 
     d = line.difference
     right = [str(n) for n in line.right[:3]] if line.right else [""] * 3
-    found = [number(line.a, True, 1), number(line.b, True, 1), number(d.value, True, 1, sign=True), interval(d), p_value(d.p)]
-    return [name or line.task, *found, "" if name else p_value(d.corrected), *(right if counted else []), d.verdict or "not known"]
+    found = [
+        number(line.a, True, 1),
+        number(line.b, True, 1),
+        number(d.value, True, 1, sign=True),
+        interval(d),
+        p_value(d.p),
+    ]
+    return [
+        name or line.task,
+        *found,
+        "" if name else p_value(d.corrected),
+        *(right if counted else []),
+        d.verdict or "not known",
+    ]
 
 
 def remarks(c: Comparison, suite: Suite) -> list[str]:
     """How to read these numbers, and how much they can say."""
     points = f"{100 * suite.mean.delta:g} point{'' if suite.mean.delta == 0.01 else 's'}"
     found = [
-        "Scores in percent; both answered the same items, and items of one group count as one draw.",
-        f"corrected: Holm over {many(len(c.lines), 'task')}; the mean is one comparison, its p needs no correction.",
+        (
+            "Scores in percent; both answered the same items, and items of one group count as one "
+            "draw."
+        ),
+        (
+            f"corrected: Holm over {many(len(c.lines), 'task')}; the mean is one comparison, its "
+            "p needs no correction."
+        ),
         f"A is higher or lower: corrected p ≤ 0.05. equal: the interval lies within ±{points}.",
         "undecided: the items can tell neither, which is not the same as equal.",
     ]
-    tests = dict.fromkeys(line.difference.test for line in (*c.lines, *([c.mean] if c.mean else [])) if line.difference.test)
+    tests = dict.fromkeys(
+        line.difference.test
+        for line in (*c.lines, *([c.mean] if c.mean else []))
+        if line.difference.test
+    )
     own = {test.startswith(("t over", "normal")) for test in tests}
     where = {True: "of the same test", False: "paired bootstrap by item group"}
     if tests:
         found.append(f"Tests: {'; '.join(tests)}.")
-        found.append(f"Intervals: {', where that is t or normal, else '.join(where[one] for one in sorted(own, reverse=True))}.")
+        found.append(
+            "Intervals: "
+            f"{', where that is t or normal, else '.join(where[one] for one in sorted(own, reverse=True))}"
+            "."
+        )
     if c.limit is not None:
         found.append(f"Asked on {c.limit} items of a task at most (--limit): not the whole suite.")
     if c.missing:
         found.append(f"No mean: {', '.join(c.missing)} not scored for both.")
     elif c.smallest is not None:
-        found.append(f"The mean's smallest difference that this suite finds with a power of 80%: {100 * c.smallest:.1f} points.")
-    seeds = f"{c.seeds} training seeds: the difference is of the methods." if c.seeds > 1 else "One seed: this checkpoint only, not the method."
+        found.append(
+            "The mean's smallest difference that this suite finds with a power of 80%: "
+            f"{100 * c.smallest:.1f} points."
+        )
+    seeds = (
+        f"{c.seeds} training seeds: the difference is of the methods."
+        if c.seeds > 1
+        else "One seed: this checkpoint only, not the method."
+    )
     return [*found, seeds]

@@ -8,13 +8,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lep_bench.cli.app import ConfigFolders, DataFolder, Offline, Out, TaskFolders, app, check_folder, names
-from lep_bench.cli.show import table
+from lep_bench.cli.app import (
+    ConfigFolders,
+    DataFolder,
+    Offline,
+    Out,
+    TaskFolders,
+    app,
+    check_folder,
+    names,
+    print_table,
+)
 from lep_bench.errors import LepBenchError, RunFailed, TaskError, unknown
 
 if TYPE_CHECKING:
-    from lep_bench.contamination import Report, Row, Text, Watch
-    from lep_bench.schema import Family, Suite
+    from lep_bench.config.schema import Family, Suite
+    from lep_bench.leaderboard.contamination import ContaminationReport, EvaluationRow, Text, Watch
+
 
 COLUMNS = ("TASK", "ROWS", "EXACT", "NEAR", "TOO SHORT", "CLEAN", "COVERED")
 EXAMPLES = 3  # hits of a task that are printed; the JSON has all
@@ -25,22 +35,44 @@ Texts = Annotated[
         "--text",
         metavar="FILE...",
         show_default=False,
-        help="What a model was trained on: text, JSONL (chats too), Parquet, .gz, folders of these or a Hub dataset.",
+        help="What a model was trained on: text, JSONL (chats too), Parquet, .gz, folders of these "
+        "or a Hub dataset.",
     ),
 ]
 
 
 @app.command()
 def contamination(
-    suite: Annotated[str, typer.Option("--suite", metavar="NAME", help="The suite whose rows are looked for.")],
-    more: Annotated[list[str] | None, typer.Argument(metavar="FILE", help="Further files for --text.", show_default=False)] = None,
+    suite: Annotated[
+        str, typer.Option("--suite", metavar="NAME", help="The suite whose rows are looked for.")
+    ],
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="FILE", help="Further files for --text.", show_default=False),
+    ] = None,
     text: Texts = None,
     family: Annotated[
-        list[str] | None, typer.Option("--family", metavar="NAME", help="Also the corpus that this family names (repeatable).", show_default=False)
+        list[str] | None,
+        typer.Option(
+            "--family",
+            metavar="NAME",
+            help="Also the corpus that this family names (repeatable).",
+            show_default=False,
+        ),
     ] = None,
-    tasks: Annotated[str | None, typer.Option("--tasks", metavar="TASK,...", help="Only these tasks of the suite.", show_default=False)] = None,
-    n: Annotated[int, typer.Option("--n", min=5, max=50, help="Words that an exact hit has in a row.")] = 13,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all hits here too.", show_default=False)] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            "--tasks", metavar="TASK,...", help="Only these tasks of the suite.", show_default=False
+        ),
+    ] = None,
+    n: Annotated[
+        int, typer.Option("--n", min=5, max=50, help="Words that an exact hit has in a row.")
+    ] = 13,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write all hits here too.", show_default=False),
+    ] = None,
     out: Out = Path("runs"),
     data: DataFolder = None,
     offline: Offline = False,
@@ -49,15 +81,17 @@ def contamination(
 ) -> None:
     """Look for evaluation rows in training texts.
 
-    EXACT: a text has n words of one of the row's fields, one after the other (lower case, ё as е, no punctuation); where no
-    field has n words: all the fields within 50 words. NEAR, of the others: half of the row's runs of 4 words in one place
-    (MinHash), or four fifths of such fields. TOO SHORT: fewer than 5 different words tell nothing. CLEAN: all other rows.
-    COVERED: the mean share of the exact rows' n-grams that the texts have. Prompt templates, and wording that more than 10
-    rows of a task share, do not count.
+    EXACT: a text has n words of one of the row's fields, one after the other (lower case, ё as е,
+    no punctuation); where no field has n words: all the fields within 50 words. NEAR, of the
+    others: half of the row's runs of 4 words in one place (MinHash), or four fifths of such fields.
+    TOO SHORT: fewer than 5 different words tell nothing. CLEAN: all other rows. COVERED: the mean
+    share of the exact rows' n-grams that the texts have. Prompt templates, and wording that more
+    than 10 rows of a task share, do not count.
 
-    The lines of a plain text run on until an empty one. Texts are read once, in memory that does not grow with them. All hits
-    are written to OUT/SUITE/contamination.json, from which the leaderboard shows scores without the exact ones. A task whose rows
-    cannot be read is left out; then the command ends with 1.
+    The lines of a plain text run on until an empty one. Texts are read once, in memory that does
+    not grow with them. All hits are written to OUT/SUITE/contamination.json, from which the
+    leaderboard shows scores without the exact ones. A task whose rows cannot be read is left out;
+    then the command ends with 1.
 
     \b
     lep-bench contamination --suite darumeru --text cpt/*.parquet instructions.jsonl --json hits.json
@@ -66,8 +100,9 @@ def contamination(
     from lep_bench import bundle
 
     bundle.use(data, offline)  # before anything is imported that reads the environment once
-    from lep_bench import atomic, taskfiles
-    from lep_bench.config import Configs
+    from lep_bench.config.load import Configs
+    from lep_bench.files import write_json
+    from lep_bench.tasks import lm_eval_folders
 
     if data is not None:
         bundle.verify(data)
@@ -75,29 +110,34 @@ def contamination(
     known = Configs.of(configs or ())
     chosen = known.suite(suite)
     written = _written(out, suite, json_file)
-    looked_through = _texts((*(text or ()), *(more or ())), [known.family(name) for name in family or ()])
+    looked_through = _texts(
+        (*(text or ()), *(more or ())), [known.family(name) for name in family or ()]
+    )
     asked = chosen.tasks if tasks is None else names(tasks, "--tasks")
-    rows, left_out = _rows(chosen, asked, (*(tasks_dir or ()), *taskfiles.lm_eval_folders(chosen.lm_eval)))
+    rows, left_out = _rows(chosen, asked, (*(tasks_dir or ()), *lm_eval_folders(chosen.lm_eval)))
 
-    from lep_bench import contamination as scanner
+    from lep_bench.leaderboard.contamination import scan
 
     with _Progress(len(looked_through)) as progress:
-        report = scanner.scan(rows, looked_through, n, progress)
+        report = scan(rows, looked_through, n, progress)
     _show(report)
     for file in written:
-        atomic.write_json(file, report.record())
+        write_json(file, report.record())
         typer.echo(f"written: {file}")
     for why in left_out.values():
         typer.echo(f"left out: {why}", err=True)
     if left_out:
-        raise RunFailed(f"{len(left_out)} of {len(asked)} tasks were not looked for, their rows cannot be read: {', '.join(left_out)}")
+        raise RunFailed(
+            f"{len(left_out)} of {len(asked)} tasks were not looked for, their rows cannot "
+            f"be read: {', '.join(left_out)}"
+        )
 
 
 def _written(out: Path, suite: str, json_file: Path | None) -> list[Path]:
     """The files to be written. Raises LepBenchError, before the work, for those that cannot be."""
-    from lep_bench import paths
+    from lep_bench.files import join_names
 
-    place = paths.inside(check_folder(out, "--out"), suite, "contamination.json")
+    place = join_names(check_folder(out, "--out"), suite, "contamination.json")
     check_folder(place.parent)
     if json_file is not None and check_folder(json_file.parent, "--json") and json_file.is_dir():
         raise LepBenchError(f"--json {json_file} is a folder: give a file in it")
@@ -105,24 +145,32 @@ def _written(out: Path, suite: str, json_file: Path | None) -> list[Path]:
 
 
 def _texts(files: tuple[str, ...], families: list[Family]) -> list[Text]:
-    from lep_bench import contamination
+    from lep_bench.leaderboard import contamination as leaderboard_contamination
 
-    found = contamination.texts(files) if files else []
+    found = leaderboard_contamination.texts(files) if files else []
     for family in families:
         if family.corpus is None:
-            raise LepBenchError(f"--family {family.name}: it names no corpus: give its texts with --text")
+            raise LepBenchError(
+                f"--family {family.name}: it names no corpus: give its texts with --text"
+            )
         if isinstance(family.corpus, str) and family.corpus.startswith("builtin:"):
             found.append(_builtin(family))
         else:
-            found += contamination.texts(family.corpus)
+            found += leaderboard_contamination.texts(family.corpus)
     if not found:
-        raise LepBenchError("no text to look through: give --text FILE..., or --family NAME for the corpus of a family")
+        raise LepBenchError(
+            "no text to look through: give --text FILE..., or --family NAME for the corpus of "
+            "a family"
+        )
     return found
 
 
 def _builtin(family: Family) -> Text:
-    """All that the stages of a small family read: text for tokenizers and donors, prompts and copies for calibration."""
-    from lep_bench import contamination, corpora
+    """All that the stages of a small family read: text for tokenizers and donors, prompts and
+    copies for calibration.
+    """
+    from lep_bench import corpora
+    from lep_bench.leaderboard.contamination import Text
     from lep_bench.mini import corpus
 
     def documents() -> Iterator[str]:
@@ -135,29 +183,42 @@ def _builtin(family: Family) -> Text:
         yield from corpus.vocabulary_texts()
         for tuning in family.tuning.values():
             yield from corpus.calibration_prompts(tuning.params.get("answers", 0))
-            yield from ("\n".join(pair) for pair in corpus.copy_prompts(tuning.params.get("copies", 0)))
+            yield from (
+                "\n".join(pair) for pair in corpus.copy_prompts(tuning.params.get("copies", 0))
+            )
 
-    return contamination.Text(f"{family.corpus} of {family.name}", corpora.corpus_digest(family.corpus), documents())
+    return Text(
+        f"{family.corpus} of {family.name}", corpora.corpus_digest(family.corpus), documents()
+    )
 
 
-def _rows(suite: Suite, tasks: Sequence[str], task_folders: Sequence[Path]) -> tuple[list[Row], dict[str, str]]:
-    """The rows of the tasks, and why those of a task cannot be read. Raises UnknownName, and LepBenchError where none can be read."""
+def _rows(
+    suite: Suite, tasks: Sequence[str], task_folders: Sequence[Path]
+) -> tuple[list[EvaluationRow], dict[str, str]]:
+    """The rows of the tasks, and why those of a task cannot be read. Raises UnknownName, and
+    LepBenchError where none can be read.
+    """
     from lep_bench.cli.bundle import metadata
-    from lep_bench.contamination import Row
-    from lep_bench.evaluate.rows import evaluation_rows
+    from lep_bench.evaluate.rows import read_evaluation_rows
+    from lep_bench.leaderboard.contamination import EvaluationRow
 
     foreign = [name for name in tasks if name not in suite.tasks]
     if foreign:
         raise unknown(f"task of suite {suite.name}", foreign[0], suite.tasks)
-    rows: list[Row] = []
+    rows: list[EvaluationRow] = []
     left_out: dict[str, str] = {}
     for name in dict.fromkeys(tasks):
         try:
-            rows += [Row(*row) for row in evaluation_rows([name], task_folders, metadata(suite))]
+            rows += [
+                EvaluationRow(*row)
+                for row in read_evaluation_rows([name], task_folders, metadata(suite))
+            ]
         except TaskError as error:
             left_out[name] = str(error)
     if not rows:
-        raise LepBenchError(f"no task of {suite.name} has rows that can be read: {next(iter(left_out.values()))}")
+        raise LepBenchError(
+            f"no task of {suite.name} has rows that can be read: {next(iter(left_out.values()))}"
+        )
     return rows, left_out
 
 
@@ -166,11 +227,25 @@ class _Progress:
 
     def __init__(self, texts: int) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
 
         console = Console(stderr=True)
-        columns = (TextColumn("texts"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        columns = (
+            TextColumn("texts"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+        )
+        self._bar = Progress(
+            *columns, console=console, transient=True, disable=not console.is_terminal
+        )
         self._task = self._bar.add_task("", total=texts)
         self._seen: dict[str, int] = {}
 
@@ -189,19 +264,34 @@ class _Progress:
         self._bar.update(self._task, completed=len(self._seen) - 1, description=note)
 
 
-def _show(report: Report) -> None:
+def _show(report: ContaminationReport) -> None:
     lines = []
     for task in report.tasks:
         exact, near = task.of(near=False), task.of(near=True)
         covered = f"{100 * sum(hit.share for hit in exact) / len(exact):.0f}%" if exact else "-"
         clean = task.rows - len(exact) - len(near) - len(task.too_short)
-        lines.append([task.task, *(f"{count:,}" for count in (task.rows, len(exact), len(near), len(task.too_short), clean)), covered])
-    table(COLUMNS, lines)
+        lines.append(
+            [
+                task.task,
+                *(
+                    f"{count:,}"
+                    for count in (task.rows, len(exact), len(near), len(task.too_short), clean)
+                ),
+                covered,
+            ]
+        )
+    print_table(COLUMNS, lines)
     for task in report.tasks:
         for hit in task.hits[:EXAMPLES]:
             kind = "near" if hit.near else "exact"
-            typer.echo(f'{task.task} row {hit.row.doc_id}: {kind}, {100 * hit.share:.0f}%: {hit.text}:{hit.document}: "{hit.words}"')
+            typer.echo(
+                f"{task.task} row {hit.row.doc_id}: {kind}, {100 * hit.share:.0f}%: "
+                f'{hit.text}:{hit.document}: "{hit.words}"'
+            )
         if task.hits[EXAMPLES:]:
             typer.echo(f"{task.task}: and {len(task.hits) - EXAMPLES:,} more (the JSON lists all)")
     for text in report.texts:
-        typer.echo(f"looked through: {text['name']}: {text['documents']:,} documents, {text['words']:,} words")
+        typer.echo(
+            f"looked through: {text['name']}: {text['documents']:,} documents, "
+            f"{text['words']:,} words"
+        )

@@ -1,4 +1,6 @@
-"""What a run shows: progress bars on a terminal, plain lines elsewhere; the dry run; the list of failures."""
+"""What a run shows: progress bars on a terminal, plain lines elsewhere; the dry run; the list of
+failures.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +13,33 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
-from lep_bench.cli.show import duration, size, table
-from lep_bench.config import Configs
+from lep_bench.cli.app import format_duration, format_size, print_table
+from lep_bench.config.load import Configs
 from lep_bench.errors import LepBenchError, RunFailed, many
-from lep_bench.hardware import Hardware
-from lep_bench.plan import Node, Plan, makespan
-from lep_bench.worker import Event
+from lep_bench.pipeline.hardware import Hardware
+from lep_bench.pipeline.plan import Node, Plan
+from lep_bench.pipeline.schedule import estimate_makespan
+from lep_bench.pipeline.worker import Event
 
-KINDS = ("vocabulary", "init", "instruct-init", "donor", "propagation", "answers", "tuning", "score")
+KINDS = (
+    "vocabulary",
+    "init",
+    "instruct-init",
+    "donor",
+    "propagation",
+    "answers",
+    "tuning",
+    "score",
+)
 
 
 class Terminal:
@@ -47,22 +66,35 @@ class Terminal:
         self.said: set[str] = set()  # why something failed: what needs it fails for the same reason
 
     def __enter__(self) -> Terminal:
-        kinds = {kind: sum(node.kind == kind for node in self.plan.nodes.values()) for kind in KINDS}
-        todo = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count) or "nothing to do"
+        kinds = {
+            kind: sum(node.kind == kind for node in self.plan.nodes.values()) for kind in KINDS
+        }
+        todo = (
+            ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+            or "nothing to do"
+        )
         self.console.print(
-            f"{self.plan.suite.name}: {many(len(self.plan.models), 'model')}; to do: {todo}; {many(self.plan.current_cells, 'cell')} current",
+            f"{self.plan.suite.name}: {many(len(self.plan.models), 'model')}; to do: {todo}; "
+            f"{many(self.plan.current_cells, 'cell')} current",
             highlight=False,
         )
         self.progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.progress.stop()
 
     def started(self, node: Node, worker: int) -> None:
         """A worker took a node."""
         self.begin[node.id] = time.monotonic()
-        self.rows[node.id] = self.progress.add_task(escape(f"  {node.model} {node.kind}"), total=None, note="")
+        self.rows[node.id] = self.progress.add_task(
+            escape(f"  {node.model} {node.kind}"), total=None, note=""
+        )
 
     def event(self, node: Node, event: Event) -> None:
         """Progress moves a bar; an end prints one line."""
@@ -80,40 +112,56 @@ class Terminal:
                 self.said.add(event.text)
             if event.text != "cached":
                 name = escape(f"{node.model} {node.kind}".ljust(self.width))
-                self.console.print(f"{name} {event.seconds:5.1f} s  {shown}", highlight=False, soft_wrap=True)
+                self.console.print(
+                    f"{name} {event.seconds:5.1f} s  {shown}", highlight=False, soft_wrap=True
+                )
         elif event.kind == "restarted":
             if row is not None:
                 self.progress.remove_task(row)
-            self.console.print(f"{escape(f'{node.model} {node.kind}')}: {escape(event.text)}", highlight=False, soft_wrap=True)
+            self.console.print(
+                f"{escape(f'{node.model} {node.kind}')}: {escape(event.text)}",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def dry_run(plan: Plan, workers: int, out: Path) -> None:
     """The graph, what is cached, disk and time, and the makespan against total / workers."""
     rows = []
-    for node in sorted(plan.nodes.values(), key=lambda n: (n.model.split("/")[0], n.group, KINDS.index(n.kind))):
-        needs = ", ".join(f"{n.partition(':')[0]}{'' if n in plan.nodes else ' (cached)'}" for n in node.needs) or "-"
+    for node in sorted(
+        plan.nodes.values(), key=lambda n: (n.model.split("/")[0], n.group, KINDS.index(n.kind))
+    ):
+        needs = (
+            ", ".join(
+                f"{n.partition(':')[0]}{'' if n in plan.nodes else ' (cached)'}" for n in node.needs
+            )
+            or "-"
+        )
         cells = f"{len(node.cells)} task{'s' if node.cells[1:] else ''}" if node.cells else ""
-        rows.append((node.kind, node.model, cells, needs, duration(node.seconds)))
+        rows.append((node.kind, node.model, cells, needs, format_duration(node.seconds)))
     if rows:
-        table(("stage", "makes", "cells", "needs", "estimate"), rows)
+        print_table(("stage", "makes", "cells", "needs", "estimate"), rows)
     console = Console()
-    span, bound = makespan(plan, workers)
+    span, bound = estimate_makespan(plan, workers)
     console.print(
-        f"{many(len(plan.models), 'model')}, {many(len(plan.nodes), 'stage')} to do, {len(plan.cached)} cached, {many(plan.cells, 'cell')} to score, "
+        f"{many(len(plan.models), 'model')}, {many(len(plan.nodes), 'stage')} to do, "
+        f"{len(plan.cached)} cached, {many(plan.cells, 'cell')} to score, "
         f"{plan.current_cells} current",
         highlight=False,
         soft_wrap=True,
     )
     console.print(
-        f"estimate: {duration(span)} with {many(workers, 'worker')} (total / workers = {duration(bound)}), "
-        f"{size(sum(n.bytes for n in plan.nodes.values()))} on disk in {out}",
+        f"estimate: {format_duration(span)} with {many(workers, 'worker')} (total / workers "
+        f"= {format_duration(bound)}), "
+        f"{format_size(sum(n.bytes for n in plan.nodes.values()))} on disk in {out}",
         highlight=False,
         soft_wrap=True,
     )
 
 
 def without(plan: Plan, missing: dict[str, str]) -> tuple[Plan, int]:
-    """The plan without what needs a missing checkpoint (reference -> why, said on stderr), and the number of models left out.
+    """The plan without what needs a missing checkpoint (reference -> why, said on stderr), and the
+    number of models left out.
 
     Raises LepBenchError when nothing is left to do.
     """
@@ -123,16 +171,34 @@ def without(plan: Plan, missing: dict[str, str]) -> tuple[Plan, int]:
         reasons.setdefault(reason, []).append(reference)
     for reason, references in reasons.items():
         kept = plan.without(references).nodes
-        names = sorted(node.model for node in plan.nodes.values() if node.kind == "score" and node.id not in kept)
+        names = sorted(
+            node.model
+            for node in plan.nodes.values()
+            if node.kind == "score" and node.id not in kept
+        )
         if names:
             whats = ", ".join(missing[reference].partition(": ")[0] for reference in references[:3])
-            whats += f" and {len(references) - 3} more (--dry-run lists them)" if references[3:] else ""
-            print(f"missing, for {names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {whats}: {reason}", file=sys.stderr)
+            whats += (
+                f" and {len(references) - 3} more (--dry-run lists them)" if references[3:] else ""
+            )
+            print(
+                f"missing, for {names[0]}"
+                f"{f' and {len(names) - 1} more' if names[1:] else ''}: {whats}: {reason}",
+                file=sys.stderr,
+            )
     left = plan.without(missing)
     if plan.nodes and not left.nodes:
-        store = f"lep-bench bundle --suite {plan.suite.name} DIR --models (with a network) stores the suite's"
-        raise LepBenchError(f"nothing can be run without the checkpoints named above: {store}, --models PATH takes a local folder")
-    return left, sum(node.kind == "score" and node.id not in left.nodes for node in plan.nodes.values())
+        store = (
+            f"lep-bench bundle --suite {plan.suite.name} DIR --models (with a network) stores "
+            "the suite's"
+        )
+        raise LepBenchError(
+            f"nothing can be run without the checkpoints named above: {store}, --models PATH "
+            "takes a local folder"
+        )
+    return left, sum(
+        node.kind == "score" and node.id not in left.nodes for node in plan.nodes.values()
+    )
 
 
 def check_disk(plan: Plan, out: Path) -> None:
@@ -140,14 +206,27 @@ def check_disk(plan: Plan, out: Path) -> None:
     need = sum(node.bytes for node in plan.nodes.values())
     free = shutil.disk_usage(out).free
     if need > free:
-        raise LepBenchError(f"{out}: about {size(need)} are needed and {size(free)} are free: free some, or give another folder with --out")
+        raise LepBenchError(
+            f"{out}: about {format_size(need)} are needed and {format_size(free)} are free: "
+            "free some, or give another folder with --out"
+        )
 
 
 def finish(failed: list[tuple[str, str, str]], left_out: int, configs: Configs, suite: str) -> None:
     """Raises RunFailed when anything failed (the reasons stand below the table) or was left out."""
     if failed:
         setting = any("prompt_characters" in why for _, _, why in failed)
-        where = f" ({configs.place('suites', suite, 'metadata', 'prompt_characters')})" if setting else ""
-        raise RunFailed(f"{many(len(failed), 'cell')} failed; why stands below the table{where}; the same command tries them again")
+        where = (
+            f" ({configs.place('suites', suite, 'metadata', 'prompt_characters')})"
+            if setting
+            else ""
+        )
+        raise RunFailed(
+            f"{many(len(failed), 'cell')} failed; why stands below the table{where}; the "
+            "same command tries them again"
+        )
     if left_out:
-        raise RunFailed(f"models left out for lack of a checkpoint named above: {left_out}; the same command tries them again")
+        raise RunFailed(
+            f"models left out for lack of a checkpoint named above: {left_out}; the same "
+            "command tries them again"
+        )

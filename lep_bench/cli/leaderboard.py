@@ -15,13 +15,14 @@ from lep_bench.errors import LepBenchError, RunFailed, many
 if TYPE_CHECKING:
     from lep_bench.cli.setup import Setup
     from lep_bench.leaderboard.table import Table
-    from lep_bench.results import ModelRecord, TaskResult
+    from lep_bench.records.schema import ModelRecord, TaskResult
+
 
 Form = Literal["terminal", "markdown", "csv", "json", "latex", "html"]
 Layout = Literal["full", "paper1", "paper2", "paper3", "paper4"]
 
 
-def show(
+def show_leaderboard(
     given: Setup,
     expected: Sequence[tuple[ModelRecord, str, str]],
     data: Path | None,
@@ -32,100 +33,179 @@ def show(
     html: Path | None = None,
     shown: int = 100,
 ) -> None:
-    """Render the current cells (model, task, key): to the terminal, to OUT/SUITE/leaderboard, and to leaderboards/SUITE when published.
+    """Render the current cells (model, task, key): to the terminal, to OUT/SUITE/leaderboard, and
+    to leaderboards/SUITE when published.
 
-    `form` and `layout` change only what is printed; another form than the terminal's is printed alone, to be piped. `html`: folder
-    of the page with pictures and, of each task, `shown` items.
+    `form` and `layout` change only what is printed; another form than the terminal's is printed
+    alone, to be piped. `html`: folder of the page with pictures and, of each task, `shown` items.
     """
     from lep_bench.cli.publish import release, written
-    from lep_bench.leaderboard.layouts import arrange
+    from lep_bench.leaderboard.layouts import arrange_table
 
     results, order = cells(given, expected)
     folder = given.store.leaderboard(given.suite.name)
     made = written(given, results, order, data, folder)
-    say(arrange(made, layout), form)
+    say(arrange_table(made, layout), form)
     typer.echo(f"leaderboard: {folder}/README.md", err=form != "terminal")
     if html is not None:
         from lep_bench.cli import browsing
 
         browsing.write(given, made, results, html, shown)
     if publish:
-        release(given, [result for result in results if result.scoring.limit is None], order, data, err=form != "terminal")
+        release(
+            given,
+            [result for result in results if result.scoring.limit is None],
+            order,
+            data,
+            err=form != "terminal",
+        )
 
 
-def found(
-    suite: str, out: Path, configs: Sequence[Path] | None, adapters: Sequence[Path] | None, tasks: Sequence[Path] | None
+def build_found(
+    suite: str,
+    out: Path,
+    configs: Sequence[Path] | None,
+    adapters: Sequence[Path] | None,
+    tasks: Sequence[Path] | None,
 ) -> tuple[Setup, list[tuple[ModelRecord, str, str]]]:
-    """The setup of what was scored in `out`, and every cell (model, task, key) that is expected there. Raises LepBenchError for none."""
+    """The setup of what was scored in `out`, and every cell (model, task, key) that is expected
+    there. Raises LepBenchError for none.
+    """
     from lep_bench.cli.setup import Setup
 
     scored = Setup.read(suite, out, configs, adapters, tasks).scored()
     if not scored:
-        raise LepBenchError(f"no results of suite {suite} in {out}: run lep-bench run --suite {suite} first, or name its --out folder")
+        raise LepBenchError(
+            f"no results of suite {suite} in {out}: run lep-bench run --suite {suite} first, "
+            "or name its --out folder"
+        )
     seeds, expected = 1 + max(result.model.seed for result in scored), []
-    for dtype, engine in sorted({(result.scoring.dtype, result.provenance.engine) for result in scored}):
-        limits = {result.scoring.limit for result in scored if (result.scoring.dtype, result.provenance.engine) == (dtype, engine)}
+    for dtype, engine in sorted(
+        {(result.scoring.dtype, result.provenance.engine) for result in scored}
+    ):
+        limits = {
+            result.scoring.limit
+            for result in scored
+            if (result.scoring.dtype, result.provenance.engine) == (dtype, engine)
+        }
         # Results under a row limit are shown only where there are none without.
         for limit in (None,) if None in limits else sorted(limits):
             own = None if engine == "api" else dtype  # a server's is not known, and no suite's
-            given = Setup.read(suite, out, configs, adapters, tasks, limit=limit, seeds=seeds, dtype=own, engine=engine)
+            given = Setup.read(
+                suite,
+                out,
+                configs,
+                adapters,
+                tasks,
+                limit=limit,
+                seeds=seeds,
+                dtype=own,
+                engine=engine,
+            )
             expected += given.plan(["all", *given.names_of(scored)]).expected
-    if not {(r.model.name, r.task, r.key) for r in scored} & {(record.name, task, key) for record, task, key in expected}:
+    if not {(r.model.name, r.task, r.key) for r in scored} & {
+        (record.name, task, key) for record, task, key in expected
+    }:
         raise LepBenchError(
-            f"{out} has {len(scored)} results of suite {suite}, all of other tasks, rows or settings than now: "
+            f"{out} has {len(scored)} results of suite {suite}, all of other tasks, rows or "
+            "settings than now: "
             "give --data, --configs and --tasks-dir as in the run, or run it again"
         )
     now = {(record.name, task, key): record.fingerprint for record, task, key in expected}
-    shown = {(r.model.name, r.task) for r in scored if now.get((r.model.name, r.task, r.key)) == r.model.fingerprint}
-    if old := list(dict.fromkeys(f"{r.model.name} {r.task}" for r in scored if r.status == "ok" and (r.model.name, r.task) not in shown)):
+    shown = {
+        (r.model.name, r.task)
+        for r in scored
+        if now.get((r.model.name, r.task, r.key)) == r.model.fingerprint
+    }
+    if old := list(
+        dict.fromkeys(
+            f"{r.model.name} {r.task}"
+            for r in scored
+            if r.status == "ok" and (r.model.name, r.task) not in shown
+        )
+    ):
         which = ", ".join(old[:4]) + (", ..." if old[4:] else "")
-        said = f"not shown: {many(len(old), 'score')} in {out}, of other models, tasks, rows or settings than now: {which}"
-        typer.echo(f"{said}: give --data, --configs and --tasks-dir as in the run, or run again", err=True)
+        said = (
+            f"not shown: {many(len(old), 'score')} in {out}, of other models, tasks, rows or "
+            f"settings than now: {which}"
+        )
+        typer.echo(
+            f"{said}: give --data, --configs and --tasks-dir as in the run, or run again", err=True
+        )
     return given, expected
 
 
-def cells(given: Setup, expected: Sequence[tuple[ModelRecord, str, str]]) -> tuple[list[TaskResult], list[str]]:
+def cells(
+    given: Setup, expected: Sequence[tuple[ModelRecord, str, str]]
+) -> tuple[list[TaskResult], list[str]]:
     """The current results, and the models' names in their order."""
     results = []
     # Models api:NAME are expected under every engine, each time as the same cell.
-    for record, task, key in {(record.name, task, key): (record, task, key) for record, task, key in expected}.values():
+    for record, task, key in {
+        (record.name, task, key): (record, task, key) for record, task, key in expected
+    }.values():
         result = given.store.read(given.suite.name, record.name, task, key)
-        if result is not None and (result.status == "failed" or result.model.fingerprint == record.fingerprint):
+        if result is not None and (
+            result.status == "failed" or result.model.fingerprint == record.fingerprint
+        ):
             results.append(result)
     return results, list(dict.fromkeys(record.name for record, _, _ in expected))
 
 
 def say(table: Table, form: Form) -> None:
     """Print a table."""
-    from lep_bench.leaderboard.forms import latex, page, render, terminal
+    from lep_bench.leaderboard import latex, page, terminal
 
     if form == "terminal":
         from rich.console import Console
 
-        terminal.show(table, Console())
+        terminal.show_table(table, Console())
         return
-    forms = {"markdown": page.tables, "csv": render.csv, "json": render.json, "latex": latex.latex, "html": render.html}
+    forms = {
+        "markdown": page.render_tables,
+        "csv": page.render_csv,
+        "json": page.render_json,
+        "latex": latex.render_latex,
+        "html": page.render_html,
+    }
     typer.echo(forms[form](table), nl=False)
 
 
 def check_pages(folders: Sequence[Path] | None, out: Path) -> None:
-    """Compare the pages of `folders` in `out` (None: the published ones) with their results. Raises RunFailed, and LepBenchError without any."""
-    from lep_bench import paths
-    from lep_bench.leaderboard.publishing import publish as publishing
+    """Compare the pages of `folders` in `out` (None: the published ones) with their results. Raises
+    RunFailed, and LepBenchError without any.
+    """
+    from lep_bench import files
+    from lep_bench.leaderboard.publish import check_excerpt, check_leaderboard
 
-    public = paths.folder("leaderboards")
+    public = files.shipped_folder("leaderboards")
     if folders is not None and not folders:
-        raise LepBenchError(f"--out {out} has no leaderboard to check: run something into it, or leave --out away for the published ones")
-    chosen = folders if folders is not None else sorted(folder for folder in public.iterdir() if folder.is_dir())
-    wrong = [line for folder in chosen for line in publishing.check(folder)]
-    if folders is None:  # the README of a checkout shows the first rows; a wheel has none beside its leaderboards
-        wrong += publishing.check_excerpt(public.parent / "README.md", public / "mini")
+        raise LepBenchError(
+            f"--out {out} has no leaderboard to check: run something into it, or leave --out "
+            "away for the published ones"
+        )
+    chosen = (
+        folders
+        if folders is not None
+        else sorted(folder for folder in public.iterdir() if folder.is_dir())
+    )
+    wrong = [line for folder in chosen for line in check_leaderboard(folder)]
+    # the README of a checkout shows the first rows; a wheel has none beside its leaderboards
+    if folders is None:
+        wrong += check_excerpt(public.parent / "README.md", public / "mini")
     for line in dict.fromkeys(wrong):  # results that cannot be read are those of page and excerpt
         typer.echo(line)
-    mend = "lep-bench leaderboard --publish" if folders is None else f"lep-bench leaderboard --suite NAME --out {out}"
+    mend = (
+        "lep-bench leaderboard --publish"
+        if folders is None
+        else f"lep-bench leaderboard --suite NAME --out {out}"
+    )
     if wrong:
         raise RunFailed(f"pages differ from their results: {mend} writes them again")
-    typer.echo(f"every {'published page' if folders is None else f'page in {out}'} equals what its results render to")
+    typer.echo(
+        f"every {'published page' if folders is None else f'page in {out}'} equals what its "
+        "results render to"
+    )
 
 
 @app.command()
@@ -137,25 +217,49 @@ def leaderboard(
     adapters: AdapterFolders = None,
     tasks_dir: TaskFolders = None,
     data: DataFolder = None,
-    form: Annotated[Form, typer.Option("--format", help="What to print: latex needs booktabs; html is a fragment for a page.")] = "terminal",
+    form: Annotated[
+        Form,
+        typer.Option(
+            "--format", help="What to print: latex needs booktabs; html is a fragment for a page."
+        ),
+    ] = "terminal",
     layout: Annotated[
         Layout,
         typer.Option(
             "--layout",
-            help="Which rows and columns to print: all, or as in the paper's tables 1 (instruct and best adapted), 2 (base and donors), "
+            help="Which rows and columns to print: all, or as in the paper's tables 1 (instruct "
+            "and best adapted), 2 (base and donors), "
             "3 (propagation), 4 (propagation and tuning).",
         ),
     ] = "full",
     check: Annotated[
         bool,
-        typer.Option("--check", help="Check that every published page (with --out: every page in that folder) is what its results render to."),
+        typer.Option(
+            "--check",
+            help="Check that every published page (with --out: every page in that folder) is what "
+            "its results render to.",
+        ),
     ] = False,
-    publish: Annotated[bool, typer.Option("--publish", help="Also refresh leaderboards/SUITE.")] = False,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Also refresh leaderboards/SUITE.")
+    ] = False,
     html: Annotated[
         Path | None,
-        typer.Option("--html", metavar="DIR", help="Also write DIR/index.html: table, pictures, models and answers in one file.", show_default=False),
+        typer.Option(
+            "--html",
+            metavar="DIR",
+            help="Also write DIR/index.html: table, pictures, models and answers in one file.",
+            show_default=False,
+        ),
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", min=0, help="Of each task on that page so many items, those first where models differ.")] = 100,
+    samples: Annotated[
+        int,
+        typer.Option(
+            "--samples",
+            min=0,
+            help="Of each task on that page so many items, those first where models differ.",
+        ),
+    ] = 100,
 ) -> None:
     """Print the leaderboard without running anything.
 
@@ -173,7 +277,11 @@ def leaderboard(
     bundle.use(data, offline=False)  # before anything is imported that reads the environment once
     if check:
         asked = context.get_parameter_source("out")
-        check_pages(None if asked and asked.name == "DEFAULT" else sorted(out.glob("*/leaderboard")), out)
+        check_pages(
+            None if asked and asked.name == "DEFAULT" else sorted(out.glob("*/leaderboard")), out
+        )
         return
-    given, expected = found(suite, out, configs, adapters, tasks_dir)
-    show(given, expected, data, publish=publish, form=form, layout=layout, html=html, shown=samples)
+    given, expected = build_found(suite, out, configs, adapters, tasks_dir)
+    show_leaderboard(
+        given, expected, data, publish=publish, form=form, layout=layout, html=html, shown=samples
+    )

@@ -1,4 +1,6 @@
-"""`lep-bench doctor --offline`: whether a suite can be run on this machine, now, without a network."""
+"""`lep-bench doctor --offline`: whether a suite can be run on this machine, now, without a
+network.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,11 @@ from lep_bench import bundle
 from lep_bench.errors import CheckpointError, LepBenchError, many
 
 if TYPE_CHECKING:
-    from lep_bench.cli.doctor import Finding
+    from lep_bench.cli.doctor import Diagnosis
     from lep_bench.cli.setup import Setup
-    from lep_bench.config import Checkpoint
-    from lep_bench.taskfiles import TaskFile
+    from lep_bench.config.models import NamedCheckpoint
+    from lep_bench.tasks import TaskFile
+
 
 WORD, LEMMA = "словарями", "словарь"
 OWN_ROWS = "task folders"  # where the rows of a task stand that needs no dataset
@@ -24,67 +27,113 @@ Folders = Sequence[Path] | None
 
 
 def check(
-    suites: Sequence[str], data: Path | None, models: Sequence[str], configs: Folders, adapters: Folders, tasks_dir: Folders
-) -> Iterator[Finding]:
-    """Everything that `run --suite ... --models ...` reads is looked at without the network; last the command for what is all there.
+    suites: Sequence[str],
+    data: Path | None,
+    models: Sequence[str],
+    configs: Folders,
+    adapters: Folders,
+    tasks_dir: Folders,
+) -> Iterator[Diagnosis]:
+    """Everything that `run --suite ... --models ...` reads is looked at without the network; last
+    the command for what is all there.
 
     Raises LepBenchError for unknown names.
     """
-    from lep_bench.cli.doctor import Finding
+    from lep_bench.cli.doctor import Diagnosis
     from lep_bench.cli.setup import Setup
 
     bundle.use(data, offline=True)  # before anything is imported that reads the environment once
-    # Into a folder that somebody filled by hand no bundle is made: what stands there would be taken for what was meant.
-    to_make = bundle.command(suites, data if data is not None and bundle.read(data) is not None else "DIR")
+    # Into a folder that somebody filled by hand no bundle is made: what stands there would be taken
+    # for what was meant.
+    to_make = bundle.command(
+        suites, data if data is not None and bundle.read(data) is not None else "DIR"
+    )
     wheels = data / bundle.WHEELS if data is not None else None
     found = list(stored(data, to_make)) if data is not None else []
-    found += [dictionaries(to_make), packages(wheels if wheels is not None and wheels.is_dir() else None)]
+    found += [
+        dictionaries(to_make),
+        packages(wheels if wheels is not None and wheels.is_dir() else None),
+    ]
     yield from found
     able = all(finding.level != "error" for finding in found)
     for name in suites:
         given = Setup.read(name, Path("no-results"), configs, adapters, tasks_dir)
-        own = [("--data", (data,) if data else ()), ("--configs", configs), ("--adapters", adapters), ("--tasks-dir", tasks_dir)]
+        own = [
+            ("--data", (data,) if data else ()),
+            ("--configs", configs),
+            ("--adapters", adapters),
+            ("--tasks-dir", tasks_dir),
+        ]
         options = [f"{option} {folder}" for option, folders in own for folder in folders or ()]
         command = " ".join(["lep-bench run --suite", name, *options, "--offline"])
         read = list(rows(given, to_make))
         yield from read
         asked = all(finding.level != "error" for finding in read)
-        instead = "" if models != ["all"] else "; for a model of your own instead: this doctor command with --models PATH"
+        instead = (
+            ""
+            if models != ["all"]
+            else "; for a model of your own instead: this doctor command with --models PATH"
+        )
         held = list(checkpoints(given, models, f"{to_make} --models{instead}"))
         yield from held
         if able and asked:
             whole = all(finding.level != "error" for finding in held)
-            chosen = "" if models == ["all"] and whole else f" --models {','.join(models) if whole else 'PATH'}"
-            text = f"{name}: all is there" if whole else f"{name}: all but the suite's models is there"
-            yield Finding("ok", "to run", text, command + chosen)
+            chosen = (
+                ""
+                if models == ["all"] and whole
+                else f" --models {','.join(models) if whole else 'PATH'}"
+            )
+            text = (
+                f"{name}: all is there" if whole else f"{name}: all but the suite's models is there"
+            )
+            yield Diagnosis("ok", "to run", text, command + chosen)
 
 
-def stored(root: Path, to_make: str) -> Iterator[Finding]:
+def stored(root: Path, to_make: str) -> Iterator[Diagnosis]:
     """The bundle against its manifest, every file by size and hash."""
-    from lep_bench.cli.doctor import Finding
+    from lep_bench.cli.doctor import Diagnosis
 
     held = bundle.read(root)
     if held is None:
-        yield Finding("note", "bundle", f"{root} has no {bundle.MANIFEST}: nothing proves that its rows are unchanged, or all of them", to_make)
+        yield Diagnosis(
+            "note",
+            "bundle",
+            f"{root} has no {bundle.MANIFEST}: nothing proves that its rows are unchanged, "
+            "or all of them",
+            to_make,
+        )
         return
     wrong = [(line, entry) for entry in held.entries for line in bundle.wrong(root, entry)]
     for line, entry in wrong:
-        yield Finding("error", "bundle", line, bundle.again(held, root, entry))
+        yield Diagnosis("error", "bundle", line, bundle.again(held, root, entry))
     count, of = sum(len(entry.files) for entry in held.entries), ", ".join(held.suites)
     if not wrong:
-        yield Finding("ok", "bundle", f"{root}: {count} files as they were stored {held.created} for {of}")
-    copies = [entry.id for entry in held.entries if entry.kind in ("dataset", "model") and entry.commit is None]
+        yield Diagnosis(
+            "ok", "bundle", f"{root}: {count} files as they were stored {held.created} for {of}"
+        )
+    copies = [
+        entry.id
+        for entry in held.entries
+        if entry.kind in ("dataset", "model") and entry.commit is None
+    ]
     if copies:
         advice = f"with a network and without --data: {bundle.command(held.suites, 'NEW-DIR')}"
-        yield Finding("note", "bundle", f"copied from a local folder, so nothing proves their revision: {', '.join(copies)}", advice)
+        yield Diagnosis(
+            "note",
+            "bundle",
+            f"copied from a local folder, so nothing proves their revision: {', '.join(copies)}",
+            advice,
+        )
 
 
-def rows(given: Setup, to_make: str) -> Iterator[Finding]:
-    """The rows of every task, read with all that the task needs of them: one finding for each dataset, then whether all are there."""
-    from lep_bench import taskfiles
-    from lep_bench.cli.doctor import Finding
+def rows(given: Setup, to_make: str) -> Iterator[Diagnosis]:
+    """The rows of every task, read with all that the task needs of them: one finding for each
+    dataset, then whether all are there.
+    """
+    from lep_bench.cli.doctor import Diagnosis
+    from lep_bench.tasks import scan_tasks
 
-    known = taskfiles.scan(given.task_folders)
+    known = scan_tasks(given.task_folders)
     groups: dict[str, list[TaskFile]] = {}
     for task in map(known.get, given.suite.tasks):
         name = task.dataset[0] if task.dataset else ""
@@ -96,76 +145,98 @@ def rows(given: Setup, to_make: str) -> Iterator[Finding]:
         yield finding
     total = len(given.suite.tasks)
     if lacking:
-        yield Finding("error", "rows", f"not complete: {lacking} of {many(total, 'task')} of {given.suite.name} cannot be asked", to_make)
+        yield Diagnosis(
+            "error",
+            "rows",
+            f"not complete: {lacking} of {many(total, 'task')} of {given.suite.name} cannot "
+            "be asked",
+            to_make,
+        )
     else:
         doubt = f"; {copies} of {len(groups)} data sets are unproven copies" if copies else ""
-        yield Finding("ok", "rows", f"complete for {many(total, 'task')} of {given.suite.name}{doubt}")
+        yield Diagnosis(
+            "ok", "rows", f"complete for {many(total, 'task')} of {given.suite.name}{doubt}"
+        )
 
 
-def dataset(name: str, tasks: Sequence[TaskFile], folders: Sequence[Path], given: Setup, to_make: str) -> tuple[Finding, int]:
+def dataset(
+    name: str, tasks: Sequence[TaskFile], folders: Sequence[Path], given: Setup, to_make: str
+) -> tuple[Diagnosis, int]:
     """The finding for the tasks that read one dataset, and how many of them have no rows."""
     from lep_bench.cli.bundle import metadata
-    from lep_bench.cli.doctor import Finding
-    from lep_bench.evaluate import needs
+    from lep_bench.cli.doctor import Diagnosis
+    from lep_bench.evaluate.rows import count_rows
 
     count, wrong = 0, dict[str, str]()
     for task in tasks:
         try:
-            count += needs.rows(task, folders, metadata(given.suite))
+            count += count_rows(task, folders, metadata(given.suite))
         except LepBenchError as error:
             wrong[task.name] = str(error)
     if wrong:
         first, why = next(iter(wrong.items()))
-        text = f"{', '.join(wrong)}: {why.removeprefix(f'{first}: ').removeprefix('its rows cannot be read: ')}"
-        return Finding("error", name, text, to_make), len(wrong)
+        text = (
+            f"{', '.join(wrong)}: "
+            f"{why.removeprefix(f'{first}: ').removeprefix('its rows cannot be read: ')}"
+        )
+        return Diagnosis("error", name, text, to_make), len(wrong)
     text, root = f"{count:,} rows of {many(len(tasks), 'task')}", bundle.given()
     if root is None or name == OWN_ROWS or bundle.proven(name, tasks[0].revision):
-        return Finding("ok", name, text), 0
+        return Diagnosis("ok", name, text), 0
     if bundle.dataset(name) is None and bundle.read(root) is not None:
-        return Finding("ok", name, f"{text}, from the Hub's cache"), 0
-    return Finding("note", name, f"{text}; a copy, nothing proves its revision"), 0
+        return Diagnosis("ok", name, f"{text}, from the Hub's cache"), 0
+    return Diagnosis("note", name, f"{text}; a copy, nothing proves its revision"), 0
 
 
-def checkpoints(given: Setup, models: Sequence[str], to_make: str) -> Iterator[Finding]:
+def checkpoints(given: Setup, models: Sequence[str], to_make: str) -> Iterator[Diagnosis]:
     """The checkpoints that `run --models ...` reads: all shards there, whole, with a tokenizer."""
-    from lep_bench.cli import checkpoints as read
-    from lep_bench.cli.doctor import Finding
-    from lep_bench.sources import BUILTIN
+    from lep_bench.cli.checkpoints import of_plan
+    from lep_bench.cli.doctor import Diagnosis
+    from lep_bench.hub import BUILTIN
 
     try:
         plan = given.plan(models)
-    except CheckpointError as error:  # a folder that is no checkpoint: its fingerprint is part of the plan
-        yield Finding("error", "models", str(error))
+    except (
+        CheckpointError
+    ) as error:  # a folder that is no checkpoint: its fingerprint is part of the plan
+        yield Diagnosis("error", "models", str(error))
         return
-    found = read.of_plan(plan, given.checkpoints(models))
+    found = of_plan(plan, given.checkpoints(models))
     built_in = sum(c.location.startswith(BUILTIN) for c in found.values())
     if built_in:
-        yield Finding("ok", "models", f"{many(built_in, 'built-in checkpoint')}")
-    yield from (checkpoint(c, to_make) for c in found.values() if not c.location.startswith(BUILTIN))
+        yield Diagnosis("ok", "models", f"{many(built_in, 'built-in checkpoint')}")
+    yield from (
+        checkpoint(c, to_make) for c in found.values() if not c.location.startswith(BUILTIN)
+    )
 
 
-def checkpoint(c: Checkpoint, to_make: str) -> Finding:
+def checkpoint(c: NamedCheckpoint, to_make: str) -> Diagnosis:
     """The finding for one checkpoint."""
-    from lep_bench import sources
-    from lep_bench.cli.doctor import Finding
+    from lep_bench import hub
+    from lep_bench.cli.doctor import Diagnosis
 
     name = c.model or "model"
     try:
-        held = bundle.model(c.location, c.revision) if sources.local(c.location) is None else None
-        folder = held[0] if held else sources.cached(c.location, c.revision)
+        held = bundle.model(c.location, c.revision) if hub.find_local(c.location) is None else None
+        folder = held[0] if held else hub.find_cached(c.location, c.revision)
         if folder is None:
-            return Finding("error", name, f"{c.location}{f' at {c.revision}' if c.revision else ''}: not here", to_make)
-        sources.check(folder)
+            return Diagnosis(
+                "error",
+                name,
+                f"{c.location}{f' at {c.revision}' if c.revision else ''}: not here",
+                to_make,
+            )
+        hub.check_complete(folder)
     except CheckpointError as error:
-        return Finding("error", name, str(error), to_make)
+        return Diagnosis("error", name, str(error), to_make)
     if held and not held[1]:
-        return Finding("note", name, f"{folder}: a copy, nothing proves its revision")
-    return Finding("ok", name, str(folder))
+        return Diagnosis("note", name, f"{folder}: a copy, nothing proves its revision")
+    return Diagnosis("ok", name, str(folder))
 
 
-def dictionaries(to_make: str) -> Finding:
+def dictionaries(to_make: str) -> Diagnosis:
     """Whether the lemmatiser knows a word."""
-    from lep_bench.cli.doctor import Finding
+    from lep_bench.cli.doctor import Diagnosis
 
     try:
         import pymorphy3
@@ -174,20 +245,31 @@ def dictionaries(to_make: str) -> Finding:
         version = importlib.metadata.version("pymorphy3")
     except Exception as error:  # somebody else's package: whatever it raises is the finding
         advice = f"pip install pymorphy3, or {to_make}"
-        return Finding("error", "lemmas", f"pymorphy3 or its dictionaries do not load: {type(error).__name__}: {error}", advice)
+        return Diagnosis(
+            "error",
+            "lemmas",
+            f"pymorphy3 or its dictionaries do not load: {type(error).__name__}: {error}",
+            advice,
+        )
     if found != LEMMA:
-        return Finding("error", "lemmas", f"the lemma of {WORD!r} is {found!r}, not {LEMMA!r}: the dictionaries are not the Russian ones", to_make)
-    return Finding("ok", "lemmas", f"pymorphy3 {version}, dictionaries {_place()}")
+        return Diagnosis(
+            "error",
+            "lemmas",
+            f"the lemma of {WORD!r} is {found!r}, not {LEMMA!r}: the dictionaries are not "
+            "the Russian ones",
+            to_make,
+        )
+    return Diagnosis("ok", "lemmas", f"pymorphy3 {version}, dictionaries {_place()}")
 
 
 def _place() -> str:
     return os.environ.get(bundle.DICTIONARIES) or "of the installed package"
 
 
-def packages(wheels: Path | None) -> Finding:
+def packages(wheels: Path | None) -> Diagnosis:
     """Whether everything that lep-bench requires is installed."""
     from lep_bench.bundling import requirements
-    from lep_bench.cli.doctor import INSTALL, Finding
+    from lep_bench.cli.doctor import INSTALL, Diagnosis
 
     names = [re.split(r"[<>=!~\[; (]", need)[0] for need in requirements()]
     missing = []
@@ -198,5 +280,5 @@ def packages(wheels: Path | None) -> Finding:
             missing.append(name)
     advice = f"pip install --no-index --find-links {wheels} lep-bench" if wheels else INSTALL
     if missing:
-        return Finding("error", "packages", f"not installed: {', '.join(missing)}", advice)
-    return Finding("ok", "packages", f"all {len(names)} that lep-bench requires are installed")
+        return Diagnosis("error", "packages", f"not installed: {', '.join(missing)}", advice)
+    return Diagnosis("ok", "packages", f"all {len(names)} that lep-bench requires are installed")

@@ -1,34 +1,309 @@
-"""What a model is really asked: prompts."""
+"""How prompts are shown: roles, rendered text with its special tokens and line ends visible, ids
+with their pieces.
+"""
 
 from __future__ import annotations
 
+import json
+import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.text import Text
 
-from lep_bench.cli.app import AdapterFolders, ConfigFolders, DataFolder, Offline, Out, TaskFolders, app
-from lep_bench.errors import LepBenchError
+from lep_bench.cli.app import (
+    WIDE,
+    AdapterFolders,
+    ConfigFolders,
+    DataFolder,
+    Offline,
+    Out,
+    TaskFolders,
+    app,
+)
+from lep_bench.errors import LepBenchError, many
 
 if TYPE_CHECKING:
-    from lep_bench.config import Configs, ModelSpec, Suite
-    from lep_bench.registry import Registry
-    from lep_bench.taskfiles import TaskFile
+    from collections.abc import Sequence
+
+    from lep_bench.config.load import Configs
+    from lep_bench.config.models import ModelSpec
+    from lep_bench.config.schema import Suite
+    from lep_bench.evaluate.lmeval import CompiledTask, Item, Prompt
+    from lep_bench.plugin import Registry
+    from lep_bench.tasks import TaskFile
+
+
+SPECIAL, FAINT, ROLE = "bold magenta", "dim", "bold cyan"
+_SIGNS = {" ": "·", "\n": "↵", "\t": "→", "\r": "␍"}
+
+
+def show_prompts(
+    compiled: CompiledTask, title: str, listed: str, rows: int, ids: bool, notes: Sequence[str] = ()
+) -> None:
+    """The first `rows` rows. `listed`: the listed conversation format, where one is used. `notes`
+    stand above them.
+    """
+    # Piped, nothing is folded.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    encoder = compiled.encoder
+    form = (
+        "the model's own chat template"
+        if compiled.by_template
+        else f"the listed format {listed}"
+        if listed
+        else "plain text"
+    )
+    bos = (
+        "no BOS"
+        if encoder.bos is None
+        else f"BOS {encoder.pieces([encoder.bos])[0]} ({encoder.bos})"
+    )
+    positions = f", {compiled.positions:,} positions" if compiled.positions else ""
+    console.print(Text(title, "bold"), soft_wrap=True)
+    for line in (
+        (
+            f"asked in {form if _conversing(compiled) else 'no form: running text'}, "
+            f"{many(compiled.shots, 'shot')}; {bos}{positions}"
+        ),
+        *(notes if _conversing(compiled) else ()),
+        f"tokenizer: {encoder.folder}",
+        *encoder.notes,
+        *compiled.notes,
+    ):
+        console.print(line, markup=False, soft_wrap=True)
+    names = sorted(encoder.tokenizer.get_added_vocab(), key=len, reverse=True)
+    special = "|".join(map(re.escape, names))
+    for item in compiled.items[:rows]:
+        for number, prompt in enumerate(item.prompts, 1):
+            _prompt(
+                console,
+                compiled,
+                item,
+                prompt,
+                f"prompt {number} of {len(item.prompts)}" if len(item.prompts) > 1 else "",
+                special,
+                ids,
+            )
+
+
+def finish_prompts(compiled: CompiledTask, wrong: int) -> None:
+    """The verdict in one line."""
+    encoder, console = compiled.encoder, Console(highlight=False)
+    rows = (
+        f"{many(sum(len(item.prompts) for item in compiled.items), 'prompt')} of "
+        f"{many(len(compiled.items), 'row')}"
+    )
+    if wrong:
+        console.print(Text(f"{rows}: {many(wrong, 'fault')}, listed above", "bold red"))
+        return
+    proven = (
+        ["BOS once"]
+        if encoder.adds_bos or (compiled.by_template and encoder.bos is not None)
+        else []
+    )
+    proven += (
+        ["every message in its place"]
+        if any(prompt.messages for item in compiled.items for prompt in item.prompts)
+        else []
+    )
+    proven += (
+        ["ids as the model's own chat template gives them"]
+        if compiled.by_template and _conversing(compiled)
+        else []
+    )
+    opened = any(prompt.generation_prompt for item in compiled.items for prompt in item.prompts)
+    proven += (
+        ["the model's turn opened"]
+        if compiled.by_template and opened and _conversing(compiled)
+        else []
+    )
+    wanted, there = (
+        sum(counts)
+        for counts in zip(*((item.asked_shots, item.shots) for item in compiled.items), strict=True)
+    )
+    if wanted:
+        proven.append(
+            "all shots there"
+            if there == wanted
+            else f"{wanted - there} of {wanted} shots left out by the rules, for every model alike"
+        )
+    proven += ["none too long"] if compiled.positions else []
+    console.print(Text(f"{rows} proven: {', '.join(proven)}", "bold green"), soft_wrap=True)
+
+
+def _conversing(compiled: CompiledTask) -> bool:
+    return any(request.request_type != "loglikelihood_rolling" for request in compiled.requests)
+
+
+def _prompt(
+    console: Console,
+    compiled: CompiledTask,
+    item: Item,
+    prompt: Prompt,
+    which: str,
+    special: str,
+    ids: bool,
+) -> None:
+    context = compiled.ids[prompt.requests[0]][0]
+    shots = f"{item.shots} of {many(item.asked_shots, 'shot')}" if item.asked_shots else ""
+    facts = [
+        f"row {item.doc_id}",
+        which,
+        many(len(context), "token"),
+        shots,
+        "cut on the left" if item.cut else "",
+    ]
+    facts.append(f"prompt_ids {item.prompt_ids}")  # as in samples: of all prompts of the row
+    console.print()
+    console.print(
+        Text("── " + " · ".join([*filter(None, facts), f"gold {_short(item.gold)}"]), "bold"),
+        soft_wrap=True,
+    )
+    if prompt.messages is not None:
+        _section(console, "roles", "what the task asks")
+        width = max(len(message["role"]) for message in prompt.messages)
+        for message in prompt.messages:
+            lines = message["content"].splitlines() or [""]
+            _indented(
+                console,
+                Text.assemble(
+                    (message["role"].ljust(width), ROLE),
+                    "  ",
+                    ("\n" + " " * (width + 2)).join(lines),
+                ),
+            )
+    _section(
+        console,
+        "rendered",
+        "what the tokenizer is given, by the model's chat template"
+        if prompt.messages and compiled.by_template
+        else "",
+    )
+    request = compiled.requests[prompt.requests[0]]
+    _indented(
+        console,
+        _visible(
+            prompt.text if request.request_type != "loglikelihood_rolling" else request.args[0],
+            special,
+        ),
+    )
+    if ids:
+        _section(console, "ids", "what the engine reads")
+        _indented(console, _pieces(compiled, context))
+    _section(console, "asked for", "")
+    for i in prompt.requests:
+        _indented(console, _request(compiled, i, ids))
+
+
+def _section(console: Console, name: str, what: str) -> None:
+    console.print(Text.assemble((name, "bold"), (f"  {what}" if what else "", FAINT)))
+
+
+def _indented(console: Console, text: Text) -> None:
+    for line in text.wrap(console, console.width - 2):
+        console.print(Text.assemble("  ", line), soft_wrap=True)
+
+
+def _request(compiled: CompiledTask, number: int, ids: bool) -> Text:
+    from lep_bench.evaluate import generation  # heavy: listing commands import this package too
+
+    request, continuation = compiled.requests[number], compiled.ids[number][1]
+    if request.request_type == "generate_until":
+        wanted = generation.read_generation(request)
+        ends = (
+            f", until {' or '.join(json.dumps(text, ensure_ascii=False) for text in wanted.until)}"
+            if wanted.until
+            else ""
+        )
+        drawn = wanted.sampling
+        how = (
+            (
+                f"sampled: temperature {drawn.temperature:g}, top_k {drawn.top_k}, top_p "
+                f"{drawn.top_p:g}"
+            )
+            if drawn
+            else "greedy"
+        )
+        return Text(f"an answer of at most {many(wanted.new, 'token')}{ends}; {how}")
+    if request.request_type == "loglikelihood_rolling":
+        return Text(f"the log-probability of the text, {many(len(continuation), 'token')}")
+    text = Text(
+        f"the log-probability of {_short(request.args[1])}, {many(len(continuation), 'token')}"
+    )
+    return Text.assemble(text, ":  ", _pieces(compiled, continuation)) if ids else text
+
+
+def _pieces(compiled: CompiledTask, ids: tuple[int, ...]) -> Text:
+    """`id piece` pairs; white space in a piece by a sign, so that every piece stays in its
+    place.
+    """
+    text = Text()
+    for number, piece in zip(ids, compiled.encoder.pieces(ids), strict=True):
+        own = number in compiled.encoder.special
+        shown = piece if own else "".join(_SIGNS.get(character, character) for character in piece)
+        text.append("  " if len(text) else "")
+        text.append(f"{number}", FAINT)
+        text.append("›", FAINT)  # no space: id and piece are not parted at a line's end
+        text.append(shown, SPECIAL if own else "")
+    return text
+
+
+def _visible(text: str, special: str) -> Text:
+    """Rendered text: special tokens in colour, line ends by a sign before the real one, a last
+    space by a sign.
+    """
+    made = Text(re.sub(r" (?=\n|$)", "·", text).replace("\n", "↵\n"))
+    if special:
+        made.highlight_regex(special, SPECIAL)
+    made.highlight_regex(r"↵(?=\n)", FAINT)
+    return made
+
+
+def _short(text: str) -> str:
+    return json.dumps(text if len(text) <= 60 else text[:59] + "…", ensure_ascii=False)
+
 
 MOST = 20  # faults printed, one line each
 
 
 @app.command()
 def prompts(
-    model: Annotated[str, typer.Argument(help="A model's name, a checkpoint or tokenizer folder, builtin:FAMILY/base, or a Hub id.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A model's name, a checkpoint or tokenizer folder, builtin:FAMILY/base, or a Hub "
+            "id."
+        ),
+    ],
     task: Annotated[str, typer.Argument(help="A task (lep-bench tasks lists them).")],
-    rows: Annotated[int, typer.Option("-n", "--rows", min=0, help="How many rows to show; all of them are checked.")] = 3,
-    ids: Annotated[bool, typer.Option("--ids", help="Also show every token: its id and the text it stands for.")] = False,
+    rows: Annotated[
+        int,
+        typer.Option("-n", "--rows", min=0, help="How many rows to show; all of them are checked."),
+    ] = 3,
+    ids: Annotated[
+        bool,
+        typer.Option("--ids", help="Also show every token: its id and the text it stands for."),
+    ] = False,
     suite: Annotated[
-        str | None, typer.Option("--suite", metavar="NAME", help="Ask as this suite does; default: the first that has the task.", show_default=False)
+        str | None,
+        typer.Option(
+            "--suite",
+            metavar="NAME",
+            help="Ask as this suite does; default: the first that has the task.",
+            show_default=False,
+        ),
     ] = None,
-    shots: Annotated[int | None, typer.Option("--shots", min=0, help="Another number of shots than the suite's.", show_default=False)] = None,
+    shots: Annotated[
+        int | None,
+        typer.Option(
+            "--shots", min=0, help="Another number of shots than the suite's.", show_default=False
+        ),
+    ] = None,
     data: DataFolder = None,
     offline: Offline = False,
     out: Out = Path("runs"),
@@ -38,46 +313,64 @@ def prompts(
 ) -> None:
     """Show what a model really reads, and prove it.
 
-    Roles, rendered text and tokens of a task's prompts, made exactly as a run makes them; no weights are loaded. Ends with
-    1 and a line for each row where BOS is missing or doubled, a message was dropped or repeated in rendering, the model's
-    turn is not opened, the prompt does not fit the model, or the ids differ from those that the model's own chat template
-    gives; under protocol paper also where a shot did not fit or the prompt was cut (a run counts these and goes on). A run
-    makes the same checks before it asks anything.
+    Roles, rendered text and tokens of a task's prompts, made exactly as a run makes them; no
+    weights are loaded. Ends with 1 and a line for each row where BOS is missing or doubled, a
+    message was dropped or repeated in rendering, the model's turn is not opened, the prompt does
+    not fit the model, or the ids differ from those that the model's own chat template gives; under
+    protocol paper also where a shot did not fit or the prompt was cut (a run counts these and goes
+    on). A run makes the same checks before it asks anything.
 
     \b
     lep-bench prompts mini-llama/instruct mini_facts_ru
     lep-bench prompts ./my-checkpoint darumeru_rcb --suite darumeru -n 1 --ids
     """
-    from lep_bench import bundle, registry, taskfiles
-    from lep_bench.config import Configs
+    from lep_bench import bundle, plugin, tasks
+    from lep_bench.config.load import Configs
 
     bundle.use(data, offline)  # before anything is imported that reads the environment once
     if data is not None:
         bundle.verify(data)
     known = Configs.of(configs or ())
     chosen = known.suite(suite or _suite_with(task, known))
-    folders = (*(tasks_dir or ()), *taskfiles.lm_eval_folders(chosen.lm_eval))
-    file = taskfiles.scan(folders).get(task)
+    folders = (*(tasks_dir or ()), *tasks.lm_eval_folders(chosen.lm_eval))
+    file = tasks.scan_tasks(folders).get(task)
     if suite is not None and task not in chosen.tasks:
         raise LepBenchError(f"suite {suite} has no task {task}; it has {', '.join(chosen.tasks)}")
-    methods = registry.discover(adapters or ())
+    methods = plugin.discover_adapters(adapters or ())
     spec, folder = found(model, file, chosen, known, methods, out)
+    from lep_bench.evaluate import proof
+    from lep_bench.evaluate.lmeval import compile_tasks
+    from lep_bench.pipeline.plan import PAPER, choose_scoring
 
-    from lep_bench.cli import prompting
-    from lep_bench.evaluate import compile_tasks, proof
-    from lep_bench.plan import PAPER, asking
-
-    conversation, scoring = asking(chosen, spec, known.family(spec.family) if spec.family else None)
-    conversation = conversation if shots is None else conversation.model_copy(update={"shots": shots})
-    (compiled,) = compile_tasks([task], folder, conversation, task_folders=folders, metadata=scoring.passed_on(), prove=False)
-    notes = [] if compiled.encoder.has_template else _no_template(spec, chosen, listed=hasattr(compiled.task, "asked"))
+    conversation, scoring = choose_scoring(
+        chosen, spec, known.family(spec.family) if spec.family else None
+    )
+    conversation = (
+        conversation if shots is None else conversation.model_copy(update={"shots": shots})
+    )
+    (compiled,) = compile_tasks(
+        [task],
+        folder,
+        conversation,
+        task_folders=folders,
+        metadata=scoring.passed_on(),
+        prove=False,
+    )
+    notes = (
+        []
+        if compiled.encoder.has_template
+        else _no_template(spec, chosen, listed=hasattr(compiled.task, "asked"))
+    )
     title = f"{spec.name}, {task}, as suite {chosen.name} asks (protocol {chosen.protocol})"
-    prompting.show(compiled, title, scoring.conversation, rows, ids, notes)
+    show_prompts(compiled, title, scoring.conversation, rows, ids, notes)
     # Strict chooses shots by characters, the same for every model: no fault of this one.
-    wrong = [*proof.faults(compiled), *(proof.shortened(compiled) if chosen.protocol == PAPER else ())]
+    wrong = [
+        *proof.find_faults(compiled),
+        *(proof.find_shortened(compiled) if chosen.protocol == PAPER else ()),
+    ]
     for line in [*wrong[:MOST], f"... and {len(wrong) - MOST:,} more"][: len(wrong)]:
         typer.echo(line, err=True)
-    prompting.finish(compiled, len(wrong))
+    finish_prompts(compiled, len(wrong))
     if wrong:
         raise typer.Exit(1)
 
@@ -88,50 +381,78 @@ def _suite_with(task: str, known: Configs) -> str:
 
 
 def _no_template(spec: ModelSpec, suite: Suite, listed: bool) -> list[str]:
-    """What a tokenizer without a chat template is asked in, why, and what else could be chosen. `listed`: whether the task knows listed formats."""
-    from lep_bench.evaluate.encoding import LISTED
-    from lep_bench.plan import PAPER
+    """What a tokenizer without a chat template is asked in, why, and what else could be chosen.
+    `listed`: whether the task knows listed formats.
+    """
+    from lep_bench.evaluate.encode import LISTED
+    from lep_bench.pipeline.plan import PAPER
 
     if spec.family is not None and not spec.is_instruct:
-        return [f"this tokenizer has no chat template and needs none: suite {suite.name} asks {spec.stage} models without"]
-    why = f"as configs say (conversation: {spec.conversation})" if spec.conversation else f"as suite {suite.name} asks models without one"
+        return [
+            (
+                f"this tokenizer has no chat template and needs none: suite {suite.name} asks "
+                f"{spec.stage} models without"
+            )
+        ]
+    why = (
+        f"as configs say (conversation: {spec.conversation})"
+        if spec.conversation
+        else f"as suite {suite.name} asks models without one"
+    )
     choice = "write the model's own chat_template into tokenizer_config.json"
     if listed:
-        where = "configs/baselines/NAME.yaml" if spec.family is None else f"configs/families/{spec.family}.yaml"
+        where = (
+            "configs/baselines/NAME.yaml"
+            if spec.family is None
+            else f"configs/families/{spec.family}.yaml"
+        )
         under = "" if suite.protocol == PAPER else "ask under protocol paper with "
         choice += f", or {under}`conversation: FORMAT` in {where}, FORMAT one of {LISTED}"
     return [f"this tokenizer has no chat template: asked so {why}. To choose: {choice}"]
 
 
-def found(model: str, file: TaskFile, suite: Suite, known: Configs, methods: Registry, out: Path) -> tuple[ModelSpec, Path]:
-    """The model and the folder of its tokenizer. Raises LepBenchError for one that is not there or has to be built first."""
-    from lep_bench import config, planner, sources
-    from lep_bench.store import Store
+def found(
+    model: str, file: TaskFile, suite: Suite, known: Configs, methods: Registry, out: Path
+) -> tuple[ModelSpec, Path]:
+    """The model and the folder of its tokenizer. Raises LepBenchError for one that is not there or
+    has to be built first.
+    """
+    from lep_bench import hub
+    from lep_bench.config import models
+    from lep_bench.pipeline.plan import make_plan
+    from lep_bench.records.store import Store
 
     family = model.split("/")[0]
     wide = suite.model_copy(
-        update={"families": (family,) if family in known.names("families") else suite.families, "baselines": tuple(known.names("baselines"))}
+        update={
+            "families": (family,) if family in known.names("families") else suite.families,
+            "baselines": tuple(known.names("baselines")),
+        }
     )
-    specs = config.select([model], wide, known, methods)
+    specs = models.select_models([model], wide, known, methods)
     if len(specs) != 1:
-        raise LepBenchError(f"{model} names {len(specs)} models: give one of {', '.join(spec.name for spec in specs[:4])}, ...")
+        raise LepBenchError(
+            f"{model} names {len(specs)} models: give one of "
+            f"{', '.join(spec.name for spec in specs[:4])}, ..."
+        )
     (spec,) = specs
     location, revision = spec.location, spec.revision
     if spec.family is not None and spec.tuning is None and spec.stage in ("base", "instruct"):
         given = known.family(spec.family)
         location, revision = getattr(given, spec.stage), getattr(given, f"{spec.stage}_revision")
     if location is None:
-        plan = planner.make(wide, [spec], [file], known, methods, Store(out))
+        plan = make_plan(wide, [spec], [file], known, methods, Store(out))
         maker = plan.makers[spec.key]
         if not maker.startswith("checkpoint:"):
             node = next((node for node in plan.cached if node.id == maker), None)
             if node is None:
                 raise LepBenchError(
-                    f"{model} is not built yet in {out}: run lep-bench run --suite {suite.name} --models {model} first, or name its --out"
+                    f"{model} is not built yet in {out}: run lep-bench run --suite "
+                    f"{suite.name} --models {model} first, or name its --out"
                 )
             return spec, node.folder
-        location, revision = sources.parted(maker)
-    folder = sources.locate_tokenizer(location, revision)
+        location, revision = hub.parse_reference(maker)
+    folder = hub.locate_tokenizer(location, revision)
     if spec.family is None and spec.format is None:
-        spec = replace(spec, format="chat" if sources.has_chat_template(folder) else "plain")
+        spec = replace(spec, format="chat" if hub.has_chat_template(folder) else "plain")
     return spec, folder

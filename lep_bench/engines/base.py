@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from lep_bench.artifact import Artifact
 from lep_bench.errors import CheckpointError
+from lep_bench.records.artifact import Artifact
 
 Ids = Sequence[int]
 Decode = Callable[[list[int]], str]
@@ -17,7 +19,9 @@ Decode = Callable[[list[int]], str]
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Scores of one continuation: natural-log probability per token, and whether each token was the arg max."""
+    """Scores of one continuation: natural-log probability per token, and whether each token was the
+    arg max.
+    """
 
     logprobs: tuple[float, ...]
     greedy: bool
@@ -30,8 +34,8 @@ class TokenScores:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn, applied in this order (as in transformers): logits / temperature, the `top_k` best (0: all),
-    of these the fewest that reach probability `top_p`."""
+    """How tokens are drawn, applied in this order (as in transformers): logits / temperature, the
+    `top_k` best (0: all), of these the fewest that reach probability `top_p`."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -53,9 +57,10 @@ class EngineInfo:
 
 
 @dataclass
-class Counts:
-    """Work since the engine started. `tokens_in` counts ids really read (a shared context once), no padding; `from_store` the
-    answers that a `Stored` engine gave without it, which count nowhere else."""
+class WorkCounts:
+    """Work since the engine started. `tokens_in` counts ids really read (a shared context once), no
+    padding; `from_store` the answers that a `Stored` engine gave without it, which count nowhere
+    else."""
 
     requests: int = 0
     tokens_in: int = 0
@@ -64,21 +69,29 @@ class Counts:
 
 
 class Engine(Protocol):
-    """A loaded body. All answers come in the order of the questions and depend only on the list of questions."""
+    """A loaded body. All answers come in the order of the questions and depend only on the list of
+    questions.
+    """
 
     info: EngineInfo
-    counts: Counts
+    counts: WorkCounts
     max_length: int  # positions the model was made for
 
     def exchange(self, artifact: Artifact) -> None:
-        """Make the body that model. Raises CheckpointError when the artifact is not a patch of this body."""
+        """Make the body that model. Raises CheckpointError when the artifact is not a patch of this
+        body.
+        """
 
     def remarks(self) -> tuple[str, ...]:
-        """What a reader of the present model's scores should know about how they came about, a line each."""
+        """What a reader of the present model's scores should know about how they came about, a line
+        each.
+        """
 
-    def option_logprobs(self, contexts: Sequence[Ids], options: Sequence[Ids]) -> list[list[tuple[float, bool]]]:
-        """Per context, the next-token log-probability of each option and whether it is the arg max: one forward
-        pass per distinct context."""
+    def option_logprobs(
+        self, contexts: Sequence[Ids], options: Sequence[Ids]
+    ) -> list[list[tuple[float, bool]]]:
+        """Per context, the next-token log-probability of each option and whether it is the arg max:
+        one forward pass per distinct context."""
 
     def continuation_logprobs(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[TokenScores]:
         """Per (context, continuation), both non-empty, the scores of the continuation's tokens."""
@@ -94,10 +107,12 @@ class Engine(Protocol):
         seeds: Sequence[int] = (),
         max_characters: int | None = None,
     ) -> list[list[int]]:
-        """Ids per context, without the stop id; a stop string ends after the token that completed it.
+        """Ids per context, without the stop id; a stop string ends after the token that completed
+        it.
 
-        Greedy without `sampling`; with it, context i draws from a generator of its own, seeded by seeds[i], so that its
-        answer does not depend on what else is asked. `max_characters`: a row may end once its text is longer.
+        Greedy without `sampling`; with it, context i draws from a generator of its own, seeded by
+        seeds[i], so that its answer does not depend on what else is asked. `max_characters`: a row
+        may end once its text is longer.
         """
 
     def close(self) -> None:
@@ -105,12 +120,15 @@ class Engine(Protocol):
 
 
 class StopStrings:
-    """Whether the text of generated ids holds a stop string or is longer than `max_characters`; decodes a whole row only
-    when its last token could have completed a stop string, and every `LOOK` tokens for its length."""
+    """Whether the text of generated ids holds a stop string or is longer than `max_characters`;
+    decodes a whole row only when its last token could have completed a stop string, and every
+    `LOOK` tokens for its length."""
 
     LOOK = 8
 
-    def __init__(self, strings: Sequence[str], decode: Decode, max_characters: int | None = None) -> None:
+    def __init__(
+        self, strings: Sequence[str], decode: Decode, max_characters: int | None = None
+    ) -> None:
         self._max_characters = max_characters
         self._strings = [text for text in strings if text]
         self._decode = decode
@@ -128,16 +146,23 @@ class StopStrings:
         last = ids[-1]
         if last not in self._suspect:
             piece = self._decode([last])
-            # A lone byte decodes to U+FFFD, and sentencepiece strips a lone leading space: neither shows what it ends.
-            self._suspect[last] = "�" in piece or not piece or " " in self._ends or any(end in piece for end in self._ends)
+            # A lone byte decodes to U+FFFD, and sentencepiece strips a lone leading space: neither
+            # shows what it ends.
+            self._suspect[last] = (
+                "�" in piece
+                or not piece
+                or " " in self._ends
+                or any(end in piece for end in self._ends)
+            )
         if not self._suspect[last]:
             return False
         text = self._decode(ids)
         return any(stop in text for stop in self._strings)
 
 
-def stop_ids(folder: Path) -> tuple[int, ...]:
-    """The EOS set of a checkpoint folder: generation_config.json, else config.json. Empty where neither names one.
+def read_stop_ids(folder: Path) -> tuple[int, ...]:
+    """The EOS set of a checkpoint folder: generation_config.json, else config.json. Empty where
+    neither names one.
 
     Raises CheckpointError for JSON that cannot be read.
     """
@@ -155,17 +180,23 @@ def stop_ids(folder: Path) -> tuple[int, ...]:
 
 
 def check_ids(sequences: Iterable[Ids], rows: int, name: str) -> None:
-    """Raises ValueError for an empty sequence, CheckpointError for an id outside the `rows` of the vocabulary of model `name`."""
+    """Raises ValueError for an empty sequence, CheckpointError for an id outside the `rows` of the
+    vocabulary of model `name`.
+    """
     for ids in sequences:
         if not ids:
             raise ValueError("an empty token sequence cannot be scored")
         if max(ids) >= rows or min(ids) < 0:
             bad = next(i for i in ids if not 0 <= i < rows)
-            raise CheckpointError(f"{name}: token id {bad} is outside the vocabulary of {rows}: tokenizer and model do not belong together")
+            raise CheckpointError(
+                f"{name}: token id {bad} is outside the vocabulary of {rows}: tokenizer and "
+                "model do not belong together"
+            )
 
 
-def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices in batches of like length, longest first: rows x longest <= budget (one row at least).
+def make_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices in batches of like length, longest first: rows x longest <= budget (one row at
+    least).
 
     Equal lengths keep their order, so a list of requests always makes the same batches.
     """
@@ -178,3 +209,62 @@ def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
             longest = lengths[i]
         made[-1].append(i)
     return made
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice, of the machine or of the GPU."""
+    import torch
+
+    return isinstance(
+        error, (MemoryError, torch.OutOfMemoryError)
+    ) or "can't allocate memory" in str(error)
+
+
+RESET, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+def _gpus(device: str) -> Any:
+    """`torch.cuda` where `device` is one of its, else None."""
+    if not device.startswith("cuda"):
+        return None
+    import torch  # not above: the parent of a run checks rows, and need not wait for torch
+
+    return torch.cuda if torch.cuda.is_available() else None
+
+
+def name_device(device: str) -> str:
+    """`cpu`, or the name of the GPU: numbers from two kinds of device differ in their last digits,
+    and so do their timings.
+    """
+    gpus = _gpus(device)
+    return str(gpus.get_device_name(device)) if gpus else device
+
+
+def reset_peak_memory(device: str) -> None:
+    """From here on `peak` counts. Where the system cannot forget (not Linux), it counts from the
+    start of the process.
+    """
+    if gpus := _gpus(device):
+        gpus.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        RESET.write_text("5", encoding="ascii")  # resets VmHWM, see proc(5)
+
+
+def read_peak_memory(device: str) -> int:
+    """Bytes: on a GPU the most that torch held there, else the most resident memory of this
+    process.
+    """
+    if gpus := _gpus(device):
+        return int(gpus.max_memory_allocated(device))
+    try:
+        line = next(
+            line
+            for line in STATUS.read_text(encoding="ascii").splitlines()
+            if line.startswith("VmHWM:")
+        )
+        return int(line.split()[1]) * 1024
+    except (OSError, StopIteration, ValueError):
+        import resource
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else most * 1024

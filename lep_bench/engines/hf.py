@@ -1,37 +1,61 @@
-"""The engine on transformers: the body is loaded once, patches are exchanged, padding rows never enter a softmax."""
+"""The engine on transformers: the body is loaded once, patches are exchanged, padding rows never
+enter a softmax.
+"""
 
 from __future__ import annotations
 
+import gc
 import hashlib
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import transformers
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache
 
-from lep_bench.artifact import Artifact
-from lep_bench.engines import forward
-from lep_bench.engines.base import Counts, Decode, EngineInfo, Ids, Sampling, StopStrings, TokenScores, check_ids
-from lep_bench.engines.generation import generate
-from lep_bench.engines.memory import Budget
-from lep_bench.errors import CheckpointError
-from lep_bench.surgery.patch import dtype_name, load_tensors, raw
+from lep_bench.engines.base import (
+    Decode,
+    EngineInfo,
+    Ids,
+    Sampling,
+    StopStrings,
+    TokenScores,
+    WorkCounts,
+    check_ids,
+    is_out_of_memory,
+    make_batches,
+)
+from lep_bench.errors import CheckpointError, LepBenchError
+from lep_bench.records.artifact import Artifact
+from lep_bench.surgery.weights.patch import dtype_name, load_tensors, raw_bytes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Tokens in one batch. Small on a CPU: a batch whose activations stay in the processor's cache is faster than a larger one.
+# Tokens in one batch. Small on a CPU: a batch whose activations stay in the processor's cache is
+# faster than a larger one.
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 # Prompt and new tokens in one generation batch: a step reads one token per row, so many rows pay.
 GENERATION_TOKENS = {"cpu": 16384, "cuda": 65536}
 
 
 class HfEngine:
-    """A transformers model as an `Engine`. `body` is a local checkpoint folder; nothing is fetched, no code is trusted."""
+    """A transformers model as an `Engine`. `body` is a local checkpoint folder; nothing is fetched,
+    no code is trusted.
+    """
 
-    def __init__(self, body: Path, dtype: str = "float32", device: str = "cpu", batch_tokens: int | None = None) -> None:
-        """Load `body`. Raises CheckpointError for a folder that is no checkpoint, is damaged, or lacks tensors."""
+    def __init__(
+        self,
+        body: Path,
+        dtype: str = "float32",
+        device: str = "cpu",
+        batch_tokens: int | None = None,
+    ) -> None:
+        """Load `body`. Raises CheckpointError for a folder that is no checkpoint, is damaged, or
+        lacks tensors.
+        """
         if dtype not in DTYPES:
             raise CheckpointError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
         self.body = Path(body).resolve()
@@ -39,35 +63,47 @@ class HfEngine:
         self._model = _load(self.body, DTYPES[dtype]).to(self.device)
         self._embedding: nn.Embedding = self._model.get_input_embeddings()
         self._output: nn.Linear = self._model.get_output_embeddings()
-        self._embedding.padding_idx = None  # only training needs it, and a smaller vocabulary may not have that id
+        # only training needs it, and a smaller vocabulary may not have that id
+        self._embedding.padding_idx = None
         self._tied = self._output.weight is self._embedding.weight
-        self._originals: dict[str, nn.Parameter] = {}  # what the patch in place has changed, as it was
+        # what the patch in place has changed, as it was
+        self._originals: dict[str, nn.Parameter] = {}
         self._config = (self._model.config.vocab_size, self._model.config.eos_token_id)
         self.real_rows = self._output.weight.shape[0]
         self.max_length = int(getattr(self._model.config, "max_position_embeddings", None) or 2048)
         self.batch = Budget(batch_tokens or BATCH_TOKENS.get(self.device.type, 16384))
-        self.generation_batch = Budget(4 * batch_tokens if batch_tokens else GENERATION_TOKENS.get(self.device.type, 65536))
+        self.generation_batch = Budget(
+            4 * batch_tokens if batch_tokens else GENERATION_TOKENS.get(self.device.type, 65536)
+        )
         self.info = EngineInfo("hf", transformers.__version__, str(self.device), dtype)
-        self.counts = Counts()
+        self.counts = WorkCounts()
         self.model: Artifact | None = None
         self._prove_head()
 
-    # ---- exchange -------------------------------------------------------------------------------------------------
+    # ---- exchange
 
     def exchange(self, artifact: Artifact) -> None:
-        """Put `artifact` in place: first the body's own tensors come back, then the patch's take their place.
+        """Put `artifact` in place: first the body's own tensors come back, then the patch's take
+        their place.
 
-        Raises CheckpointError (leaving the body as it was) when the patch belongs to another body or does not fit it.
+        Raises CheckpointError (leaving the body as it was) when the patch belongs to another body
+        or does not fit it.
         """
         if Path(artifact.body).resolve() != self.body:
-            raise CheckpointError(f"{artifact.name} belongs to the body {artifact.body}, but {self.body} is loaded: it needs an engine of its own")
+            raise CheckpointError(
+                f"{artifact.name} belongs to the body {artifact.body}, but {self.body} is "
+                "loaded: it needs an engine of its own"
+            )
         self.restore()
         try:
             self._apply(load_tensors(artifact), artifact)
             rows = self._output.weight.shape[0]
             real = artifact.lep.vocabulary_size or rows
             if real > rows:
-                raise CheckpointError(f"{artifact.folder}: lep.json counts {real} vocabulary entries, the head has {rows} rows")
+                raise CheckpointError(
+                    f"{artifact.folder}: lep.json counts {real} vocabulary entries, the head "
+                    f"has {rows} rows"
+                )
         except BaseException:
             self.restore()
             raise
@@ -88,11 +124,13 @@ class HfEngine:
         self.model = None
 
     def body_digest(self) -> str:
-        """SHA-256 over name, shape and bytes of every tensor now in place (hexadecimal, 64 digits)."""
+        """SHA-256 over name, shape and bytes of every tensor now in place (hexadecimal, 64
+        digits).
+        """
         digest = hashlib.sha256()
         for name, tensor in sorted(self._model.state_dict().items()):
             digest.update(f"{name}{dtype_name(tensor.dtype)}{list(tensor.shape)}".encode())
-            digest.update(raw(tensor.detach().cpu().contiguous()))
+            digest.update(raw_bytes(tensor.detach().cpu().contiguous()))
         return digest.hexdigest()
 
     def _apply(self, tensors: dict[str, torch.Tensor], artifact: Artifact) -> None:
@@ -104,19 +142,32 @@ class HfEngine:
             vocabulary = known[name] is self._embedding.weight or known[name] is self._output.weight
             wanted = known[name].shape
             if tensor.shape[1:] != wanted[1:] or (tensor.shape != wanted and not vocabulary):
-                raise CheckpointError(f"{where} has shape {list(tensor.shape)}, the body's has {list(wanted)}")
+                raise CheckpointError(
+                    f"{where} has shape {list(tensor.shape)}, the body's has {list(wanted)}"
+                )
             if not torch.isfinite(tensor).all():
                 raise CheckpointError(f"{where} holds values that are not finite")
-        parts = [t for n, t in tensors.items() if known[n] is self._embedding.weight or known[n] is self._output.weight]
+        parts = [
+            t
+            for n, t in tensors.items()
+            if known[n] is self._embedding.weight or known[n] is self._output.weight
+        ]
         if self._tied and len(parts) == 2 and not torch.equal(*parts):
-            raise CheckpointError(f"{artifact.folder} changes embedding and head apart, but the body {self.body} ties them")
+            raise CheckpointError(
+                f"{artifact.folder} changes embedding and head apart, but the body "
+                f"{self.body} ties them"
+            )
         for name, tensor in tensors.items():
             value = tensor.to(self.device, known[name].dtype)
             self._originals.setdefault(name, known[name])
             self._set(name, nn.Parameter(value, requires_grad=False))
         if self._embedding.weight.shape[0] != self._output.weight.shape[0]:
-            sizes = f"{self._embedding.weight.shape[0]} rows, the head {self._output.weight.shape[0]}"
-            raise CheckpointError(f"{artifact.folder}: the embedding has {sizes}: the patch must hold both")
+            sizes = (
+                f"{self._embedding.weight.shape[0]} rows, the head {self._output.weight.shape[0]}"
+            )
+            raise CheckpointError(
+                f"{artifact.folder}: the embedding has {sizes}: the patch must hold both"
+            )
         self._follow(self._embedding.weight.shape[0], self._config[1])
 
     def _set(self, name: str, parameter: nn.Parameter) -> None:
@@ -133,17 +184,24 @@ class HfEngine:
         self._embedding.num_embeddings = self._output.out_features = rows
 
     def _prove_head(self) -> None:
-        """Hidden states x head must be the model's logits: architectures that cap or scale them are refused, not misread."""
+        """Hidden states x head must be the model's logits: architectures that cap or scale them are
+        refused, not misread.
+        """
         ids = torch.arange(min(4, self.real_rows), device=self.device)[None]
         with torch.inference_mode():
             hidden = self._model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            ours, theirs = self.logits(hidden[0]), self._model(input_ids=ids, use_cache=False).logits[0].float()
+            ours, theirs = (
+                self.logits(hidden[0]),
+                self._model(input_ids=ids, use_cache=False).logits[0].float(),
+            )
         if not torch.allclose(ours, theirs, atol=1e-3, rtol=1e-3, equal_nan=True):
             raise CheckpointError(
-                f"{self.body}: the architecture {self._model.config.model_type} changes its logits after the head; the hf engine cannot score it"
+                f"{self.body}: the architecture {self._model.config.model_type} changes its "
+                "logits after the head; the hf engine cannot score it"
             )
 
-    # ---- what `forward` and `generation` use ----------------------------------------------------------------------
+    # ---- what `forward` and `generation` use
+    # ----------------------------------------------------------------------
 
     def hidden(self, **inputs: object) -> torch.Tensor:
         """Hidden states [B, T, d] after the last norm."""
@@ -152,13 +210,21 @@ class HfEngine:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[n, d] -> float32 [n, real rows]: padding rows are cut off before any softmax."""
         bias = self._output.bias
-        return nn.functional.linear(hidden, self._output.weight[: self.real_rows], None if bias is None else bias[: self.real_rows]).float()
+        return nn.functional.linear(
+            hidden,
+            self._output.weight[: self.real_rows],
+            None if bias is None else bias[: self.real_rows],
+        ).float()
 
-    # ---- answers --------------------------------------------------------------------------------------------------
+    # ---- answers
 
     @torch.inference_mode()
-    def option_logprobs(self, contexts: Sequence[Ids], options: Sequence[Ids]) -> list[list[tuple[float, bool]]]:
-        """See `Engine`. One forward pass per distinct context, the head only at its last position."""
+    def option_logprobs(
+        self, contexts: Sequence[Ids], options: Sequence[Ids]
+    ) -> list[list[tuple[float, bool]]]:
+        """See `Engine`. One forward pass per distinct context, the head only at its last
+        position.
+        """
         self._check(contexts)
         self._check(options)
         self.counts.requests += sum(map(len, options))
@@ -169,9 +235,16 @@ class HfEngine:
         answers: list[list[tuple[float, bool]]] = [[] for _ in contexts]
 
         def score(batch: list[int]) -> None:
-            last = forward.last_hidden(self, [keys[k] for k in batch])
-            wanted = [(row, i, option) for row, k in enumerate(batch) for i in distinct[keys[k]] for option in options[i]]
-            scores = forward.look_up(self, last, [row for row, _, _ in wanted], [option for _, _, option in wanted])
+            last = compute_last_hidden(self, [keys[k] for k in batch])
+            wanted = [
+                (row, i, option)
+                for row, k in enumerate(batch)
+                for i in distinct[keys[k]]
+                for option in options[i]
+            ]
+            scores = look_up_logprobs(
+                self, last, [row for row, _, _ in wanted], [option for _, _, option in wanted]
+            )
             for (_, i, _), answer in zip(wanted, scores, strict=True):
                 answers[i].append(answer)
 
@@ -180,23 +253,30 @@ class HfEngine:
 
     @torch.inference_mode()
     def continuation_logprobs(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[TokenScores]:
-        """See `Engine`. A context with several continuations is read once, its keys and values serve them all."""
+        """See `Engine`. A context with several continuations is read once, its keys and values
+        serve them all.
+        """
         self._check(part for pair in pairs for part in pair)
         self.counts.requests += len(pairs)
         keys = [(tuple(context), tuple(continuation)) for context, continuation in pairs]
         groups: dict[tuple[int, ...], dict[tuple[int, ...], None]] = {}
         for context, continuation in keys:
             groups.setdefault(context, {})[continuation] = None
-        alone = [(context, next(iter(group))) for context, group in groups.items() if len(group) == 1]
+        alone = [
+            (context, next(iter(group))) for context, group in groups.items() if len(group) == 1
+        ]
         shared = [(context, list(group)) for context, group in groups.items() if len(group) > 1]
         found: dict[tuple[tuple[int, ...], tuple[int, ...]], TokenScores] = {}
 
         def score_alone(batch: list[int]) -> None:
             chosen = [alone[i] for i in batch]
-            found.update(zip(chosen, forward.score_whole(self, chosen), strict=True))
+            found.update(zip(chosen, score_whole(self, chosen), strict=True))
 
         self.batch.each([len(c) + len(a) - 1 for c, a in alone], score_alone)
-        self.batch.each([len(c) for c, _ in shared], lambda batch: found.update(forward.score_shared(self, [shared[i] for i in batch])))
+        self.batch.each(
+            [len(c) for c, _ in shared],
+            lambda batch: found.update(score_shared(self, [shared[i] for i in batch])),
+        )
         return [found[key] for key in keys]
 
     @torch.inference_mode()
@@ -214,19 +294,34 @@ class HfEngine:
         """See `Engine`. Equal questions are answered once."""
         self._check(contexts)
         self.counts.requests += len(contexts)
-        asked = list(zip(map(tuple, contexts), [0] * len(contexts) if sampling is None else seeds, strict=True))
+        asked = list(
+            zip(
+                map(tuple, contexts),
+                [0] * len(contexts) if sampling is None else seeds,
+                strict=True,
+            )
+        )
         places: dict[tuple[int, ...], dict[tuple[tuple[int, ...], int], None]] = {}
         for context, seed in asked:
             places.setdefault(context, {})[context, seed] = None
-        groups = [list(group) for group in places.values()]  # all seeds of a context in one batch: it is read once
+        # all seeds of a context in one batch: it is read once
+        groups = [list(group) for group in places.values()]
         stops = StopStrings(stop_strings, decode, max_characters)
         found: dict[tuple[tuple[int, ...], int], list[int]] = {}
 
         def answer(batch: list[int]) -> None:
             chosen = [key for i in batch for key in groups[i]]
-            found.update(zip(chosen, generate(self, chosen, max_new, frozenset(stop_ids), stops, sampling), strict=True))
+            found.update(
+                zip(
+                    chosen,
+                    generate_ids(self, chosen, max_new, frozenset(stop_ids), stops, sampling),
+                    strict=True,
+                )
+            )
 
-        self.generation_batch.each([len(group) * (len(group[0][0]) + max_new) for group in groups], answer)
+        self.generation_batch.each(
+            [len(group) * (len(group[0][0]) + max_new) for group in groups], answer
+        )
         return [list(found[key]) for key in asked]
 
     def close(self) -> None:
@@ -247,10 +342,17 @@ def _load(body: Path, dtype: torch.dtype) -> nn.Module:
     transformers.utils.logging.disable_progress_bar()  # a bar per body would tear ours apart
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            body, dtype=dtype, local_files_only=True, trust_remote_code=False, attn_implementation="sdpa", output_loading_info=True
+            body,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            attn_implementation="sdpa",
+            output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{body} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        raise CheckpointError(
+            f"{body} cannot be loaded: {str(error).strip().splitlines()[0]}"
+        ) from error
     finally:
         if bars:
             transformers.utils.logging.enable_progress_bar()
@@ -258,5 +360,353 @@ def _load(body: Path, dtype: torch.dtype) -> nn.Module:
     for kind in ("missing_keys", "mismatched_keys"):
         names = sorted(map(str, report.get(kind) or ()))
         if names:
-            raise CheckpointError(f"{body} is incomplete: {len(names)} tensors are {kind.split('_')[0]}, the first is {names[0]}")
+            raise CheckpointError(
+                f"{body} is incomplete: {len(names)} tensors are {kind.split('_')[0]}, the "
+                f"first is {names[0]}"
+            )
     return model.eval().requires_grad_(False)
+
+
+# Logits held at once, whatever the vocabulary: small on a CPU, where they should stay in its cache.
+HEAD_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
+# at least so many positions at once: for fewer, reading the head's matrix again and again is what
+# takes the time
+HEAD_ROWS = 32
+
+
+def compute_last_hidden(engine: HfEngine, contexts: Sequence[Ids]) -> torch.Tensor:
+    """[B, d]: hidden state at the last position of each context. Padded on the right: causal
+    attention needs no mask.
+    """
+    ids, lengths = pad_right(contexts, engine.device)
+    engine.counts.tokens_in += int(lengths.sum())
+    hidden = engine.hidden(input_ids=ids, use_cache=False)
+    return hidden[torch.arange(len(contexts), device=engine.device), lengths.to(engine.device) - 1]
+
+
+def look_up_logprobs(
+    engine: HfEngine, hidden: torch.Tensor, rows: Sequence[int], targets: Sequence[int]
+) -> list[tuple[float, bool]]:
+    """For each (row of `hidden` [B, d], target id): log-probability of the target there, and
+    whether it is the arg max.
+    """
+    row = torch.tensor(rows, device=engine.device)
+    target = torch.tensor(targets, device=engine.device)
+    logprobs = torch.empty(len(rows), device=engine.device)
+    greedy = torch.empty(len(rows), dtype=torch.bool, device=engine.device)
+    # Rows come in order, so a slice of `hidden` and the questions about it are done together.
+    for start, logits in head_blocks(engine, hidden):
+        inside = (row >= start) & (row < start + len(logits))
+        local, wanted = row[inside] - start, target[inside]
+        value = logits[local, wanted]
+        logprobs[inside] = value - torch.logsumexp(logits, -1)[local]
+        # The maximum is much cheaper than its place; the place matters only where the target
+        # reaches the maximum.
+        best = value == logits.amax(-1)[local]
+        best[best.clone()] = logits[local[best]].argmax(-1) == wanted[best]
+        greedy[inside] = best
+    return list(zip(logprobs.tolist(), greedy.tolist(), strict=True))
+
+
+def score_whole(engine: HfEngine, pairs: Sequence[tuple[Ids, Ids]]) -> list[TokenScores]:
+    """Each (context, continuation) as one sequence; the head runs on the continuation's positions
+    only.
+    """
+    ids, lengths = pad_right(
+        [[*context, *continuation[:-1]] for context, continuation in pairs], engine.device
+    )
+    engine.counts.tokens_in += int(lengths.sum())
+    hidden = engine.hidden(input_ids=ids, use_cache=False)
+    rows = [r for r, (_, continuation) in enumerate(pairs) for _ in continuation]
+    columns = [
+        len(context) - 1 + j for context, continuation in pairs for j in range(len(continuation))
+    ]
+    chosen = hidden[
+        torch.tensor(rows, device=engine.device), torch.tensor(columns, device=engine.device)
+    ]
+    scores = iter(
+        look_up_logprobs(
+            engine, chosen, range(len(rows)), [t for _, continuation in pairs for t in continuation]
+        )
+    )
+    return [_token_scores([next(scores) for _ in continuation]) for _, continuation in pairs]
+
+
+def score_shared(
+    engine: HfEngine, groups: Sequence[tuple[tuple[int, ...], list[tuple[int, ...]]]]
+) -> dict[tuple[tuple[int, ...], tuple[int, ...]], TokenScores]:
+    """Contexts with several continuations each: the context is read once, its keys and values serve
+    every continuation.
+    """
+    cache, mask, lengths = (
+        DynamicCache(),
+        *make_left_mask([len(context) for context, _ in groups], engine.device),
+    )
+    hidden = prefill(engine, [context for context, _ in groups], mask, cache)
+    asked = [
+        (g, continuation)
+        for g, (_, continuations) in enumerate(groups)
+        for continuation in continuations
+    ]
+    first = look_up_logprobs(
+        engine, hidden, [g for g, _ in asked], [continuation[0] for _, continuation in asked]
+    )
+    scores = {question: [answer] for question, answer in zip(asked, first, strict=True)}
+    longer = [question for question in asked if len(question[1]) > 1]
+    width = mask.shape[1]
+    for batch in make_batches(
+        [width + len(continuation) - 1 for _, continuation in longer], 4 * engine.batch.tokens
+    ):
+        chosen = [longer[i] for i in batch]
+        answers = iter(_continue_shared(engine, chosen, cache, mask, lengths))
+        for question in chosen:
+            scores[question] += [next(answers) for _ in question[1][1:]]
+    return {
+        (groups[g][0], continuation): _token_scores(answers)
+        for (g, continuation), answers in scores.items()
+    }
+
+
+def _continue_shared(
+    engine: HfEngine,
+    chosen: Sequence[tuple[int, tuple[int, ...]]],
+    cache: DynamicCache,
+    mask: torch.Tensor,
+    lengths: torch.Tensor,
+) -> list[tuple[float, bool]]:
+    """Scores of every continuation's second to last token, one after the other."""
+    row = torch.tensor([g for g, _ in chosen], device=engine.device)
+    ids, sizes = pad_right([continuation[:-1] for _, continuation in chosen], engine.device)
+    engine.counts.tokens_in += int(sizes.sum())
+    copied = DynamicCache([(layer.keys[row], layer.values[row]) for layer in cache.layers])
+    # What is padded on the right comes last and is seen by nobody who counts: ones do.
+    whole = torch.cat([mask[row], mask.new_ones(ids.shape)], 1)
+    positions = lengths[row][:, None] + torch.arange(ids.shape[1], device=engine.device)
+    hidden = engine.hidden(
+        input_ids=ids,
+        attention_mask=whole,
+        position_ids=positions,
+        past_key_values=copied,
+        use_cache=True,
+    )
+    real = torch.arange(ids.shape[1]) < sizes[:, None]
+    found = hidden[real.to(engine.device)]
+    return look_up_logprobs(
+        engine,
+        found,
+        range(len(found)),
+        [t for _, continuation in chosen for t in continuation[1:]],
+    )
+
+
+def prefill(
+    engine: HfEngine, contexts: Sequence[Ids], mask: torch.Tensor, cache: DynamicCache
+) -> torch.Tensor:
+    """[B, d]: hidden state at the end of each context (padded on the LEFT by `mask`), keys and
+    values kept in `cache`.
+
+    Left, because what follows must stand at its right distance: transformers measures a sliding
+    window by columns. `cache` is a DynamicCache made without a config, so that windowed layers keep
+    every column too.
+    """
+    ids = mask.new_zeros(mask.shape)
+    ids[mask.bool()] = torch.tensor(
+        [i for context in contexts for i in context], device=mask.device
+    )
+    engine.counts.tokens_in += sum(map(len, contexts))
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    return engine.hidden(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+    )[:, -1]
+
+
+def make_left_mask(
+    lengths: Sequence[int], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(mask [B, T] of 0 and 1 with each row's ones at the right, lengths [B])."""
+    size = torch.tensor(lengths, device=device)
+    width = int(max(lengths))
+    return (torch.arange(width, device=device) >= width - size[:, None]).long(), size
+
+
+def pad_right(sequences: Sequence[Ids], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids [B, T] on the device, lengths [B] on the CPU), filled up with id 0."""
+    width = max(map(len, sequences))
+    ids = torch.tensor([[*sequence, *[0] * (width - len(sequence))] for sequence in sequences])
+    return ids.to(device), torch.tensor([len(sequence) for sequence in sequences])
+
+
+def head_blocks(engine: HfEngine, hidden: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    """(first row, logits [n, V]) over `hidden` [B, d], few enough rows at once that memory does not
+    grow with the vocabulary.
+    """
+    size = max(HEAD_ROWS, HEAD_ELEMENTS.get(engine.device.type, 1 << 26) // engine.real_rows)
+    for start in range(0, len(hidden), size):
+        yield start, engine.logits(hidden[start : start + size])
+
+
+def _token_scores(answers: Sequence[tuple[float, bool]]) -> TokenScores:
+    return TokenScores(tuple(value for value, _ in answers), all(best for _, best in answers))
+
+
+# the batch is made smaller when fewer rows than this share are still going: copying costs too
+SHRINK = 0.8
+
+
+def generate_ids(
+    engine: HfEngine,
+    asked: Sequence[tuple[tuple[int, ...], int]],
+    max_new: int,
+    stop_ids: frozenset[int],
+    stops: StopStrings,
+    sampling: Sampling | None,
+) -> list[list[int]]:
+    """Generated ids per (context, seed), without the stop id, at most `max_new`; with the token
+    that completed a stop string.
+
+    A context that stands with several seeds is read once.
+    """
+    outputs: list[list[int]] = [[] for _ in asked]
+    if max_new < 1:
+        return outputs
+    contexts = list(dict.fromkeys(context for context, _ in asked))
+    cache = DynamicCache()
+    mask, positions = make_left_mask([len(context) for context in contexts], engine.device)
+    hidden = prefill(engine, contexts, mask, cache)
+    if len(contexts) < len(asked):
+        number = {context: n for n, context in enumerate(contexts)}
+        place = torch.tensor([number[context] for context, _ in asked], device=engine.device)
+        cache.batch_select_indices(place)
+        hidden, mask, positions = hidden[place], mask[place], positions[place]
+    generators = [random.Random(seed) for _, seed in asked]
+    rows = list(range(len(asked)))  # which question each row of the batch belongs to
+    going = [True] * len(rows)
+    for step in range(max_new):
+        uniform = None if sampling is None else [generators[row].random() for row in rows]
+        chosen = torch.cat(
+            [
+                logits.argmax(-1)
+                if sampling is None or uniform is None
+                else draw_ids(logits, sampling, uniform[start : start + len(logits)])
+                for start, logits in head_blocks(engine, hidden)
+            ]
+        )
+        for r, token in enumerate(chosen.tolist()):
+            if not going[r]:
+                continue
+            engine.counts.tokens_out += 1
+            if token in stop_ids:
+                going[r] = False
+                continue
+            output = outputs[rows[r]]
+            output.append(token)
+            going[r] = not stops.hit(output)
+        left = sum(going)
+        if not left or step == max_new - 1:
+            break
+        if left <= SHRINK * len(rows):
+            keep = torch.tensor([r for r, on in enumerate(going) if on], device=engine.device)
+            cache.batch_select_indices(keep)
+            chosen, mask, positions = chosen[keep], mask[keep], positions[keep]
+            rows = [row for row, on in zip(rows, going, strict=True) if on]
+            going = [True] * len(rows)
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
+        hidden = engine.hidden(
+            input_ids=chosen[:, None],
+            attention_mask=mask,
+            position_ids=positions[:, None],
+            past_key_values=cache,
+            use_cache=True,
+        )[:, -1]
+        positions = positions + 1
+    return outputs
+
+
+def filter_candidates(
+    logits: torch.Tensor, sampling: Sampling
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids [B, k], probabilities [B, k] in float64, 0 for what `sampling` leaves out), likeliest
+    first, equal ones by id.
+
+    What transformers' warpers leave for temperature, top_k and top_p in that order: scores equal to
+    the k-th are kept too.
+    """
+    scores = logits / sampling.temperature
+    count = min(sampling.top_k or scores.shape[-1], scores.shape[-1])
+    worst = scores.topk(count).values[:, -1:]
+    tied = int((scores >= worst).sum(-1).max())
+    values, ids = scores.topk(tied)
+    values = values.masked_fill(values < worst, -torch.inf)
+    # topk orders equal scores as it likes: by id, so that a row's candidates stand in one order in
+    # every batch.
+    ids, order = ids.sort(-1)
+    values, order = values.gather(-1, order).sort(dim=-1, descending=True, stable=True)
+    ids = ids.gather(-1, order)
+    probabilities = values.double().softmax(-1)
+    before = probabilities.cumsum(-1) - probabilities
+    kept = probabilities.masked_fill(before >= sampling.top_p, 0.0)
+    return ids, kept / kept.sum(-1, keepdim=True)
+
+
+def draw_ids(logits: torch.Tensor, sampling: Sampling, uniform: Sequence[float]) -> torch.Tensor:
+    """[B, V] and one number in [0, 1) per row -> [B] ids: where the candidates' running sum of
+    probabilities passes it.
+    """
+    ids, probabilities = filter_candidates(logits, sampling)
+    wanted = torch.tensor(uniform, dtype=torch.float64, device=logits.device)[:, None]
+    # Rounding may leave the whole sum below 1: never beyond the last candidate.
+    index = torch.minimum(
+        (probabilities.cumsum(-1) <= wanted).sum(-1), (probabilities > 0).sum(-1) - 1
+    )
+    return ids.gather(-1, index[:, None])[:, 0]
+
+
+@dataclass
+class Budget:
+    """Tokens in one batch. What did not fit once is not tried again: the budget stays small for the
+    engine's life.
+    """
+
+    tokens: int
+
+    def each(self, lengths: Sequence[int], do: Callable[[list[int]], None]) -> None:
+        """`do(indices)` for batches of `lengths` that keep to the budget; when memory runs out it
+        is halved and the rest goes on.
+
+        `do` may be called again for what it was given before it ran out. Raises LepBenchError when
+        one sequence alone is too much.
+        """
+        waiting = make_batches(lengths, self.tokens)
+        while waiting:
+            try:
+                do(waiting[0])
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(waiting[0]) == 1:
+                    size = lengths[waiting[0][0]]
+                    raise LepBenchError(
+                        f"engine hf: out of memory for one sequence of {size} tokens: free "
+                        "some, use --dtype bfloat16 or a machine with more"
+                    ) from error
+            else:
+                waiting.pop(0)
+                continue
+            # Only here: while an error is handled, its traceback keeps the tensors of the failed
+            # batch.
+            self.tokens = max(1, lengths[waiting[0][0]] * len(waiting[0]) // 2)
+            gc.collect()
+            # not above: whether vLLM is installed is asked by commands that must start fast
+            import torch
+
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            left = [i for batch in waiting for i in batch]
+            waiting = [
+                [left[k] for k in batch]
+                for batch in make_batches([lengths[i] for i in left], self.tokens)
+            ]

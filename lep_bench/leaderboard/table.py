@@ -1,4 +1,6 @@
-"""The table as data: blocks of rows that may be compared, each cell with its error, each difference with its control."""
+"""The table as data: blocks of rows that may be compared, each cell with its error, each difference
+with its control.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +8,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lep_bench.leaderboard.cells import Condition
-from lep_bench.results import Noise
+from lep_bench.records.schema import Noise
 
 SYMBOLS = "symbols_per_token"
 BITS = "bits_per_byte"
-Verdict = Literal["higher", "lower", "equal", "undecided"]  # what a comparison says after correction; "equal": within ±delta
+# what a comparison says after correction; "equal": within ±delta
+Verdict = Literal["higher", "lower", "equal", "undecided"]
 
 
 @dataclass(frozen=True)
 class Column:
-    """One score. `percent` columns hold 0 to 1 and are printed times 100; `digits` are those printed."""
+    """One score. `percent` columns hold 0 to 1 and are printed times 100; `digits` are those
+    printed.
+    """
 
     key: str
     label: str
@@ -28,11 +33,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A number and how sure it is. `stderr` is over items, `spread` the standard deviation over `seeds` training seeds,
-    `sampling` the one over `samplings` draws of sampled answers, whose mean `value` is (None where nothing was sampled).
+    """A number and how sure it is. `stderr` is over items, `spread` the standard deviation over
+    `seeds` training seeds, `sampling` the one over `samplings` draws of sampled answers, whose mean
+    `value` is (None where nothing was sampled).
 
-    Status "missing": never asked; "failed": asked, and the reason stands in the table's failures. `limit`: asked on so many items only.
-    `edited`: result or samples are not as they were written; no difference is computed with it.
+    Status "missing": never asked; "failed": asked, and the reason stands in the table's failures.
+    `limit`: asked on so many items only. `edited`: result or samples are not as they were written;
+    no difference is computed with it.
     """
 
     status: str = "missing"
@@ -46,12 +53,15 @@ class Cell:
     edited: bool = False
     sampling: float | None = None
     samplings: int = 1
-    verdict: Verdict | None = None  # against the same column of the row's control, corrected over the block's tasks and rows
+    # against the same column of the row's control, corrected over the block's tasks and rows
+    verdict: Verdict | None = None
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A further mean: over the tasks of a group (always plain), or over fewer tasks than the suite's own mean (of its kind)."""
+    """A further mean: over the tasks of a group (always plain), or over fewer tasks than the
+    suite's own mean (of its kind).
+    """
 
     label: str
     tasks: tuple[str, ...]
@@ -60,7 +70,9 @@ class Summary:
 
 @dataclass(frozen=True)
 class Contamination:
-    """What a scan of training texts found: per task the number of rows read and of rows flagged. `ngram` is in words."""
+    """What a scan of training texts found: per task the number of rows read and of rows flagged.
+    `ngram` is in words.
+    """
 
     texts: tuple[str, ...]
     ngram: int
@@ -74,9 +86,11 @@ class Contamination:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of a row minus mean of its `control`, paired over the items both answered; `seeds` is the smaller count.
+    """Mean of a row minus mean of its `control`, paired over the items both answered; `seeds` is
+    the smaller count.
 
-    `low` and `high` bound it with 95%; `p` is of the test that is named, `corrected` after Holm over the block's contrasts.
+    `low` and `high` bound it with 95%; `p` is of the test that is named, `corrected` after Holm
+    over the block's contrasts.
     """
 
     control: str
@@ -93,8 +107,10 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """A planned contrast of the suite's mean: `question` says which, `model` is compared with `difference.control`."""
+class Contrast:
+    """A planned contrast of the suite's mean: `question` says which, `model` is compared with
+    `difference.control`.
+    """
 
     question: str
     model: str
@@ -103,10 +119,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Health:
-    """What a row's generated texts look like, over the tasks that generate. Shares run from 0 to 1, None where not known.
+    """What a row's generated texts look like, over the tasks that generate. Shares run from 0 to 1,
+    None where not known.
 
-    `stopped`: ended before the limit; `cyrillic`: of the letters, where the reference is Russian; `repeated`: of the word
-    4-grams, those that occurred before in the same text; `invalid`: texts with bytes that are no UTF-8 (U+FFFD).
+    `stopped`: ended before the limit; `cyrillic`: of the letters, where the reference is Russian;
+    `repeated`: of the word 4-grams, those that occurred before in the same text; `invalid`: texts
+    with bytes that are no UTF-8 (U+FFFD).
     """
 
     texts: int
@@ -118,8 +136,9 @@ class Health:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the `tasks` (of the suite's `of`) took whose every answer the engine gave in this run. `characters` are those of
-    the questions; `seconds` and `memory` (bytes) are None in results of earlier versions. `machine` says in words where."""
+    """What the `tasks` (of the suite's `of`) took whose every answer the engine gave in this run.
+    `characters` are those of the questions; `seconds` and `memory` (bytes) are None in results of
+    earlier versions. `machine` says in words where."""
 
     tasks: int
     of: int
@@ -133,10 +152,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class Row:
-    """One model under one condition, all its training seeds together. `letter` names a row that others are compared with.
+    """One model under one condition, all its training seeds together. `letter` names a row that
+    others are compared with.
 
-    `clean`: (score, score without the flagged rows) per task with flagged rows, then of the mean; None where there is no such number.
-    `refused`: why there is no difference although row and control were scored: edited, other versions, other machines.
+    `clean`: (score, score without the flagged rows) per task with flagged rows, then of the mean;
+    None where there is no such number. `refused`: why there is no difference although row and
+    control were scored: edited, other versions, other machines.
     """
 
     model: str
@@ -152,7 +173,8 @@ class Row:
     clean: tuple[tuple[float, float] | None, ...] = ()
     cost: Cost | None = None
     refused: str | None = None
-    rank: tuple[int, int] | None = None  # best and worst rank by the mean among the section's rows, jointly with 95%
+    # best and worst rank by the mean among the section's rows, jointly with 95%
+    rank: tuple[int, int] | None = None
     health: Health | None = None
 
     @property
@@ -173,7 +195,9 @@ class Row:
     @property
     def failed(self) -> bool:
         """Whether nothing at all could be scored."""
-        return not any(c.status == "ok" for c in self.cells) and any(c.status == "failed" for c in self.cells)
+        return not any(c.status == "ok" for c in self.cells) and any(
+            c.status == "failed" for c in self.cells
+        )
 
 
 @dataclass(frozen=True)
@@ -189,12 +213,13 @@ class Section:
 class Block:
     """Rows that were asked in the same way: the only ones whose numbers may be compared.
 
-    `smallest`: the difference of the mean that a single contrast would have found with a power of 80% (median over contrasts).
+    `smallest`: the difference of the mean that a single contrast would have found with a power of
+    80% (median over contrasts).
     """
 
     condition: Condition
     sections: tuple[Section, ...]
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[Contrast, ...] = ()
     smallest: float | None = None
 
     @property
@@ -215,7 +240,9 @@ class Failure:
 
 @dataclass(frozen=True)
 class Note:
-    """What results say beside their numbers: how a tokenizer had to be read, prompts cut, shots dropped, rows left out."""
+    """What results say beside their numbers: how a tokenizer had to be read, prompts cut, shots
+    dropped, rows left out.
+    """
 
     text: str
     tasks: tuple[str, ...]
@@ -224,9 +251,10 @@ class Note:
 
 @dataclass(frozen=True)
 class Table:
-    """Everything a page says. `items` gives each task's count of items, 0 where nothing was scored; `unpaired` the tasks of the mean
-    whose score is no mean of its items; `commands` make the results again (none: a run of all models of the suite);
-    `noise` is what was measured of the noise floor of the machines behind the numbers; means within ±`delta` count as equal."""
+    """Everything a page says. `items` gives each task's count of items, 0 where nothing was scored;
+    `unpaired` the tasks of the mean whose score is no mean of its items; `commands` make the
+    results again (none: a run of all models of the suite); `noise` is what was measured of the
+    noise floor of the machines behind the numbers; means within ±`delta` count as equal."""
 
     suite: str
     title: str
@@ -245,7 +273,8 @@ class Table:
     commands: tuple[str, ...] = ()
     noise: tuple[Noise, ...] = ()
     delta: float = 0.01
-    partial: bool = False  # only the rows of a layout: nothing may be concluded from what is not there
+    # only the rows of a layout: nothing may be concluded from what is not there
+    partial: bool = False
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -274,5 +303,7 @@ class Table:
 
     @property
     def samplings(self) -> int:
-        """The largest number of draws of sampled answers behind a cell; 1 where nothing was sampled."""
+        """The largest number of draws of sampled answers behind a cell; 1 where nothing was
+        sampled.
+        """
         return max((c.samplings for row in self.rows for c in row.cells), default=1)

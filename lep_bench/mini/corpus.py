@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from lep_bench import paths
+from lep_bench import files
 from lep_bench.errors import LepBenchError
 
 
@@ -18,22 +18,28 @@ def vocabulary_texts() -> Iterator[str]:
 
 
 def pretraining_texts() -> Iterator[str]:
-    """Documents for continued pre-training, 80% Russian: 2,000,000 characters, twice what the shipped families read."""
+    """Documents for continued pre-training, 80% Russian: 2,000,000 characters, twice what the
+    shipped families read.
+    """
     return _rows("pretraining")
 
 
 def calibration_prompts(n: int) -> list[str]:
-    """The first `n` user messages for the original instruct model to answer, half Russian. Raises LepBenchError beyond 13,531."""
+    """The first `n` user messages for the original instruct model to answer, half Russian. Raises
+    LepBenchError beyond 13,531.
+    """
     return _first(n, "calibration", "calibration prompts", "answers")
 
 
 def copy_prompts(n: int) -> list[tuple[str, str]]:
-    """The first `n` copy exercises, half Russian: (user message, expected answer). Raises LepBenchError beyond 10,000."""
+    """The first `n` copy exercises, half Russian: (user message, expected answer). Raises
+    LepBenchError beyond 10,000.
+    """
     return [(message, answer) for message, answer in _first(n, "copies", "texts to copy", "copies")]
 
 
 def _rows(name: str) -> Iterator[Any]:
-    with lzma.open(paths.builtin_texts() / f"{name}.jsonl.xz", "rt", encoding="utf-8") as lines:
+    with lzma.open(files.builtin_texts() / f"{name}.jsonl.xz", "rt", encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)
 
@@ -41,5 +47,8 @@ def _rows(name: str) -> Iterator[Any]:
 def _first(n: int, name: str, what: str, parameter: str) -> list[Any]:
     rows = list(islice(_rows(name), n))
     if len(rows) < n:
-        raise LepBenchError(f"corpus: the built-in world has {len(rows):,} {what}, calibration asks for {n:,}: lower `{parameter}`")
+        raise LepBenchError(
+            f"corpus: the built-in world has {len(rows):,} {what}, calibration asks for "
+            f"{n:,}: lower `{parameter}`"
+        )
     return rows

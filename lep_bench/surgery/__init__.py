@@ -1,1 +1,3 @@
-"""Vocabulary surgery: canonical tokens, decomposition, propagation of embeddings, checks."""
+"""Changes to checkpoints: vocabularies, embedding and head matrices, and the checks of what was
+written.
+"""

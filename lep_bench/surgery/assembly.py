@@ -1,7 +1,9 @@
-"""The files beside an adapted model's weights: the new tokenizer in the manners of the body it will speak through.
+"""The files beside an adapted model's weights: the new tokenizer in the manners of the body it will
+speak through.
 
-Tokens come from the new tokenizer; added tokens, chat template, post-processor, configs and generation settings from
-the body's model. Ids are patched by FIELD and by the token's content, never by value: `use_cache: true` is also 1.
+Tokens come from the new tokenizer; added tokens, chat template, post-processor, configs and
+generation settings from the body's model. Ids are patched by FIELD and by the token's content,
+never by value: `use_cache: true` is also 1.
 """
 
 from __future__ import annotations
@@ -16,22 +18,32 @@ from typing import Any
 import tokenizers
 
 from lep_bench.errors import CheckpointError
-from lep_bench.surgery.patch import CONFIG, GENERATION_CONFIG, as_json, padded_size
-from lep_bench.surgery.tokens import Tokens, components
+from lep_bench.surgery.tokenizers.tokens import Tokens, list_components
+from lep_bench.surgery.weights.patch import CONFIG, GENERATION_CONFIG, encode_json, padded_size
 
 TEMPLATE = "chat_template.jinja"
 TOKENIZER_CONFIG = "tokenizer_config.json"
-# Fields that say how the tokenizer behaves. Everything else describes a class or files that are not used any more:
-# add_prefix_space, legacy or sp_model_kwargs would make transformers rebuild the pre-tokeniser of a fast tokenizer.
+# Fields that say how the tokenizer behaves. Everything else describes a class or files that are not
+# used any more: add_prefix_space, legacy or sp_model_kwargs would make transformers rebuild the
+# pre-tokeniser of a fast tokenizer.
 NAMED = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
-_BEHAVIOUR = (*NAMED, "model_max_length", "padding_side", "truncation_side", "clean_up_tokenization_spaces", "chat_template", "model_input_names")
+_BEHAVIOUR = (
+    *NAMED,
+    "model_max_length",
+    "padding_side",
+    "truncation_side",
+    "clean_up_tokenization_spaces",
+    "chat_template",
+    "model_input_names",
+)
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
 
 
 @dataclass(frozen=True)
 class Assembled:
-    """files: name -> bytes. size: real rows, without padding. body_rows: (new id, the body's own id) of every special
-    and added token that the body's tokenizer knows. appended: how many of them the new tokenizer lacked."""
+    """files: name -> bytes. size: real rows, without padding. body_rows: (new id, the body's own
+    id) of every special and added token that the body's tokenizer knows. appended: how many of them
+    the new tokenizer lacked."""
 
     files: dict[str, bytes]
     size: int
@@ -40,8 +52,9 @@ class Assembled:
     notes: tuple[str, ...]
 
 
-def assemble(new: Tokens, body: Tokens) -> Assembled:
-    """The files for the tokenizer `new` in front of the model whose folder and tokenizer are `body`'s.
+def assemble_tokenizer(new: Tokens, body: Tokens) -> Assembled:
+    """The files for the tokenizer `new` in front of the model whose folder and tokenizer are
+    `body`'s.
 
     Raises CheckpointError where ids do not come out as planned or a named token has no place.
     """
@@ -52,9 +65,11 @@ def assemble(new: Tokens, body: Tokens) -> Assembled:
     config = _read(body.folder / TOKENIZER_CONFIG)
     spec["post_processor"] = _post_processor(body, config, known)
     spec["truncation"] = spec["padding"] = None
-    files = {"tokenizer.json": as_json(spec)}
+    files = {"tokenizer.json": encode_json(spec)}
     _verify(files["tokenizer.json"], ids, size, new.folder)
-    files[TOKENIZER_CONFIG] = as_json(_tokenizer_config(config, _read(new.folder / TOKENIZER_CONFIG), spec, known))
+    files[TOKENIZER_CONFIG] = encode_json(
+        _tokenizer_config(config, _read(new.folder / TOKENIZER_CONFIG), spec, known)
+    )
     template = body.folder / TEMPLATE
     if template.is_file():
         files[TEMPLATE] = template.read_bytes()
@@ -62,10 +77,10 @@ def assemble(new: Tokens, body: Tokens) -> Assembled:
     move = _mover(new, body, ids, notes)
     model = _patched_ids(_read(body.folder / CONFIG), move)
     model["vocab_size"] = padded_size(size)
-    files[CONFIG] = as_json(model)
+    files[CONFIG] = encode_json(model)
     generation = _read(body.folder / GENERATION_CONFIG)
     if generation:
-        files[GENERATION_CONFIG] = as_json(_patched_ids(generation, move))
+        files[GENERATION_CONFIG] = encode_json(_patched_ids(generation, move))
     rows = tuple((ids[content], number) for content, number in body.specials.items())
     return Assembled(files, size, rows, appended, tuple(dict.fromkeys(notes)))
 
@@ -76,7 +91,9 @@ def content_of(token: Any) -> str | None:
 
 
 def _add_tokens(spec: dict[str, Any], new: Tokens, body: Tokens) -> tuple[dict[str, int], int]:
-    """Give `spec` every special and added token of `body`; returns their new ids and how many were appended."""
+    """Give `spec` every special and added token of `body`; returns their new ids and how many were
+    appended.
+    """
     entries = {token["content"]: token for token in spec.get("added_tokens") or []}
     flags = {token["content"]: token for token in body.spec.get("added_tokens") or []}
     placed = {piece: number for number, piece in enumerate(new.pieces) if piece is not None}
@@ -87,25 +104,38 @@ def _add_tokens(spec: dict[str, Any], new: Tokens, body: Tokens) -> tuple[dict[s
             placed[content] = following
             following += 1
         ids[content] = placed[content]
-        if content in flags:  # the body's flags (special, stripping): the token behaves as its model was trained with it
+        # the body's flags (special, stripping): the token behaves as its model was trained with it
+        if content in flags:
             entries[content] = {**flags[content], "id": ids[content]}
         elif ids[content] >= new.size:  # an unknown-token that stood in the vocabulary only
             flags_off = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-            entries[content] = {"id": ids[content], "content": content, **flags_off, "special": True}
+            entries[content] = {
+                "id": ids[content],
+                "content": content,
+                **flags_off,
+                "special": True,
+            }
     spec["added_tokens"] = sorted(entries.values(), key=lambda token: token["id"])
     return ids, following - new.size
 
 
-def _post_processor(body: Tokens, config: dict[str, Any], known: dict[str, int]) -> dict[str, Any] | None:
+def _post_processor(
+    body: Tokens, config: dict[str, Any], known: dict[str, int]
+) -> dict[str, Any] | None:
     stored = body.spec.get("post_processor")
-    if isinstance(config.get("add_bos_token"), bool) or isinstance(config.get("add_eos_token"), bool):
-        # transformers builds the template of such a tokenizer from these flags; the class we write does not have them.
+    if isinstance(config.get("add_bos_token"), bool) or isinstance(
+        config.get("add_eos_token"), bool
+    ):
+        # transformers builds the template of such a tokenizer from these flags; the class we write
+        # does not have them.
         stored = _template(config, known)
     processor = copy.deepcopy(stored)
-    for part in components(processor):
+    for part in list_components(processor):
         if part.get("type") == "TemplateProcessing":
             for token in part["special_tokens"].values():
-                token["ids"] = [_need(known, content, "the post-processor") for content in token["tokens"]]
+                token["ids"] = [
+                    _need(known, content, "the post-processor") for content in token["tokens"]
+                ]
         for key in ("sep", "cls"):
             if isinstance(part.get(key), list):
                 part[key] = [part[key][0], _need(known, part[key][0], "the post-processor")]
@@ -120,33 +150,59 @@ def _template(config: dict[str, Any], known: dict[str, int]) -> dict[str, Any] |
         return None
 
     def one(sequence: str, kind: int) -> list[dict[str, Any]]:
-        special = [[{"SpecialToken": {"id": token, "type_id": kind}} for token in part if token] for part in (before, after)]
+        special = [
+            [{"SpecialToken": {"id": token, "type_id": kind}} for token in part if token]
+            for part in (before, after)
+        ]
         return [*special[0], {"Sequence": {"id": sequence, "type_id": kind}}, *special[1]]
 
-    special_tokens = {token: {"id": token, "ids": [known.get(token, 0)], "tokens": [token]} for token in tokens}
-    return {"type": "TemplateProcessing", "single": one("A", 0), "pair": one("A", 0) + one("B", 1), "special_tokens": special_tokens}
+    special_tokens = {
+        token: {"id": token, "ids": [known.get(token, 0)], "tokens": [token]} for token in tokens
+    }
+    return {
+        "type": "TemplateProcessing",
+        "single": one("A", 0),
+        "pair": one("A", 0) + one("B", 1),
+        "special_tokens": special_tokens,
+    }
 
 
-def _tokenizer_config(config: dict[str, Any], new: dict[str, Any], spec: dict[str, Any], known: dict[str, int]) -> dict[str, Any]:
+def _tokenizer_config(
+    config: dict[str, Any], new: dict[str, Any], spec: dict[str, Any], known: dict[str, int]
+) -> dict[str, Any]:
     result = {key: config[key] for key in _BEHAVIOUR if config.get(key) is not None}
     if new.get("unk_token") and "unk_token" not in result:
         result["unk_token"] = new["unk_token"]
-    # A named token that is not in the vocabulary would be appended when the tokenizer is loaded, with an id beyond the rows.
-    result = {key: value for key, value in result.items() if key not in NAMED or content_of(value) in known}
+    # A named token that is not in the vocabulary would be appended when the tokenizer is loaded,
+    # with an id beyond the rows.
+    result = {
+        key: value
+        for key, value in result.items()
+        if key not in NAMED or content_of(value) in known
+    }
     for key in _LISTS:
         value = config.get(key)
         if isinstance(value, list):
             result[key] = [token for token in value if content_of(token) in known]
         elif isinstance(value, dict):
-            result[key] = {name: token for name, token in value.items() if content_of(token) in known}
-    result["added_tokens_decoder"] = {str(t["id"]): {k: v for k, v in t.items() if k != "id"} for t in spec["added_tokens"]}
-    # LlamaTokenizer on a Unigram tokenizer.json loads as BPE in transformers 5, without an error: 7.6 tokens per word.
+            result[key] = {
+                name: token for name, token in value.items() if content_of(token) in known
+            }
+    result["added_tokens_decoder"] = {
+        str(t["id"]): {k: v for k, v in t.items() if k != "id"} for t in spec["added_tokens"]
+    }
+    # LlamaTokenizer on a Unigram tokenizer.json loads as BPE in transformers 5, without an error:
+    # 7.6 tokens per word.
     result["tokenizer_class"] = "PreTrainedTokenizerFast"
     return dict(sorted(result.items()))
 
 
-def _mover(new: Tokens, body: Tokens, ids: dict[str, int], notes: list[str]) -> Callable[[str, int], int | None]:
-    """body id -> new id, by content for specials and by bytes for ordinary tokens; None (noted) where there is none."""
+def _mover(
+    new: Tokens, body: Tokens, ids: dict[str, int], notes: list[str]
+) -> Callable[[str, int], int | None]:
+    """body id -> new id, by content for specials and by bytes for ordinary tokens; None (noted)
+    where there is none.
+    """
     contents = {number: content for content, number in body.specials.items()}
 
     def move(field: str, number: int) -> int | None:
@@ -177,10 +233,19 @@ def _verify(content: bytes, ids: dict[str, int], size: int, folder: Path) -> Non
     try:
         tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
     except Exception as error:  # the tokenizers library raises nothing narrower
-        raise CheckpointError(f"{folder}: the tokenizer with the instruct model's tokens cannot be loaded: {error}") from error
-    wrong = [f"{c!r} is {tokenizer.token_to_id(c)}, not {number}" for c, number in ids.items() if tokenizer.token_to_id(c) != number]
+        raise CheckpointError(
+            f"{folder}: the tokenizer with the instruct model's tokens cannot be loaded: {error}"
+        ) from error
+    wrong = [
+        f"{c!r} is {tokenizer.token_to_id(c)}, not {number}"
+        for c, number in ids.items()
+        if tokenizer.token_to_id(c) != number
+    ]
     if wrong:
-        raise CheckpointError(f"{folder}: added tokens get other ids than planned ({wrong[0]}): the ids of this tokenizer have holes")
+        raise CheckpointError(
+            f"{folder}: added tokens get other ids than planned ({wrong[0]}): the ids of "
+            "this tokenizer have holes"
+        )
     assert max(tokenizer.get_vocab(with_added_tokens=True).values()) < size
 
 

@@ -1,4 +1,6 @@
-"""An artifact as a complete Hugging Face checkpoint: unchanged shards linked, changed ones streamed, JSON written."""
+"""An artifact as a complete Hugging Face checkpoint: unchanged shards linked, changed ones
+streamed, JSON written.
+"""
 
 from __future__ import annotations
 
@@ -9,32 +11,34 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from lep_bench import atomic
-from lep_bench.artifact import LEP, Artifact
 from lep_bench.errors import CheckpointError
-from lep_bench.sources import INDEX
-from lep_bench.surgery import shards
-from lep_bench.surgery.check import refuse
-from lep_bench.surgery.checkpoint import HEADS, Checkpoint
-from lep_bench.surgery.patch import CONFIG, GENERATION_CONFIG, TOKENIZER_FILES, as_json
+from lep_bench.files import need_space, new_folder
+from lep_bench.hub import INDEX
+from lep_bench.records.artifact import LEP, Artifact
+from lep_bench.surgery.check import refuse_errors
+from lep_bench.surgery.weights import shards
+from lep_bench.surgery.weights.checkpoint import HEADS, Checkpoint
+from lep_bench.surgery.weights.patch import CONFIG, GENERATION_CONFIG, TOKENIZER_FILES, encode_json
 
-_OWN_CODE = ("*.py", "LICENSE*", "NOTICE*")  # remote code and licences travel with the weights they belong to
+# remote code and licences travel with the weights they belong to
+_OWN_CODE = ("*.py", "LICENSE*", "NOTICE*")
 _NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES)
 
 
-def export(artifact: Artifact, out: Path) -> Path:
+def export_checkpoint(artifact: Artifact, out: Path) -> Path:
     """Write the model of `artifact` to `out`, whole or not at all, and return `out`.
 
-    Shards in which nothing changed are hard links to the body's (to the file itself, not to the Hub cache's symlink)
-    or copies on another file system; JSON files are never linked, since editing one would edit the body's.
-    Raises CheckpointError when the body is gone or damaged or the result breaks an invariant (see `check`), LepBenchError
-    when `out` exists or its disk has too little room (before anything is written).
+    Shards in which nothing changed are hard links to the body's (to the file itself, not to the Hub
+    cache's symlink) or copies on another file system; JSON files are never linked, since editing
+    one would edit the body's. Raises CheckpointError when the body is gone or damaged or the result
+    breaks an invariant (see `check`), LepBenchError when `out` exists or its disk has too little
+    room (before anything is written).
     """
     model = Checkpoint.open(artifact)
     body = Checkpoint.open(artifact.body)
     dropped = {name for name in body.places if name in HEADS} if model.tied else set()
-    atomic.need_space(out, _bytes_to_write(model, body, dropped, out))
-    with atomic.new_folder(out) as folder:
+    need_space(out, _bytes_to_write(model, body, dropped, out))
+    with new_folder(out) as folder:
         _write_shards(folder, model, body, dropped)
         for name in (CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES):
             if (artifact.folder / name).is_file():
@@ -43,18 +47,24 @@ def export(artifact: Artifact, out: Path) -> Path:
             for file in artifact.body.glob(pattern):
                 shutil.copyfile(file, folder / file.name)
         lep = artifact.lep.model_copy(update={"kind": "checkpoint"})
-        (folder / LEP).write_bytes(as_json(lep.model_dump(mode="json")))
-        refuse(folder)
+        (folder / LEP).write_bytes(encode_json(lep.model_dump(mode="json")))
+        refuse_errors(folder)
     return out
 
 
-def _by_file(model: Checkpoint, body: Checkpoint, dropped: set[str]) -> Iterator[tuple[Path, list[str], bool]]:
+def _by_file(
+    model: Checkpoint, body: Checkpoint, dropped: set[str]
+) -> Iterator[tuple[Path, list[str], bool]]:
     """The body's files: the tensors in each, and whether one of them changed."""
     files: dict[Path, list[str]] = {}
     for name, place in body.places.items():
         files.setdefault(place.file, []).append(name)
     for file, names in files.items():
-        yield file, names, any(model.places[name] != body.places[name] or name in dropped for name in names)
+        yield (
+            file,
+            names,
+            any(model.places[name] != body.places[name] or name in dropped for name in names),
+        )
 
 
 def _bytes_to_write(model: Checkpoint, body: Checkpoint, dropped: set[str], out: Path) -> int:
@@ -65,11 +75,15 @@ def _bytes_to_write(model: Checkpoint, body: Checkpoint, dropped: set[str], out:
             total += sum(model.places[name].nbytes for name in names if name not in dropped)
         elif file.stat().st_dev != there.stat().st_dev:
             total += file.stat().st_size
-    return total + sum(place.nbytes for name, place in model.places.items() if name not in body.places)
+    return total + sum(
+        place.nbytes for name, place in model.places.items() if name not in body.places
+    )
 
 
 def _write_shards(folder: Path, model: Checkpoint, body: Checkpoint, dropped: set[str]) -> None:
-    """The body's files with the same names; a tensor that the body lacks goes into the first file that changes."""
+    """The body's files with the same names; a tensor that the body lacks goes into the first file
+    that changes.
+    """
     extra = [name for name in model.places if name not in body.places]
     weight_map: dict[str, str] = {}
     files = total = 0
@@ -78,20 +92,25 @@ def _write_shards(folder: Path, model: Checkpoint, body: Checkpoint, dropped: se
         if changed and extra:
             names, extra = names + extra, []
         elif not changed:
-            link(file, folder / file.name)
+            link_or_copy(file, folder / file.name)
         written = [name for name in names if name not in dropped]
         if changed:
-            shards.write(folder / file.name, [_entry(name, model.places[name]) for name in written])
+            shards.write_shard(
+                folder / file.name, [_entry(name, model.places[name]) for name in written]
+            )
         weight_map |= dict.fromkeys(written, file.name)
         total += sum(model.places[name].nbytes for name in written)
     if extra:
-        raise CheckpointError(f"{model.folder}: the patch has tensors that its body {body.folder} lacks ({extra[0]}) and changes none that it has")
+        raise CheckpointError(
+            f"{model.folder}: the patch has tensors that its body {body.folder} lacks ("
+            f"{extra[0]}) and changes none that it has"
+        )
     if files > 1:
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
-def link(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
     """Hard-link the file behind `source` (symlinks resolved), or copy it where links cannot go."""
     real = source.resolve(strict=True)
     try:
@@ -102,5 +121,5 @@ def link(source: Path, target: Path) -> None:
         shutil.copyfile(real, target)
 
 
-def _entry(name: str, place: shards.Place) -> shards.Entry:
-    return shards.Entry(name, place.code, place.shape, place.nbytes, place.chunks())
+def _entry(name: str, place: shards.TensorPlace) -> shards.TensorEntry:
+    return shards.TensorEntry(name, place.code, place.shape, place.nbytes, place.chunks())

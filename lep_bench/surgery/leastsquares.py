@@ -1,9 +1,11 @@
-"""min ||X D - Y|| over row blocks, in float64: normal equations where they are safe, else orthogonal reduction.
+"""min ||X D - Y|| over row blocks, in float64: normal equations where they are safe, else
+orthogonal reduction.
 
-The normal equations square the condition number, so their answer is taken only while the extreme eigenvalues of X'X
-show that this costs nothing visible. Otherwise a second pass reduces X block by block to a triangle (QR), carrying Q'Y
-along, and the minimum-norm solution is read off its singular values, as LAPACK's gelsy and gelsd would give it: at
-128k x 4096 these need four times the matrix in memory, the reduction needs a few d x d matrices.
+The normal equations square the condition number, so their answer is taken only while the extreme
+eigenvalues of X'X show that this costs nothing visible. Otherwise a second pass reduces X block by
+block to a triangle (QR), carrying Q'Y along, and the minimum-norm solution is read off its singular
+values, as LAPACK's gelsy and gelsd would give it: at 128k x 4096 these need four times the matrix
+in memory, the reduction needs a few d x d matrices.
 """
 
 from __future__ import annotations
@@ -22,19 +24,24 @@ from lep_bench.errors import AdapterError
 from lep_bench.surgery.blocks import Mixed, joined
 
 Block = tuple[np.ndarray, torch.Tensor]
-HELD_OUT = 10  # every tenth row, for the printed scores only: D itself is fitted on all rows, as in the paper
+# every tenth row, for the printed scores only: D itself is fitted on all rows, as in the paper
+HELD_OUT = 10
 SAFE = 1e-9  # smallest / largest eigenvalue of X'X down to which normal equations give about 1e-7
-STRIP = 512  # columns of X'X at a time: 44% of its products at d = 4096 lie below the diagonal and are not made
+# columns of X'X at a time: 44% of its products at d = 4096 lie below the diagonal and are not made
+STRIP = 512
 GAIN = 0.8  # share of old rows used, of new ones, below which their sums are made from the old
-DENSE = 1024  # up to this width all eigenvalues are computed; above, only the extreme ones (Lanczos, to a thousandth)
+# up to this width all eigenvalues are computed; above, only the extreme ones (Lanczos, to a
+# thousandth)
+DENSE = 1024
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a fit says about itself. `condition` is of X, over the directions that were used: those with a singular value
-    above `rcond` times the largest. `residual` is ||XD - Y|| / ||Y||. `held_out_residual` and `r2` are those of a fit
-    without every tenth row, on these rows (None: too few). `basis` [rank, d]: orthonormal rows that span what X
-    tells about, None where that is everything; D drops what is orthogonal to it."""
+    """What a fit says about itself. `condition` is of X, over the directions that were used: those
+    with a singular value above `rcond` times the largest. `residual` is ||XD - Y|| / ||Y||.
+    `held_out_residual` and `r2` are those of a fit without every tenth row, on these rows (None:
+    too few). `basis` [rank, d]: orthonormal rows that span what X tells about, None where that is
+    everything; D drops what is orthogonal to it."""
 
     method: str
     rows: int
@@ -49,12 +56,19 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Rounded to what is meaningful."""
-        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "basis"}
-        return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in values.items()}
+        values = {
+            item.name: getattr(self, item.name) for item in fields(self) if item.name != "basis"
+        }
+        return {
+            key: float(f"{value:.6g}") if isinstance(value, float) else value
+            for key, value in values.items()
+        }
 
 
 class Sums:
-    """Over `rows` rows: xx = X'X [d, d], xy = X'Y [d, d'], y = column sums of Y [d'], yy = ||Y||^2; float64."""
+    """Over `rows` rows: xx = X'X [d, d], xy = X'Y [d, d'], y = column sums of Y [d'], yy = ||Y||^2;
+    float64.
+    """
 
     def __init__(self, width: int, out: int, device: torch.device) -> None:
         self.xx = torch.zeros(width, width, dtype=torch.float64, device=device)
@@ -63,13 +77,17 @@ class Sums:
         self.yy, self.rows = 0.0, 0
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        """The sums of a block of rows. Of X'X only the blocks on and above the diagonal grow: `mirror` fills in the others."""
+        """The sums of a block of rows. Of X'X only the blocks on and above the diagonal grow:
+        `mirror` fills in the others.
+        """
         self._add(x, x, y, y)
         self.y += y.sum(0)
         self.rows += len(x)
 
     def add_mixed(self, x: Mixed, y: Mixed) -> Sums:
-        """The sums of X = T E and Y = T F from E and F: with G = T'T they are E'(G E), E'(G F), T's column sums times F."""
+        """The sums of X = T E and Y = T F from E and F: with G = T'T they are E'(G E), E'(G F), T's
+        column sums times F.
+        """
         for ids, e, ge, f, gf in joined(x, y):
             self._add(e, ge, f, gf)
             self.y += torch.from_numpy(x.weights[ids]).to(f) @ f
@@ -78,7 +96,9 @@ class Sums:
 
     def _add(self, e: torch.Tensor, ge: torch.Tensor, f: torch.Tensor, gf: torch.Tensor) -> None:
         for start in range(0, e.shape[1], STRIP):
-            self.xx[start : start + STRIP, start:].addmm_(e[:, start : start + STRIP].T, ge[:, start:])
+            self.xx[start : start + STRIP, start:].addmm_(
+                e[:, start : start + STRIP].T, ge[:, start:]
+            )
         self.xy.addmm_(e.T, gf)
         self.yy += float(torch.dot(f.reshape(-1), gf.reshape(-1)))
 
@@ -117,19 +137,29 @@ class Products:
 
 
 def fit(x: Iterable[Block], y: Iterable[Block]) -> tuple[torch.Tensor, Report]:
-    """D [d, d'] of least ||X D - Y||, the one of minimum norm where X leaves it open, and a `Report`.
+    """D [d, d'] of least ||X D - Y||, the one of minimum norm where X leaves it open, and a
+    `Report`.
 
-    `x` and `y` give (ids, float64 rows) block by block over the same rows and can be read twice (a list, `Blocks`, `Mixed`).
-    Raises AdapterError for generators, for blocks that do not match, and when there is no row at all.
+    `x` and `y` give (ids, float64 rows) block by block over the same rows and can be read twice (a
+    list, `Blocks`, `Mixed`). Raises AdapterError for generators, for blocks that do not match, and
+    when there is no row at all.
     """
     given = products(x, y)
     both, held = given.all, given.held
     width = len(both.xx)
     factor, failed = torch.linalg.cholesky_ex(both.xx)
-    smallest, largest = (0.0, 1.0) if int(failed) or both.rows < width else _extremes(both.xx, factor)
+    smallest, largest = (
+        (0.0, 1.0) if int(failed) or both.rows < width else _extremes(both.xx, factor)
+    )
     if smallest > SAFE * largest:
         d = torch.cholesky_solve(both.xy, factor)
-        method, rank, condition, basis, rcond = "normal equations", width, math.sqrt(largest / smallest), None, math.sqrt(SAFE)
+        method, rank, condition, basis, rcond = (
+            "normal equations",
+            width,
+            math.sqrt(largest / smallest),
+            None,
+            math.sqrt(SAFE),
+        )
         squared = max(0.0, both.yy - float((d * both.xy).sum()))  # at the least: D'X'XD = D'X'Y
         del factor
     else:
@@ -138,7 +168,8 @@ def fit(x: Iterable[Block], y: Iterable[Block]) -> tuple[torch.Tensor, Report]:
         d, rank, rcond, condition, squared, basis = _by_reduction(x, y)
     residual = math.sqrt(squared / both.yy) if both.yy > 0 else 0.0
     rows = both.rows
-    left, r2 = _held_out(both.merge(held, -1), held, method)  # in place: at d = 4096 every sum is 270 MB
+    # in place: at d = 4096 every sum is 270 MB
+    left, r2 = _held_out(both.merge(held, -1), held, method)
     return d, Report(method, rows, width, rank, rcond, condition, residual, left, r2, basis)
 
 
@@ -146,8 +177,16 @@ def products(x: Iterable[Block], y: Iterable[Block]) -> Products:
     """X'X and X'Y over the rows of `x` and `y` (as in `fit`), every tenth row apart. One pass."""
     for name, blocks in (("x", x), ("y", y)):
         if iter(blocks) is blocks:
-            raise AdapterError(f"fit reads its blocks twice where it must: give {name} as a list or as the problem's own blocks, not a generator")
-    if isinstance(x, Mixed) and isinstance(y, Mixed) and x.alike(y) and len(x.used) < GAIN * len(x.ids):
+            raise AdapterError(
+                f"fit reads its blocks twice where it must: give {name} as a list or as the "
+                "problem's own blocks, not a generator"
+            )
+    if (
+        isinstance(x, Mixed)
+        and isinstance(y, Mixed)
+        and x.alike(y)
+        and len(x.used) < GAIN * len(x.ids)
+    ):
         return _of_mixed(x, y)
     every = held = None
     row = 0
@@ -159,7 +198,9 @@ def products(x: Iterable[Block], y: Iterable[Block]) -> Products:
         held.add(a[first::HELD_OUT].contiguous(), b[first::HELD_OUT].contiguous())
         row += len(a)
     if every is None or held is None or not row:
-        raise AdapterError("fit was given no rows (rank 0): there is no trained token to learn from; use swap")
+        raise AdapterError(
+            "fit was given no rows (rank 0): there is no trained token to learn from; use swap"
+        )
     return _finite(every, held)
 
 
@@ -168,7 +209,10 @@ def _of_mixed(x: Mixed, y: Mixed) -> Products:
     one, two = x.old(x.used[:1]), y.old(x.used[:1])
     every, held = (Sums(one.shape[1], two.shape[1], one.device) for _ in range(2))
     tenth = slice(HELD_OUT - 1, None, HELD_OUT)
-    return _finite(every.add_mixed(x, y), held.add_mixed(replace(x, ids=x.ids[tenth]), replace(y, ids=y.ids[tenth])))
+    return _finite(
+        every.add_mixed(x, y),
+        held.add_mixed(replace(x, ids=x.ids[tenth]), replace(y, ids=y.ids[tenth])),
+    )
 
 
 def _finite(every: Sums, held: Sums) -> Products:
@@ -178,10 +222,20 @@ def _finite(every: Sums, held: Sums) -> Products:
 
 
 def solve(sums: Sums, ridge: float = 0.0) -> torch.Tensor:
-    """D of least ||X D - Y||^2 + ridge ||D||^2 from the sums alone (where they are singular: minimum norm, to about 1e-6)."""
-    xx = sums.xx if not ridge else sums.xx + ridge * torch.eye(len(sums.xx), dtype=torch.float64, device=sums.xx.device)
+    """D of least ||X D - Y||^2 + ridge ||D||^2 from the sums alone (where they are singular:
+    minimum norm, to about 1e-6).
+    """
+    xx = (
+        sums.xx
+        if not ridge
+        else sums.xx + ridge * torch.eye(len(sums.xx), dtype=torch.float64, device=sums.xx.device)
+    )
     factor, failed = torch.linalg.cholesky_ex(xx)
-    return _by_eigenvalues(xx, sums.xy) if int(failed) or (sums.rows < len(xx) and not ridge) else torch.cholesky_solve(sums.xy, factor)
+    return (
+        _by_eigenvalues(xx, sums.xy)
+        if int(failed) or (sums.rows < len(xx) and not ridge)
+        else torch.cholesky_solve(sums.xy, factor)
+    )
 
 
 def pairs(x: Iterable[Block], y: Iterable[Block]) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
@@ -192,7 +246,10 @@ def pairs(x: Iterable[Block], y: Iterable[Block]) -> Iterable[tuple[torch.Tensor
         if a is None and b is None:
             return
         if a is None or b is None or len(a[1]) != len(b[1]):
-            raise AdapterError("fit was given other rows of x than of y: both must go over the same rows in blocks of the same size")
+            raise AdapterError(
+                "fit was given other rows of x than of y: both must go over the same rows in "
+                "blocks of the same size"
+            )
         yield a[1].to(torch.float64), b[1].to(torch.float64)
 
 
@@ -208,13 +265,19 @@ def _extremes(xx: torch.Tensor, factor: torch.Tensor) -> tuple[float, float]:
 
         operator = LinearOperator(xx.shape, matvec=apply, dtype=np.float64)
         start = np.random.default_rng(0).normal(size=len(xx))
-        return float(eigsh(operator, k=1, which="LA", tol=1e-3, v0=start, return_eigenvectors=False)[0])
+        return float(
+            eigsh(operator, k=1, which="LA", tol=1e-3, v0=start, return_eigenvectors=False)[0]
+        )
 
     return 1.0 / top(lambda v: torch.cholesky_solve(v, factor)), top(lambda v: xx @ v)
 
 
-def _by_reduction(x: Iterable[Block], y: Iterable[Block]) -> tuple[torch.Tensor, int, float, float, float, torch.Tensor | None]:
-    """(D, rank, rcond, condition, ||XD - Y||^2, basis) from X = QR and Q'Y, built by stacking blocks under the last triangle."""
+def _by_reduction(
+    x: Iterable[Block], y: Iterable[Block]
+) -> tuple[torch.Tensor, int, float, float, float, torch.Tensor | None]:
+    """(D, rank, rcond, condition, ||XD - Y||^2, basis) from X = QR and Q'Y, built by stacking
+    blocks under the last triangle.
+    """
     r = z = None
     rows, rest = 0, 0.0
     for a, b in pairs(x, y):
@@ -233,7 +296,14 @@ def _by_reduction(x: Iterable[Block], y: Iterable[Block]) -> tuple[torch.Tensor,
     rank = int((s > s[0] * rcond).sum()) if float(s[0]) > 0 else 0
     d = vh[:rank].T @ ((u[:, :rank].T @ z) / s[:rank, None])
     squared = rest + float(((r @ d - z) ** 2).sum())
-    return d, rank, rcond, float(s[0] / s[rank - 1]) if rank else 1.0, squared, None if rank == width else vh[:rank]
+    return (
+        d,
+        rank,
+        rcond,
+        float(s[0] / s[rank - 1]) if rank else 1.0,
+        squared,
+        None if rank == width else vh[:rank],
+    )
 
 
 def _held_out(train: Sums, held: Sums, method: str) -> tuple[float | None, float | None]:
@@ -241,11 +311,14 @@ def _held_out(train: Sums, held: Sums, method: str) -> tuple[float | None, float
         return None, None
     d = solve(train) if method == "normal equations" else _by_eigenvalues(train.xx, train.xy)
     squared, spread = held.squared_error(d), held.yy - float((held.y**2).sum()) / held.rows
-    return (math.sqrt(squared / held.yy) if held.yy > 0 else None), (1.0 - squared / spread if spread > 0 else None)
+    return (math.sqrt(squared / held.yy) if held.yy > 0 else None), (
+        1.0 - squared / spread if spread > 0 else None
+    )
 
 
 def _by_eigenvalues(xx: torch.Tensor, xy: torch.Tensor) -> torch.Tensor:
-    # Good enough for a printed score: directions below 1e-6 of the largest singular value are left out.
+    # Good enough for a printed score: directions below 1e-6 of the largest singular value are left
+    # out.
     values, vectors = torch.linalg.eigh(xx)
     keep = values > 1e-12 * values[-1].clamp(min=1e-300)
     return vectors[:, keep] @ ((vectors[:, keep].T @ xy) / values[keep, None])

@@ -1,8 +1,9 @@
 """Orthogonal matching pursuit over a fixed set of anchors, a block of rows at a time, in float64.
 
-Everything after the first products happens in inner products with the anchors (Rubinstein, Zibulevsky and Elad 2008,
-"Efficient implementation of the K-SVD algorithm using batch orthogonal matching pursuit"): per row, one more column of a
-Cholesky factor of the Gram matrix for every anchor picked.
+Everything after the first products happens in inner products with the anchors (Rubinstein,
+Zibulevsky and Elad 2008, "Efficient implementation of the K-SVD algorithm using batch orthogonal
+matching pursuit"): per row, one more column of a Cholesky factor of the Gram matrix for every
+anchor picked.
 """
 
 from __future__ import annotations
@@ -16,23 +17,29 @@ INDEPENDENT = 1e-5  # sine of the least angle between an anchor and those picked
 
 
 class Anchors:
-    """m anchors [m, d] and their Gram matrix: 8 m (m + 2 d) bytes at the most, of which 8 m (m + d) stay.
+    """m anchors [m, d] and their Gram matrix: 8 m (m + 2 d) bytes at the most, of which 8 m (m + d)
+    stay.
 
     Raises AdapterError when there is none.
     """
 
     def __init__(self, rows: torch.Tensor) -> None:
         if not len(rows):
-            raise AdapterError("the two vocabularies share no trained token to combine: choose a method that needs none, such as conversion")
+            raise AdapterError(
+                "the two vocabularies share no trained token to combine: choose a method that "
+                "needs none, such as conversion"
+            )
         self.norms = rows.norm(dim=1).clamp(min=1e-30)  # an all-zero anchor is never picked
         self.unit = rows / self.norms[:, None]
         self.gram = self.unit @ self.unit.T
 
     def combine(self, rows: torch.Tensor, values: torch.Tensor, k: int) -> torch.Tensor:
-        """[n, d'] what weighted sums of at most k anchors (k is cut to d and m), found for the rows [n, d], make of values [m, d'].
+        """[n, d'] what weighted sums of at most k anchors (k is cut to d and m), found for the rows
+        [n, d], make of values [m, d'].
 
-        Each next anchor is the one that has most in common with what is left of the row; then all weights are fitted anew.
-        Where nothing is left, or only what the picked anchors span already, the remaining weights are 0.
+        Each next anchor is the one that has most in common with what is left of the row; then all
+        weights are fitted anew. Where nothing is left, or only what the picked anchors span
+        already, the remaining weights are 0.
         """
         k = min(k, *self.unit.shape)
         made = [rows.new_empty(0, values.shape[1])]
@@ -44,7 +51,8 @@ class Anchors:
     def _pursue(self, rows: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         at = torch.arange(len(rows), device=rows.device)
         left = rows @ self.unit.T  # [n, m]: what is left of each row, times the anchors
-        factor = left.new_zeros(len(rows), k, len(self.unit))  # [n, s]: the s-th orthonormal direction, times the anchors
+        # [n, s]: the s-th orthonormal direction, times the anchors
+        factor = left.new_zeros(len(rows), k, len(self.unit))
         picked, parts = at.new_zeros(len(rows), k), left.new_zeros(len(rows), k)
         least = 1e-12 * rows.norm(dim=1)
         for step in range(k):
@@ -58,4 +66,6 @@ class Anchors:
             left = left - parts[:, step, None] * factor[:, step]
         triangle = factor.gather(2, picked[:, None].expand(-1, k, -1))
         triangle.diagonal(dim1=1, dim2=2)[parts == 0] = 1.0
-        return picked, torch.linalg.solve_triangular(triangle, parts[:, :, None], upper=True)[:, :, 0]
+        return picked, torch.linalg.solve_triangular(triangle, parts[:, :, None], upper=True)[
+            :, :, 0
+        ]

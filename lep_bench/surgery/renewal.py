@@ -1,4 +1,6 @@
-"""A base with a new vocabulary: its tokenizer and, where the base has weights, the model that continued pre-training starts from."""
+"""A base with a new vocabulary: its tokenizer and, where the base has weights, the model that
+continued pre-training starts from.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +10,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lep_bench import atomic, fingerprint, sources
-from lep_bench.artifact import Artifact, Lep, Parent
+from lep_bench import files, hub
 from lep_bench.errors import LepBenchError
 from lep_bench.plugin import Adapter, Params
-from lep_bench.surgery import check_tokenizer, vocabulary
-from lep_bench.surgery.tokens import Tokens
+from lep_bench.records.artifact import REVISIONS, Artifact, Lep, Parent
+from lep_bench.surgery import vocabulary
+from lep_bench.surgery.check.tokenizer import find_unreachable
+from lep_bench.surgery.tokenizers import loading
+from lep_bench.surgery.tokenizers.tokens import Tokens
 
 REPORT = "vocabulary.json"
 STEP = 200_000  # characters between two reports of progress
-Watch = Callable[[str, str], None]  # (phase, what is known about it): called again and again, in order
+# (phase, what is known about it): called again and again, in order
+Watch = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
-class Report:
-    """What `REPORT` says. entries: all ids. kept: old ordinary tokens. new: ordinary tokens that the base does not have.
-    unreachable: new tokens that occur in no text's encoding with `ignore_merges` off."""
+class VocabularyReport:
+    """What `REPORT` says. entries: all ids. kept: old ordinary tokens. new: ordinary tokens that
+    the base does not have. unreachable: new tokens that occur in no text's encoding with
+    `ignore_merges` off."""
 
     method: str
     params: dict[str, Any]
@@ -38,42 +44,64 @@ class Report:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a folder is a checkpoint, not a tokenizer alone. Raises CheckpointError for weights that cannot be used."""
-    if not any(any(folder.glob(pattern)) for pattern in ("*.safetensors", sources.INDEX, *sources.PICKLED)):
+    """Whether a folder is a checkpoint, not a tokenizer alone. Raises CheckpointError for weights
+    that cannot be used.
+    """
+    if not any(any(folder.glob(pattern)) for pattern in ("*.safetensors", hub.INDEX, *hub.PICKLED)):
         return False
-    sources.check(folder)
+    hub.check_complete(folder)
     return True
 
 
-def make(
-    location: str, folder: Path, out: Path, adapter: Adapter, params: Params, texts: Iterable[str], corpus: str, *, model: bool, watch: Watch
-) -> Report:
-    """Write `out`, whole or not at all: the new tokenizer and `REPORT`, and with `model` a complete checkpoint whose rows
-    are E_new = T E_base, ``lep.json`` beside it.
+def make_vocabulary(
+    location: str,
+    folder: Path,
+    out: Path,
+    adapter: Adapter,
+    params: Params,
+    texts: Iterable[str],
+    corpus: str,
+    *,
+    model: bool,
+    watch: Watch,
+) -> VocabularyReport:
+    """Write `out`, whole or not at all: the new tokenizer and `REPORT`, and with `model` a complete
+    checkpoint whose rows are E_new = T E_base, ``lep.json`` beside it.
 
-    location: what the user called the base; folder: where it lies. corpus: what stands for the texts in the fingerprint.
-    Raises LepBenchError when `out` exists or the base cannot be read, AdapterError when the method fails.
+    location: what the user called the base; folder: where it lies. corpus: what stands for the
+    texts in the fingerprint. Raises LepBenchError when `out` exists or the base cannot be read,
+    AdapterError when the method fails.
     """
     if out.exists():
         raise LepBenchError(f"{out} exists already: choose another folder or remove it first")
     given = params.model_dump(mode="json")
     reading = _Reading(vocabulary.limited(texts, given.get("characters") or 10**15), watch)
     watch("reading", "")
-    with atomic.clear_disk_errors(out):
+    with files.explain_disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         # Beside `out`: shards that do not change are hard links, which stay on one file system.
-        with tempfile.TemporaryDirectory(prefix=atomic.PREFIX, dir=out.parent) as work:
-            new = vocabulary.build(folder, Path(work) / "tokenizer", adapter, params, iter(reading))
+        with tempfile.TemporaryDirectory(prefix=files.UNFINISHED, dir=out.parent) as work:
+            new = vocabulary.build_tokenizer(
+                folder, Path(work) / "tokenizer", adapter, params, iter(reading)
+            )
             watch("checking", "")
             counts = _counts(Tokens.read(folder), Tokens.read(new))
-            report = Report(adapter.name, given, location, corpus, reading.documents, reading.characters, **counts)
+            report = VocabularyReport(
+                adapter.name,
+                given,
+                location,
+                corpus,
+                reading.documents,
+                reading.characters,
+                **counts,
+            )
             watch("checking", f"{report.entries:,} entries")
             made = new
             if model:
                 watch("writing", "")
                 made = _model(location, folder, new, Path(work), adapter, report)
-                vocabulary.verify(made, vocabulary.read(folder), str(out))
-            atomic.write_json(made / REPORT, asdict(report))
+                vocabulary.verify_tokenizer(made, loading.read_tokenizer(folder), str(out))
+            files.write_json(made / REPORT, asdict(report))
             made.rename(out)
     return report
 
@@ -99,30 +127,65 @@ class _Reading:
 
 
 def _counts(old: Tokens, new: Tokens) -> dict[str, int]:
-    ordinary = {number: value for number in range(new.size) if (value := new.bytes_of(number)) is not None}
-    fresh = {n for n, value in ordinary.items() if old.find(value, as_byte_token=new.is_byte_token(n)) is None}
-    reached = fresh - set(check_tokenizer.unreachable(new))
-    return {"entries": new.size, "kept": len(ordinary) - len(fresh), "new": len(fresh), "unreachable": len(fresh) - len(reached)}
+    ordinary = {
+        number: value for number in range(new.size) if (value := new.bytes_of(number)) is not None
+    }
+    fresh = {
+        n
+        for n, value in ordinary.items()
+        if old.find(value, as_byte_token=new.is_byte_token(n)) is None
+    }
+    reached = fresh - set(find_unreachable(new))
+    return {
+        "entries": new.size,
+        "kept": len(ordinary) - len(fresh),
+        "new": len(fresh),
+        "unreachable": len(fresh) - len(reached),
+    }
 
 
-def _model(location: str, folder: Path, tokenizer: Path, work: Path, adapter: Adapter, report: Report) -> Path:
+def _model(
+    location: str,
+    folder: Path,
+    tokenizer: Path,
+    work: Path,
+    adapter: Adapter,
+    report: VocabularyReport,
+) -> Path:
     from lep_bench.surgery import propagate  # torch: not needed for a tokenizer
-    from lep_bench.surgery.export import export
+    from lep_bench.surgery.export import export_checkpoint
 
-    note = f"vocabulary: {report.unreachable:,} of {report.new:,} new tokens come out of no text with ignore_merges off"
-    parent = Parent(role="body", name=location, location=str(folder.resolve()) if sources.local(location) else location)
+    note = (
+        f"vocabulary: {report.unreachable:,} of {report.new:,} new tokens come out of no text "
+        "with ignore_merges off"
+    )
+    parent = Parent(
+        role="body",
+        name=location,
+        location=str(folder.resolve()) if hub.find_local(location) else location,
+    )
     lep = Lep(
-        model=f"{location}/{adapter.name}/init", fingerprint="", kind="patch", stage="init", parents=(parent,), adapter=adapter.name,
-        params=report.params, notes=(note,),
-    )  # fmt: skip
+        model=f"{location}/{adapter.name}/init",
+        fingerprint="",
+        kind="patch",
+        stage="init",
+        parents=(parent,),
+        adapter=adapter.name,
+        params=report.params,
+        notes=(note,),
+    )
     patch = propagate.initialise(folder, folder, tokenizer, work / "patch", lep=lep)
     resolved = {
         "parents": {one.role: one.digest for one in patch.lep.parents},
         "corpus": report.corpus,
-        "tokenizer": fingerprint.file_digest(patch.folder / "tokenizer.json"),
-        "adapter": {"name": adapter.name, "source": fingerprint.file_digest(adapter.source), "params": report.params},
+        "tokenizer": files.file_digest(patch.folder / "tokenizer.json"),
+        "adapter": {
+            "name": adapter.name,
+            "source": files.file_digest(adapter.source),
+            "params": report.params,
+        },
         "policy": patch.lep.row_policy,
-        "revision": propagate.REVISION,
+        "revision": REVISIONS["propagation"],
     }
-    lep = patch.lep.model_copy(update={"resolved": resolved, "fingerprint": fingerprint.digest(resolved)})
-    return export(Artifact(patch.folder, folder, lep), work / "model")
+    lep = patch.lep.model_copy(update={"resolved": resolved, "fingerprint": files.digest(resolved)})
+    return export_checkpoint(Artifact(patch.folder, folder, lep), work / "model")

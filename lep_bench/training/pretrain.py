@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from lep_bench.artifact import Artifact, Lep
-from lep_bench.config import Pretraining
+from lep_bench.config.schema import Pretraining
 from lep_bench.errors import TrainingDiverged
-from lep_bench.training import schedule, texts
-from lep_bench.training.loading import IGNORED, Trainable, load, save
+from lep_bench.records.artifact import Artifact, Lep
+from lep_bench.training import data, loading
+from lep_bench.training.loading import IGNORED, Trainable, load_trainable, save_trained
 
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, loss of the last one
 
@@ -31,56 +31,70 @@ def pretrain(
     progress: Progress = lambda done, steps, loss: None,
     device: str = "cpu",
 ) -> Artifact:
-    """Train embedding and head of `start` on the first `settings.characters` of `corpus`, one pass; write the donor.
+    """Train embedding and head of `start` on the first `settings.characters` of `corpus`, one pass;
+    write the donor.
 
-    The body gets no gradient. Seed 0 takes the blocks as the text has them, any other shuffles them: still one pass over
-    the same characters. Training is in float32 whatever the stored dtype; the patch has the body's dtype. `lep` must name
-    the parent "body"; its `training` is filled in: characters, documents, tokens, steps, flops, loss curve (nats per token),
-    last_bits_per_character (comparable between vocabularies), seconds.
-    Raises LepBenchError when the corpus is too short, TrainingDiverged when the loss or a tensor is not finite.
+    The body gets no gradient. Seed 0 takes the blocks as the text has them, any other shuffles
+    them: still one pass over the same characters. Training is in float32 whatever the stored dtype;
+    the patch has the body's dtype. `lep` must name the parent "body"; its `training` is filled in:
+    characters, documents, tokens, steps, flops, loss curve (nats per token),
+    last_bits_per_character (comparable between vocabularies), seconds. Raises LepBenchError when
+    the corpus is too short, TrainingDiverged when the loss or a tensor is not finite.
     """
     began = time.monotonic()
-    blocks = texts.pack(start.folder, corpus, settings.characters, settings.block)
+    blocks = data.pack_texts(start.folder, corpus, settings.characters, settings.block)
     order = list(range(len(blocks.ids)))
-    if blocks.ids[-1, 1] == texts.NOTHING:  # one token left over: nothing follows it, and the mean of no losses is NaN
+    # one token left over: nothing follows it, and the mean of no losses is NaN
+    if blocks.ids[-1, 1] == data.NOTHING:
         order.pop()
     if seed:
         random.Random(f"blocks {seed}").shuffle(order)
-    model = load(start, device)
+    model = load_trainable(start, device)
     model.freeze_all_but_vocabulary()
     model.model.train()
-    optimizer = schedule.optimizer(model.model.parameters(), settings.weight_decay)
+    optimizer = loading.make_optimizer(model.model.parameters(), settings.weight_decay)
     steps = math.ceil(len(order) / settings.batch)
     losses: list[float] = []
     for step in range(steps):
         ids, labels = _batch(blocks, order[step * settings.batch : (step + 1) * settings.batch])
-        rate = schedule.rate(step, steps, settings.learning_rate, settings.warmup, settings.schedule)
-        losses.append(schedule.take_step(model, optimizer, ids, labels, rate))
+        rate = loading.learning_rate(
+            step, steps, settings.learning_rate, settings.warmup, settings.schedule
+        )
+        losses.append(loading.take_step(model, optimizer, ids, labels, rate))
         if not math.isfinite(losses[-1]):
-            raise TrainingDiverged(f"{lep.model}: the loss is not finite at step {step + 1} of {steps}: lower pretraining.learning_rate")
+            raise TrainingDiverged(
+                f"{lep.model}: the loss is not finite at step {step + 1} of {steps}: lower "
+                "pretraining.learning_rate"
+            )
         progress(step + 1, steps, losses[-1])
-    record = schedule.record(losses)
+    record = loading.summarise_losses(losses)
     training: dict[str, Any] = {
         "characters": blocks.characters,
         "documents": blocks.documents,
         "tokens": blocks.tokens,
-        "flops": flops(model, blocks.tokens),
+        "flops": count_flops(model, blocks.tokens),
         **record,
-        "last_bits_per_character": round(record["last_loss"] * blocks.tokens / blocks.characters / math.log(2), 4),
+        "last_bits_per_character": round(
+            record["last_loss"] * blocks.tokens / blocks.characters / math.log(2), 4
+        ),
         "seconds": round(time.monotonic() - began, 1),
     }
-    return save(model, out, lep.model_copy(update={"training": {**lep.training, **training}}))
+    return save_trained(
+        model, out, lep.model_copy(update={"training": {**lep.training, **training}})
+    )
 
 
-def flops(model: Trainable, tokens: int) -> int:
-    """Estimate: per token 4 per frozen weight (forward, and backward to the embeddings), 6 per weight of the head."""
+def count_flops(model: Trainable, tokens: int) -> int:
+    """Estimate: per token 4 per frozen weight (forward, and backward to the embeddings), 6 per
+    weight of the head.
+    """
     vocabulary = {id(model.embedding), id(model.head)}
     body = sum(p.numel() for p in model.model.parameters() if id(p) not in vocabulary)
     return tokens * (4 * body + 6 * model.real * model.head.shape[1])
 
 
-def _batch(blocks: texts.Blocks, numbers: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def _batch(blocks: data.PackedTexts, numbers: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs and labels [B, block - 1], int64: label t is the token after input t."""
     rows = torch.from_numpy(blocks.ids[numbers].astype("int64"))
     ids, labels = rows[:, :-1], rows[:, 1:]
-    return ids.clamp(min=0), labels.masked_fill(labels == texts.NOTHING, IGNORED)
+    return ids.clamp(min=0), labels.masked_fill(labels == data.NOTHING, IGNORED)

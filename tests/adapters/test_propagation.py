@@ -1,4 +1,6 @@
-"""The shipped propagation methods as files: short, documented, from the plugin door only, and right."""
+"""The shipped propagation methods as files: short, documented, from the plugin door only, and
+right.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +11,29 @@ import numpy as np
 import pytest
 import torch
 
-from lep_bench import paths, registry
-from lep_bench.surgery.checkpoint import Checkpoint
-from lep_bench.surgery.decomposition import decompose
+from lep_bench import files, plugin
+from lep_bench.surgery.decompose import decompose
 from lep_bench.surgery.problem import Problem
-from lep_bench.surgery.tokens import Tokens
-from lep_bench.testing import pico_donor, pico_family
+from lep_bench.surgery.tokenizers.tokens import Tokens
+from lep_bench.surgery.weights.checkpoint import Checkpoint
+from lep_bench.testing import pico
+from lep_bench.testing.pico import family
 
-FILES = sorted((paths.folder("adapters") / "propagation").glob("*.py"))
+FILES = sorted((files.shipped_folder("adapters") / "propagation").glob("*.py"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_one_short_file_that_cites_its_source(file):
     text = file.read_text(encoding="utf-8")
     assert len(text.splitlines()) < 40
-    top = ast.parse(text).body  # what a function needs it imports itself: listing adapters must stay fast
+    # what a function needs it imports itself: listing adapters must stay fast
+    top = ast.parse(text).body
     assert not [n for n in top if isinstance(n, ast.Import)]
-    assert {n.module for n in top if isinstance(n, ast.ImportFrom)} <= {"lep_bench.plugin", "pydantic"}
-    (adapter,) = registry.load_file(file)
+    assert {n.module for n in top if isinstance(n, ast.ImportFrom)} <= {
+        "lep_bench.plugin",
+        "pydantic",
+    }
+    (adapter,) = plugin.load_adapters(file)
     assert adapter.name == file.stem.replace("_", "-")
     assert "arXiv" in adapter.doc or re.search(r"\b19\d\d, \"", adapter.doc)
     if adapter.name in ("swap", "overlap", "conversion"):
@@ -36,14 +43,19 @@ def test_one_short_file_that_cites_its_source(file):
 @pytest.fixture(scope="module")
 def problem(tmp_path_factory):
     root = tmp_path_factory.mktemp("problem")
-    base, instruct = pico_family(root, kind="sentencepiece", padded=True)
-    donor = pico_donor(root / "donor", base)
+    base, instruct = family(root, kind="sentencepiece", padded=True)
+    donor = pico.donor(root / "donor", base)
     old = Tokens.read(base)
-    return Problem("head", decompose(old, Tokens.read(donor)), old, *map(Checkpoint.open, (base, instruct, donor)))
+    return Problem(
+        "head",
+        decompose(old, Tokens.read(donor)),
+        old,
+        *map(Checkpoint.open, (base, instruct, donor)),
+    )
 
 
 def adapted(name, problem):
-    adapter = registry.discover().get("propagation", name).adapter
+    adapter = plugin.discover_adapters().get("propagation", name).adapter
     ids = np.arange(problem.rows)
     return adapter(problem, adapter.params())(problem.donor_at(ids), ids)
 
@@ -59,7 +71,10 @@ def test_least_squares_over_the_right_rows(problem, name):
     else:
         ordinary = np.flatnonzero(np.isin(problem.kinds, ("kept", "new")))
         whole = np.arange(problem.T.shape[1])
-        x, y = (torch.from_numpy(problem.T[ordinary] @ rows(whole).numpy()) for rows in (problem.base_at, problem.instruct_at))
+        x, y = (
+            torch.from_numpy(problem.T[ordinary] @ rows(whole).numpy())
+            for rows in (problem.base_at, problem.instruct_at)
+        )
     d = np.linalg.lstsq(x.numpy(), y.numpy(), rcond=None)[0]
     expected = problem.donor_at(np.arange(problem.rows)).numpy() @ d
     np.testing.assert_allclose(adapted(name, problem).numpy(), expected, atol=1e-9)
@@ -67,18 +82,26 @@ def test_least_squares_over_the_right_rows(problem, name):
 
 
 def test_blocks_leave_out_what_teaches_nothing(problem):
-    """Specials, padding and rows that rest on untrained ones are in no fit; blocks can be read twice and match."""
+    """Specials, padding and rows that rest on untrained ones are in no fit; blocks can be read
+    twice and match.
+    """
     specials = set(problem.old.specials.values())
     old = np.concatenate([ids for ids, _ in problem.base_blocks(50)])
     assert not specials & set(old.tolist()) and len(old) == problem.old.size - len(specials)
     blocks = problem.mixed("base", 50)
-    assert [ids.tolist() for ids, _ in blocks] == [ids.tolist() for ids, _ in problem.donor_blocks(50)] == [ids.tolist() for ids, _ in blocks]
+    assert (
+        [ids.tolist() for ids, _ in blocks]
+        == [ids.tolist() for ids, _ in problem.donor_blocks(50)]
+        == [ids.tolist() for ids, _ in blocks]
+    )
     assert len(blocks) == len(list(blocks))
 
 
 def test_untrained_rows_stay_out(problem, monkeypatch):
     dead = int(problem.overlap[5, 1])
-    fresh = Problem("head", problem.decomposition, problem.old, problem.base, problem.instruct, problem.donor)
+    fresh = Problem(
+        "head", problem.decomposition, problem.old, problem.base, problem.instruct, problem.donor
+    )
     gather = Checkpoint.gather
 
     def with_a_dead_row(self, name, ids):
@@ -89,4 +112,6 @@ def test_untrained_rows_stay_out(problem, monkeypatch):
     monkeypatch.setattr(Checkpoint, "gather", with_a_dead_row)
     assert dead not in fresh.overlap[:, 1] and len(fresh.overlap) == len(problem.overlap) - 1
     touching = np.flatnonzero(problem.T[:, [dead]].toarray().ravel())
-    assert len(touching) and not set(touching) & {int(i) for ids, _ in fresh.mixed("base") for i in ids}
+    assert len(touching) and not set(touching) & {
+        int(i) for ids, _ in fresh.mixed("base") for i in ids
+    }

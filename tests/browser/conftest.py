@@ -19,12 +19,15 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Skips where there is no browser; nothing is downloaded."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e .[test])")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed (pip install -e .[test])"
+    )
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
         pytest.skip(f"no {' or '.join(NAMES[:2])} on this machine: apt-get install chromium")
     with playwright.sync_playwright() as started:
-        alone = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # Chromium refuses to run as root with it
+        # Chromium refuses to run as root with it
+        alone = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
         opened = started.chromium.launch(executable_path=found, args=alone)
         yield opened
         opened.close()
@@ -41,8 +44,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 @pytest.fixture
 def visit(browser: Any, site: tuple[Path, Any]) -> Iterator[Callable[..., Any]]:
-    """Open the page (`fragment` after #) with the settings of a browser context. What must never happen fails the test at its end: an
-    error, a message on the console, a dialog, or any request beside the file and what it carries inside."""
+    """Open the page (`fragment` after #) with the settings of a browser context. What must never
+    happen fails the test at its end: an error, a message on the console, a dialog, or any request
+    beside the file and what it carries inside."""
     wrong: list[str] = []
     contexts = []
 
@@ -53,8 +57,17 @@ def visit(browser: Any, site: tuple[Path, Any]) -> Iterator[Callable[..., Any]]:
         page.set_default_timeout(10_000)
         page.on("console", lambda message: wrong.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        page.on("request", lambda request: wrong.append(f"request: {request.url[:80]}") if not _inside(request.url, site[0]) else None)
+        page.on(
+            "dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss())
+        )
+        page.on(
+            "request",
+            lambda request: (
+                wrong.append(f"request: {request.url[:80]}")
+                if not _inside(request.url, site[0])
+                else None
+            ),
+        )
         page.goto(site[0].as_uri() + (f"#{fragment}" if fragment else ""))
         return page
 

@@ -1,4 +1,6 @@
-"""A dataset, a model and a suite that the tests of bundles serve from a Hub on the loopback interface (fixtures in conftest.py)."""
+"""A dataset, a model and a suite that the tests of bundles serve from a Hub on the loopback
+interface (fixtures in conftest.py).
+"""
 
 from __future__ import annotations
 
@@ -6,21 +8,39 @@ import json
 
 import yaml
 
-from lep_bench import paths
+from lep_bench import files
 
-BASE = paths.checkpoints() / "mini-llama" / "base"
-DARUMERU = yaml.safe_load((paths.folder("tasks") / "darumeru" / "_darumeru.yaml").read_text(encoding="utf-8"))["dataset_kwargs"]["revision"]
+BASE = files.builtin_checkpoints() / "mini-llama" / "base"
+DARUMERU = yaml.safe_load(
+    (files.shipped_folder("tasks") / "darumeru" / "_darumeru.yaml").read_text(encoding="utf-8")
+)["dataset_kwargs"]["revision"]
 SUITE = {
-    "title": "Tiny", "tasks": ["darumeru_parus"], "baselines": ["pico"], "protocol": "paper", "base": {"format": "plain", "shots": 1},
+    "title": "Tiny",
+    "tasks": ["darumeru_parus"],
+    "baselines": ["pico"],
+    "protocol": "paper",
+    "base": {"format": "plain", "shots": 1},
     "mean": {"kind": "plain", "tasks": {"darumeru_parus": 0.25}},
-}  # fmt: skip
+}
 
 
 def parus(number: int, shot: bool = False) -> dict[str, object]:
     """A row like those of the dataset."""
-    messages = [{"role": "user", "content": "{premise} 1. {choice1} 2. {choice2}"}, {"role": "bot", "content": "Ответ: 1" if shot else "Ответ:"}]
-    inputs = {"premise": f"Дождь шёл {number} дней.", "choice1": "Река вышла из берегов.", "choice2": "Трава засохла."}
-    return {"messages": messages, "inputs": inputs, "outputs": "1", "meta": {"id": number, "task": "effect"}}
+    messages = [
+        {"role": "user", "content": "{premise} 1. {choice1} 2. {choice2}"},
+        {"role": "bot", "content": "Ответ: 1" if shot else "Ответ:"},
+    ]
+    inputs = {
+        "premise": f"Дождь шёл {number} дней.",
+        "choice1": "Река вышла из берегов.",
+        "choice2": "Трава засохла.",
+    }
+    return {
+        "messages": messages,
+        "inputs": inputs,
+        "outputs": "1",
+        "meta": {"id": number, "task": "effect"},
+    }
 
 
 def lines(rows: list[dict[str, object]]) -> bytes:

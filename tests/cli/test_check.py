@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lep_bench import paths
+from lep_bench import files
 
-MINI = paths.checkpoints() / "mini-llama" / "instruct"
+MINI = files.builtin_checkpoints() / "mini-llama" / "instruct"
 
 
 @pytest.fixture
@@ -26,7 +26,10 @@ def edit(file: Path, **fields: object) -> None:
 def test_sound_models(cli: Callable) -> None:
     answer = cli("check", "builtin:mini-llama/base", MINI)
     assert (answer.code, answer.err) == (0, "")
-    assert answer.out.splitlines() == ["builtin:mini-llama/base: sound: 0 errors, 0 warnings", f"{MINI}: sound: 0 errors, 0 warnings"]
+    assert answer.out.splitlines() == [
+        "builtin:mini-llama/base: sound: 0 errors, 0 warnings",
+        f"{MINI}: sound: 0 errors, 0 warnings",
+    ]
 
 
 def test_warnings_are_no_failure(cli: Callable, model: Path) -> None:
@@ -34,11 +37,19 @@ def test_warnings_are_no_failure(cli: Callable, model: Path) -> None:
     answer = cli("check", model)
     assert answer.code == 0
     first, last = answer.out.splitlines()
-    assert first.startswith(f"warning: {model}: the chat template ends an answer with '<|eot_id|>' (1009), which is not among the ends [1001]; ")
-    assert first.endswith("add it to eos_token_id in generation_config.json") and last == f"{model}: sound: 0 errors, 1 warning"
+    assert first.startswith(
+        f"warning: {model}: the chat template ends an answer with '<|eot_id|>' (1009), which "
+        "is not among the ends [1001]; "
+    )
+    assert (
+        first.endswith("add it to eos_token_id in generation_config.json")
+        and last == f"{model}: sound: 0 errors, 1 warning"
+    )
 
 
-def test_errors_and_folders_that_cannot_be_read_end_with_1(cli: Callable, model: Path, tmp_path: Path) -> None:
+def test_errors_and_folders_that_cannot_be_read_end_with_1(
+    cli: Callable, model: Path, tmp_path: Path
+) -> None:
     edit(model / "config.json", vocab_size=1000)
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -47,14 +58,27 @@ def test_errors_and_folders_that_cannot_be_read_end_with_1(cli: Callable, model:
     assert answer.out.splitlines() == [
         f"error: {empty} is no checkpoint: it has no config.json",
         f"{empty}: not sound: 1 error, 0 warnings",
-        f"error: {model}: config.json says vocab_size 1000, the embedding has 1024 rows; set vocab_size to the rows",
-        f"error: {model}: config.json says vocab_size 1000, the head has 1024 rows; set vocab_size to the rows",
+        (
+            f"error: {model}: config.json says vocab_size 1000, the embedding has 1024 rows; set "
+            "vocab_size to the rows"
+        ),
+        (
+            f"error: {model}: config.json says vocab_size 1000, the head has 1024 rows; set "
+            "vocab_size to the rows"
+        ),
         f"{model}: not sound: 2 errors, 0 warnings",
         "builtin:mini-llama/base: sound: 0 errors, 0 warnings",
     ]
 
 
-@pytest.mark.parametrize(("place", "words"), [("/no/where", "no such folder"), ("builtin:mini-lama/base", "did you mean"), ("some/model", "Hub")])
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("/no/where", "no such folder"),
+        ("builtin:mini-lama/base", "did you mean"),
+        ("some/model", "Hub"),
+    ],
+)
 def test_a_name_that_is_nothing_is_a_mistake(cli: Callable, place: str, words: str) -> None:
     answer = cli("check", place)
     assert answer.code == 2 and words in answer.err and answer.out == ""

@@ -13,15 +13,21 @@ from scipy.stats import binomtest
 sys.path.insert(0, str(Path(__file__).parents[1] / "leaderboard"))
 from invented_run import TASKS, cell, models
 
-from lep_bench.results import Sample, TaskResult
-from lep_bench.store import Store
+from lep_bench.records.schema import Sample, TaskResult
+from lep_bench.records.store import Store
 
 MODELS = {m.name: m for m in models()}
 A, B, BASE = "mini-llama/bpe/swap", "mini-llama/bpe/overlap", "mini-llama/base"
 Change = Callable[[TaskResult, list[Sample]], tuple[TaskResult, list[Sample]]]
 
 
-def add(out: Path, name: str, change: Change | None = None, seed: int = 0, tasks: tuple[str, ...] = TASKS) -> None:
+def add(
+    out: Path,
+    name: str,
+    change: Change | None = None,
+    seed: int = 0,
+    tasks: tuple[str, ...] = TASKS,
+) -> None:
     for task in tasks:
         result, samples = cell(MODELS[name].model_copy(update={"seed": seed}), task)
         Store(out).write(*(change(result, samples) if change else (result, samples)))
@@ -40,12 +46,29 @@ def test_the_table(cli: Callable, out: Path) -> None:
     lines = answer.out.splitlines()
     assert lines[:2] == [f"A  {A}", f"B  {B}"] and max(map(len, lines)) <= 100
     copied = next(line.split() for line in lines if line.startswith("mini_copy_ru"))
-    a, b = ([bool(s.values["exact_match"]) for s in cell(MODELS[name], "mini_copy_ru")[1]] for name in (A, B))
-    both, first, second = (sum(x and y for x, y in zip(a, b)), sum(x > y for x, y in zip(a, b)), sum(y > x for x, y in zip(a, b)))
-    assert copied[1:3] == [f"{100 * sum(v) / 60:.1f}" for v in (a, b)] and copied[-4:-1] == [str(both), str(first), str(second)]
-    assert float(copied[-6]) == pytest.approx(binomtest(min(first, second), first + second).pvalue, abs=0.006)
+    a, b = (
+        [bool(s.values["exact_match"]) for s in cell(MODELS[name], "mini_copy_ru")[1]]
+        for name in (A, B)
+    )
+    both, first, second = (
+        sum(x and y for x, y in zip(a, b)),
+        sum(x > y for x, y in zip(a, b)),
+        sum(y > x for x, y in zip(a, b)),
+    )
+    assert copied[1:3] == [f"{100 * sum(v) / 60:.1f}" for v in (a, b)] and copied[-4:-1] == [
+        str(both),
+        str(first),
+        str(second),
+    ]
+    assert float(copied[-6]) == pytest.approx(
+        binomtest(min(first, second), first + second).pvalue, abs=0.006
+    )
     assert any(line.startswith("centred mean") for line in lines)
-    assert answer.out.count("gold  x") == 3 and "One seed: this checkpoint only" in answer.out and "undecided" in answer.out
+    assert (
+        answer.out.count("gold  x") == 3
+        and "One seed: this checkpoint only" in answer.out
+        and "undecided" in answer.out
+    )
 
 
 def test_json_holds_every_number(cli: Callable, out: Path) -> None:
@@ -53,7 +76,9 @@ def test_json_holds_every_number(cli: Callable, out: Path) -> None:
     back = json.loads(cli("compare", B, A, "--out", out, "--json").out)[0]
     assert (made["a"], made["b"], made["missing"]) == (A, B, []) and len(made["lines"]) == 4
     d, other = made["mean"]["difference"], back["mean"]["difference"]
-    assert d["value"] == pytest.approx(made["mean"]["a"] - made["mean"]["b"]) and d["value"] == pytest.approx(-other["value"])
+    assert d["value"] == pytest.approx(made["mean"]["a"] - made["mean"]["b"]) and d[
+        "value"
+    ] == pytest.approx(-other["value"])
     assert d["p"] == other["p"] and d["low"] == pytest.approx(-other["high"], abs=2e-3)
     assert made["smallest"] == pytest.approx(2.8016 * d["stderr"], rel=1e-4)
 
@@ -62,7 +87,11 @@ def test_a_missing_task_leaves_no_mean(cli: Callable, tmp_path: Path) -> None:
     add(tmp_path, A)
     add(tmp_path, B, tasks=TASKS[1:])
     answer = cli("compare", A, B, "--out", tmp_path)
-    assert answer.code == 0 and "No mean: mini_facts_ru not scored for both." in answer.out and "centred mean" not in answer.out
+    assert (
+        answer.code == 0
+        and "No mean: mini_facts_ru not scored for both." in answer.out
+        and "centred mean" not in answer.out
+    )
 
 
 def test_several_seeds(cli: Callable, tmp_path: Path) -> None:
@@ -83,7 +112,12 @@ def test_names_that_do_not_fit(cli: Callable, out: Path) -> None:
     fails(cli("compare", "mini-llama/*", B, "--out", out), "fits 3 models", A, "name one")
     fails(cli("compare", A, A, "--out", out), "name two models")
     fails(cli("compare", A, B, "--out", out / "nothing"), "no results of suite mini")
-    fails(cli("compare", A, BASE, "--out", out), "asked in different ways", "chat, 0-shot", "plain, 0-shot")
+    fails(
+        cli("compare", A, BASE, "--out", out),
+        "asked in different ways",
+        "chat, 0-shot",
+        "plain, 0-shot",
+    )
 
 
 def changed(**fields: object) -> Change:
@@ -91,12 +125,17 @@ def changed(**fields: object) -> Change:
 
 
 def machine(result: TaskResult, samples: list[Sample]) -> tuple[TaskResult, list[Sample]]:
-    return result.model_copy(update={"provenance": result.provenance.model_copy(update={"engine_version": "9.9"})}), samples
+    return result.model_copy(
+        update={"provenance": result.provenance.model_copy(update={"engine_version": "9.9"})}
+    ), samples
 
 
 def fewer(result: TaskResult, samples: list[Sample]) -> tuple[TaskResult, list[Sample]]:
     key, values = result.primary, [s.values[result.primary] for s in samples[:50]]
-    scores = {**result.scores, key: result.scores[key].model_copy(update={"value": sum(values) / 50})}
+    scores = {
+        **result.scores,
+        key: result.scores[key].model_copy(update={"value": sum(values) / 50}),
+    }
     return result.model_copy(update={"samples": 50, "scores": scores}), samples[:50]
 
 
@@ -108,12 +147,17 @@ def others(result: TaskResult, samples: list[Sample]) -> tuple[TaskResult, list[
     ("change", "said"),
     [
         (machine, ("engine hf 9.9", "run one again like the other")),
-        (changed(task_version="2", task_fingerprint="v2"), ("version 1 (", "version 2 (", "run again what is of the older one")),
+        (
+            changed(task_version="2", task_fingerprint="v2"),
+            ("version 1 (", "version 2 (", "run again what is of the older one"),
+        ),
         (fewer, ("50 items and 60 items", "--limit")),
         (others, ("items are not the same",)),
     ],
 )
-def test_what_may_not_be_compared(cli: Callable, tmp_path: Path, change: Change, said: tuple[str, ...]) -> None:
+def test_what_may_not_be_compared(
+    cli: Callable, tmp_path: Path, change: Change, said: tuple[str, ...]
+) -> None:
     add(tmp_path, A)
     add(tmp_path, B, change)
     fails(cli("compare", A, B, "--out", tmp_path), f"{A} and {B} cannot be compared", *said)
@@ -136,11 +180,18 @@ def test_seeds_on_one_side_only(cli: Callable, tmp_path: Path) -> None:
         add(tmp_path, A, seed=seed)
     add(tmp_path, B)
     answer = cli("compare", A, B, "--out", tmp_path)
-    assert "Tests: t over 3 and 1 seeds." in answer.out and "Intervals: of the same test." in answer.out and "One seed:" in answer.out
+    assert (
+        "Tests: t over 3 and 1 seeds." in answer.out
+        and "Intervals: of the same test." in answer.out
+        and "One seed:" in answer.out
+    )
 
 
 def test_a_limit_is_said(cli: Callable, tmp_path: Path) -> None:
     for name in (A, B):
         for task in TASKS:
             Store(tmp_path).write(*cell(MODELS[name], task, limit=20))
-    assert "Asked on 20 items of a task at most (--limit)" in cli("compare", A, B, "--out", tmp_path).out
+    assert (
+        "Asked on 20 items of a task at most (--limit)"
+        in cli("compare", A, B, "--out", tmp_path).out
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from lep_bench import paths
+from lep_bench import files
 from lep_bench.cli.app import app
 
 
@@ -23,7 +23,10 @@ def test_models_marks_what_all_means(cli) -> None:
     assert every.code == usual.code == 0
     rows = [line.split() for line in every.out.splitlines()[1:]]
     listed = [row[0] for row in rows]
-    assert "mini-llama/extended/conversion+self-calibration" in listed and "mini-mistral/base" in listed
+    assert (
+        "mini-llama/extended/conversion+self-calibration" in listed
+        and "mini-mistral/base" in listed
+    )
     assert "mini-mistral/optimized/conversion" not in listed
     marked = [row[0] for row in rows if row[-1] == "yes"]
     assert marked == [line.split()[0] for line in usual.out.splitlines()[1:]]
@@ -34,7 +37,9 @@ def test_models_marks_what_all_means(cli) -> None:
 def test_models_takes_a_pattern(cli) -> None:
     answer = cli("models", "mini-llama/*/conversion")
     names = [line.split()[0] for line in answer.out.splitlines()[1:]]
-    assert names == [f"mini-llama/{v}/conversion" for v in ("bpe", "unigram", "extended", "optimized")]
+    assert names == [
+        f"mini-llama/{v}/conversion" for v in ("bpe", "unigram", "extended", "optimized")
+    ]
 
 
 def test_families_and_tasks_are_listed(cli) -> None:
@@ -46,9 +51,9 @@ def test_families_and_tasks_are_listed(cli) -> None:
 
 
 def test_where_prints_a_bare_path_for_scripts(cli) -> None:
-    assert cli("where", "tasks").out.strip() == str(paths.folder("tasks"))
+    assert cli("where", "tasks").out.strip() == str(files.shipped_folder("tasks"))
     everything = cli("where").out
-    assert all(name in everything for name in paths.FOLDERS)
+    assert all(name in everything for name in files.FOLDERS)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +66,9 @@ def test_where_prints_a_bare_path_for_scripts(cli) -> None:
         (("where", "cellar"), ("cellar", "adapters, tasks, configs")),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(cli, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+def test_a_mistake_is_one_line_and_exit_code_2(
+    cli, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
     answer = cli(*arguments)
     assert answer.code == 2
     assert answer.err.startswith("error: ") and answer.err.count("\n") == 1
@@ -70,15 +77,21 @@ def test_a_mistake_is_one_line_and_exit_code_2(cli, arguments: tuple[str, ...], 
 
 def test_a_wrong_key_in_a_config_is_told_with_file_and_line(cli, tmp_path: Path) -> None:
     (tmp_path / "suites").mkdir()
-    text = (paths.folder("configs") / "suites" / "mini.yaml").read_text(encoding="utf-8")
+    text = (files.shipped_folder("configs") / "suites" / "mini.yaml").read_text(encoding="utf-8")
     (tmp_path / "suites" / "mini.yaml").write_text(text + "protocoll: greedy\n", encoding="utf-8")
     answer = cli("models", "--configs", tmp_path)
     line = len(text.splitlines()) + 1
-    assert answer.code == 2 and f"mini.yaml:{line}: protocoll" in answer.err and "protocol" in answer.err
+    assert (
+        answer.code == 2
+        and f"mini.yaml:{line}: protocoll" in answer.err
+        and "protocol" in answer.err
+    )
 
 
 def test_an_adapter_that_cannot_be_imported_is_told_with_file_and_line(cli, tmp_path: Path) -> None:
-    (tmp_path / "broken.py").write_text("import os\n\nraise RuntimeError('not today')\n", encoding="utf-8")
+    (tmp_path / "broken.py").write_text(
+        "import os\n\nraise RuntimeError('not today')\n", encoding="utf-8"
+    )
     answer = cli("adapters", "--adapters", tmp_path)
     assert answer.code == 2 and "broken.py:3: RuntimeError: not today" in answer.err
 
@@ -93,7 +106,11 @@ def test_every_command_has_help_under_both_names(cli) -> None:
 
     for name in get_command(app).commands:
         short, long = cli(name, "-h"), cli(name, "--help")
-        assert short.code == long.code == 0 and short.out == long.out and "Usage: lep-bench" in short.out
+        assert (
+            short.code == long.code == 0
+            and short.out == long.out
+            and "Usage: lep-bench" in short.out
+        )
     assert "completion" not in cli("--help").out
 
 
@@ -101,13 +118,13 @@ def test_interruption_says_how_to_go_on(cli, monkeypatch: pytest.MonkeyPatch) ->
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(paths, "folder", interrupted)
+    monkeypatch.setattr(files, "shipped_folder", interrupted)
     answer = cli("where", "tasks")
     assert (answer.code, answer.err) == (130, "interrupted: run the same command again to go on\n")
 
 
 def test_a_bug_keeps_its_traceback(cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paths, "folder", lambda name: 1 / 0)
+    monkeypatch.setattr(files, "shipped_folder", lambda name: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli("where", "tasks")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from lep_bench import paths
-from lep_bench.surgery import segmentation
+from lep_bench import files
+from lep_bench.surgery.tokenizers import segmentation
 
 LLAMA, MISTRAL = "builtin:mini-llama/base", "builtin:mini-mistral/base"
 TEXTS = ["лиса бежит по холму", "the red fox  runs", "ёж и 12 яблок"]
@@ -31,42 +31,80 @@ def test_figures_are_what_a_recount_gives(cli, text: Path, tmp_path: Path) -> No
     written = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))["tokenizers"]
     assert [one["name"] for one in written] == [LLAMA, MISTRAL]
     for one, line in zip(written, answer.out.splitlines()[1:], strict=False):
-        raw = Tokenizer.from_file(str(paths.checkpoints() / one["name"].removeprefix("builtin:") / "tokenizer.json"))
+        raw = Tokenizer.from_file(
+            str(
+                files.builtin_checkpoints()
+                / one["name"].removeprefix("builtin:")
+                / "tokenizer.json"
+            )
+        )
         ids = [raw.encode(document, add_special_tokens=False).ids for document in TEXTS]
         tokens, different = sum(map(len, ids)), {number for own in ids for number in own}
-        assert (one["tokens"], one["used"], one["words"], one["documents"]) == (tokens, len(different), 12, 3)
-        assert one["symbols_per_token"] == sum(map(len, TEXTS)) / tokens and one["tokens_per_word"] == tokens / 12
+        assert (one["tokens"], one["used"], one["words"], one["documents"]) == (
+            tokens,
+            len(different),
+            12,
+            3,
+        )
+        assert (
+            one["symbols_per_token"] == sum(map(len, TEXTS)) / tokens
+            and one["tokens_per_word"] == tokens / 12
+        )
         assert one["bytes_per_token"] == sum(len(document.encode()) for document in TEXTS) / tokens
-        assert one["vocabulary"] == raw.get_vocab_size() and one["exact"] == 3 and one["difference"] is None
+        assert (
+            one["vocabulary"] == raw.get_vocab_size()
+            and one["exact"] == 3
+            and one["difference"] is None
+        )
         cells = line.split()
-        assert cells[:2] == [one["name"], one["kind"]] and f"{one['symbols_per_token']:.2f}" in cells
+        assert (
+            cells[:2] == [one["name"], one["kind"]] and f"{one['symbols_per_token']:.2f}" in cells
+        )
     assert [one["kind"] for one in written] == ["byte-level-bpe", "metaspace-bpe+bytes"]
 
 
 def test_cyrillic_is_counted_by_bytes(text: Path) -> None:
     # In byte-level spelling no token looks Cyrillic.
-    found = segmentation.segment(paths.checkpoints() / "mini-llama" / "base", TEXTS, "x")
-    vocabulary = Tokenizer.from_file(str(paths.checkpoints() / "mini-llama" / "base" / "tokenizer.json"))
-    decoded = [vocabulary.decode([number], skip_special_tokens=False) for number in range(found.vocabulary)]
-    assert found.cyrillic == sum(any("а" <= c.lower() <= "я" or c in "ёЁ" for c in token) for token in decoded) > 100
+    found = segmentation.measure_segmentation(
+        files.builtin_checkpoints() / "mini-llama" / "base", TEXTS, "x"
+    )
+    vocabulary = Tokenizer.from_file(
+        str(files.builtin_checkpoints() / "mini-llama" / "base" / "tokenizer.json")
+    )
+    decoded = [
+        vocabulary.decode([number], skip_special_tokens=False) for number in range(found.vocabulary)
+    ]
+    assert (
+        found.cyrillic
+        == sum(any("а" <= c.lower() <= "я" or c in "ёЁ" for c in token) for token in decoded)
+        > 100
+    )
 
 
 def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = paths.checkpoints() / "mini-mistral" / "base"
-    whole = segmentation.segment(folder, segmentation.SAMPLE, "x")
+    folder = files.builtin_checkpoints() / "mini-mistral" / "base"
+    whole = segmentation.measure_segmentation(folder, segmentation.SAMPLE, "x")
     monkeypatch.setattr(segmentation, "BATCH", 100)
-    assert segmentation.segment(folder, iter(segmentation.SAMPLE), "x") == whole
+    assert segmentation.measure_segmentation(folder, iter(segmentation.SAMPLE), "x") == whole
 
 
 def test_what_does_not_come_back_is_shown(cli, text: Path, tmp_path: Path) -> None:
     folder = tmp_path / "lossy"
     folder.mkdir()
-    spec = json.loads((paths.checkpoints() / "mini-llama" / "base" / "tokenizer.json").read_text(encoding="utf-8"))
+    spec = json.loads(
+        (files.builtin_checkpoints() / "mini-llama" / "base" / "tokenizer.json").read_text(
+            encoding="utf-8"
+        )
+    )
     spec["normalizer"] = {"type": "Replace", "pattern": {"String": "ё"}, "content": "е"}
-    (folder / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")  # a tokenizer alone: no config.json
+    # a tokenizer alone: no config.json
+    (folder / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
     answer = cli("tokenizer", folder, "--text", text)
     assert answer.code == 0 and "2 of 3" in answer.out.splitlines()[1]
-    assert "lossy: document 3: 'ёж и 12 яблок' comes back as 'еж и 12 яблок'" in answer.out.splitlines()
+    assert (
+        "lossy: document 3: 'ёж и 12 яблок' comes back as 'еж и 12 яблок'"
+        in answer.out.splitlines()
+    )
 
 
 def test_without_a_text_the_sample_is_cut(cli) -> None:
@@ -74,13 +112,18 @@ def test_without_a_text_the_sample_is_cut(cli) -> None:
     assert "text: a built-in sample: 8 documents" in answer.out and "8 of 8" in answer.out
 
 
-@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed"
+)
 def test_plots_are_pictures(cli, text: Path, tmp_path: Path) -> None:
     for name in ("a.png", "a.svg", "b.svg"):
         assert cli("tokenizer", LLAMA, MISTRAL, "--text", text, "--plot", tmp_path / name).code == 0
     width, height = struct.unpack(">II", (tmp_path / "a.png").read_bytes()[16:24])
     assert width > 1000 and height > 300
-    words = [node.text for node in ElementTree.parse(tmp_path / "a.svg").iter("{http://www.w3.org/2000/svg}text")]
+    words = [
+        node.text
+        for node in ElementTree.parse(tmp_path / "a.svg").iter("{http://www.w3.org/2000/svg}text")
+    ]
     assert any(word and word.startswith(MISTRAL) for word in words)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 

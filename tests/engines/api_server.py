@@ -1,4 +1,6 @@
-"""A small server on this machine for the tests of engine api: what it answers is a function of the question."""
+"""A small server on this machine for the tests of engine api: what it answers is a function of the
+question.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,16 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from lep_bench.engines.api_client import Client, Patience
+from lep_bench.engines.api import ApiClient, Patience
 
 QUICK = Patience(connect=2.0, answer=0.5, pause=0.01, longest=0.05, total=1.2, tries=4)
 MODELS = {"data": [{"id": "small", "owned_by": "test"}]}
 
 
 class Server(ThreadingHTTPServer):
-    """`reply(path, body, number)` gives (status, JSON value or raw bytes, headers); `asked` holds (path, body, headers) of each question."""
+    """`reply(path, body, number)` gives (status, JSON value or raw bytes, headers); `asked` holds
+    (path, body, headers) of each question.
+    """
 
     daemon_threads = True
     request_queue_size = 128
@@ -31,8 +35,8 @@ class Server(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/v1"
 
-    def client(self, key: str | None = None) -> Client:
-        return Client(self.url, key, QUICK)
+    def client(self, key: str | None = None) -> ApiClient:
+        return ApiClient(self.url, key, QUICK)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that go away are part of the tests."""
@@ -81,7 +85,9 @@ DRIP = b'{"data": [' + b" " * 300
 def serving(reply: Callable[[str, Any, int], tuple[int, Any, dict[str, str]]]) -> Iterator[Server]:
     """A server for the length of a block."""
     server = Server(reply)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     try:
         yield server

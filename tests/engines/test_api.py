@@ -1,4 +1,6 @@
-"""Engine api against servers that fail, lack things or are not what they seem; what a good server answers is tested in test_api_vllm.py."""
+"""Engine api against servers that fail, lack things or are not what they seem; what a good server
+answers is tested in test_api_vllm.py.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +11,32 @@ from typing import Any
 
 import pytest
 
-from lep_bench import artifact, paths
-from lep_bench.engines import api_client
-from lep_bench.engines.api import ApiEngine
-from lep_bench.engines.api_chat import ChatEngine, read_back, written
+from lep_bench import files
+from lep_bench.engines import api
+from lep_bench.engines.api import ApiEngine, ChatEngine, read_messages, write_messages
 from lep_bench.engines.base import Sampling
 from lep_bench.engines.hf import HfEngine
 from lep_bench.errors import CheckpointError, LepBenchError, TaskError
-from lep_bench.evaluate.messages import MessageEncoder
+from lep_bench.evaluate.encode import MessageEncoder
+from lep_bench.records import artifact
 from tests.engines.api_server import DRIP, HANG, MODELS, serving
 
-INSTRUCT = paths.checkpoints() / "mini-llama" / "instruct"
-CHAT = [{"role": "system", "content": "Отвечай кратко."}, {"role": "user", "content": "Столица?\n\"A\" или 'B'"}]
+INSTRUCT = files.builtin_checkpoints() / "mini-llama" / "instruct"
+CHAT = [
+    {"role": "system", "content": "Отвечай кратко."},
+    {"role": "user", "content": "Столица?\n\"A\" или 'B'"},
+]
 SAMPLED = Sampling(0.5, 40, 0.9)
 
 
 def built_in() -> artifact.Artifact:
-    return artifact.whole("builtin:mini-llama/instruct", "builtin:mini-llama/instruct", "instruct", "x")
+    return artifact.open_checkpoint(
+        "builtin:mini-llama/instruct", "builtin:mini-llama/instruct", "instruct", "x"
+    )
 
 
 def named(name: str) -> artifact.Artifact:
-    return artifact.whole(f"api:{name}", f"api:{name}", "baseline", "x")
+    return artifact.open_checkpoint(f"api:{name}", f"api:{name}", "baseline", "x")
 
 
 def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
@@ -38,7 +45,7 @@ def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
     return text
 
 
-# ---- the wire ---------------------------------------------------------------------------------------------------------
+# ---- the wire
 
 
 def test_answers_come_in_the_order_of_the_questions() -> None:
@@ -47,34 +54,55 @@ def test_answers_come_in_the_order_of_the_questions() -> None:
         return 200, {"n": body["n"]}, {}
 
     with serving(reply) as server:
-        assert [found["n"] for found in server.client().answers("/x", ({"n": n} for n in range(100)))] == list(range(100))
+        assert [
+            found["n"] for found in server.client().answers("/x", ({"n": n} for n in range(100)))
+        ] == list(range(100))
 
 
-@pytest.mark.parametrize("first", [(500, {}, {}), (503, b"", {"Retry-After": "3600"}), (429, {}, {"Retry-After": "Wed, 01 Jan 2099 00:00:00 GMT"})])
+@pytest.mark.parametrize(
+    "first",
+    [
+        (500, {}, {}),
+        (503, b"", {"Retry-After": "3600"}),
+        (429, {}, {"Retry-After": "Wed, 01 Jan 2099 00:00:00 GMT"}),
+    ],
+)
 def test_what_may_pass_is_tried_again(first: tuple[int, Any, dict[str, str]]) -> None:
-    with serving(lambda path, body, number: first if number < 3 else (200, {"ok": number}, {})) as server:
+    with serving(
+        lambda path, body, number: first if number < 3 else (200, {"ok": number}, {})
+    ) as server:
         assert server.client().answer("/x", {}) == {"ok": 3}
 
 
 @pytest.mark.parametrize(
     ("reply", "said"),
     [
-        ((500, {"error": {"message": "out of memory\nTraceback ..."}}, {}), "the server answers 500: out of memory"),
+        (
+            (500, {"error": {"message": "out of memory\nTraceback ..."}}, {}),
+            "the server answers 500: out of memory",
+        ),
         ((200, b"<html>not JSON", {}), "no JSON object: '<html>not JSON'"),
         ((200, HANG, {}), "no answer in"),
         ((200, DRIP, {}), "no whole answer in"),
         ((200, b"{", {"Content-Length": "100"}), "no whole answer in"),
     ],
 )
-def test_a_server_that_stays_broken_ends_in_one_line(reply: tuple[int, Any, dict[str, str]], said: str) -> None:
+def test_a_server_that_stays_broken_ends_in_one_line(
+    reply: tuple[int, Any, dict[str, str]], said: str
+) -> None:
     with serving(lambda path, body, number: reply) as server:
         client = server.client()
         with pytest.raises(LepBenchError) as error:
             client.answers("/completions", [{"n": n} for n in range(5)])
         text = one_line(error)
-        assert text.startswith(f"{server.url}/completions: ") and said in text and "run the same command again" in text
+        assert (
+            text.startswith(f"{server.url}/completions: ")
+            and said in text
+            and "run the same command again" in text
+        )
         asked = len(server.asked)
-        with pytest.raises(LepBenchError, match="run the same command again"):  # it is not waited for a second time
+        # it is not waited for a second time
+        with pytest.raises(LepBenchError, match="run the same command again"):
             client.answers("/completions", [{}] * 5)
         assert len(server.asked) <= asked + 5  # those that were on their way
 
@@ -88,13 +116,15 @@ def test_nothing_listens() -> None:
 
 def test_a_refusal_is_not_tried_again() -> None:
     with serving(lambda *_: (400, {"error": {"message": "too long"}}, {})) as server:
-        with pytest.raises(api_client.Refused, match="the server answers 400: too long"):
+        with pytest.raises(api.Refused, match="the server answers 400: too long"):
             server.client().answer("/completions", {})
         assert len(server.asked) == 1
 
 
 def test_the_key_goes_to_the_server_and_into_no_message() -> None:
-    with serving(lambda path, body, number: (401, {"error": {"message": "wrong key sk-secret"}}, {})) as server:
+    with serving(
+        lambda path, body, number: (401, {"error": {"message": "wrong key sk-secret"}}, {})
+    ) as server:
         with pytest.raises(LepBenchError) as error:
             server.client("sk-secret").models()
         assert server.asked[0][2]["Authorization"] == "Bearer sk-secret"
@@ -112,7 +142,9 @@ def test_redirects_are_not_followed() -> None:
         assert not other.asked
 
 
-def test_proxies_of_the_environment_are_not_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxies_of_the_environment_are_not_for_this_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
@@ -129,36 +161,78 @@ def test_no_models(value: Any) -> None:
 
 
 def test_addresses() -> None:
-    assert api_client.checked("http://127.0.0.1:8000") == api_client.checked("http://127.0.0.1:8000/v1/") == "http://127.0.0.1:8000/v1"
-    assert api_client.checked("https://host/openai/") == "https://host/openai"
-    for url in ("127.0.0.1:8000", "ftp://host/v1", "http://", "http://host:port/v1", "http://host:99999"):
+    assert (
+        api.check_url("http://127.0.0.1:8000")
+        == api.check_url("http://127.0.0.1:8000/v1/")
+        == "http://127.0.0.1:8000/v1"
+    )
+    assert api.check_url("https://host/openai/") == "https://host/openai"
+    for url in (
+        "127.0.0.1:8000",
+        "ftp://host/v1",
+        "http://",
+        "http://host:port/v1",
+        "http://host:99999",
+    ):
         with pytest.raises(LepBenchError, match="is no address"):
-            api_client.checked(url)
+            api.check_url(url)
     for url in ("http://me:secret@host/v1", "http://host/v1?key=secret"):
         with pytest.raises(LepBenchError, match="no name, password or query") as error:
-            api_client.checked(url)
+            api.check_url(url)
         assert "secret" not in str(error.value)
-    assert all(map(api_client.loopback, ("http://127.0.0.1:1/v1", "http://[::1]/v1", "http://localhost:8000/v1", "http://127.8.9.1")))
-    assert not any(map(api_client.loopback, ("http://10.0.0.1/v1", "https://localhost.example.com/v1", "http://127.0.0.1.example.com/v1")))
+    assert all(
+        map(
+            api.is_loopback,
+            (
+                "http://127.0.0.1:1/v1",
+                "http://[::1]/v1",
+                "http://localhost:8000/v1",
+                "http://127.8.9.1",
+            ),
+        )
+    )
+    assert not any(
+        map(
+            api.is_loopback,
+            (
+                "http://10.0.0.1/v1",
+                "https://localhost.example.com/v1",
+                "http://127.0.0.1.example.com/v1",
+            ),
+        )
+    )
 
 
 def test_keys() -> None:
     held = {"OPENAI_API_KEY": "one", "OTHER": "two"}
-    assert api_client.key_for("https://host/v1", None, held) == "one"
-    assert api_client.key_for("http://127.0.0.1/v1", None, held) is None  # not what was meant for another host
-    assert api_client.key_for("http://127.0.0.1/v1", "OTHER", held) == "two"
+    assert api.find_key("https://host/v1", None, held) == "one"
+    # not what was meant for another host
+    assert api.find_key("http://127.0.0.1/v1", None, held) is None
+    assert api.find_key("http://127.0.0.1/v1", "OTHER", held) == "two"
     with pytest.raises(LepBenchError, match="readable"):
-        api_client.key_for("http://host/v1", "OTHER", held)
+        api.find_key("http://host/v1", "OTHER", held)
     with pytest.raises(LepBenchError, match="MISSING is to hold the key"):
-        api_client.key_for("https://host/v1", "MISSING", held)
+        api.find_key("https://host/v1", "MISSING", held)
 
 
-# ---- a checkpoint behind a server that knows OpenAI's arguments only ----------------------------------------------------
+# ---- a checkpoint behind a server that knows OpenAI's arguments only
+# ----------------------------------------------------
 
 
 def plain_server(engine: HfEngine, tokenizer: Any, echo: bool = True) -> Any:
-    """Answers of `engine` as a server gives them that refuses vLLM's arguments and gives text instead of ids."""
-    known = {"model", "prompt", "max_tokens", "temperature", "logprobs", "stop", "seed", *(["echo"] if echo else [])}
+    """Answers of `engine` as a server gives them that refuses vLLM's arguments and gives text
+    instead of ids.
+    """
+    known = {
+        "model",
+        "prompt",
+        "max_tokens",
+        "temperature",
+        "logprobs",
+        "stop",
+        "seed",
+        *(["echo"] if echo else []),
+    }
 
     def reply(path: str, body: Any, number: int) -> tuple[int, Any, dict[str, str]]:
         if path == "/v1/models":
@@ -167,14 +241,42 @@ def plain_server(engine: HfEngine, tokenizer: Any, echo: bool = True) -> Any:
             return 400, {"error": {"message": f"unknown argument {min(set(body) - known)}"}}, {}
         ids = body["prompt"]
         with server_lock:
-            (new,) = engine.generate([ids], body["max_tokens"], [tokenizer.eos_token_id], body.get("stop", []), tokenizer.decode)
+            (new,) = engine.generate(
+                [ids],
+                body["max_tokens"],
+                [tokenizer.eos_token_id],
+                body.get("stop", []),
+                tokenizer.decode,
+            )
             found: dict[str, Any] = {"text": tokenizer.decode(new, skip_special_tokens=True)}
             if body.get("echo"):
                 pairs = [(ids[:n], [ids[n]]) for n in range(1, len(ids))]
-                scores = [one for (one,) in engine.option_logprobs([c for c, _ in pairs], [o for _, o in pairs])]
-                rows = [None, *({tokenizer.decode([t]): v, "?": v if best else 0.0} for (v, best), t in zip(scores, ids[1:], strict=True))]
-                found["logprobs"] = {"tokens": ["?"] * len(ids), "token_logprobs": [None, *(v for v, _ in scores)], "top_logprobs": rows}
-        return 200, {"choices": [found], "usage": {"prompt_tokens": len(ids), "completion_tokens": len(new)}}, {}
+                scores = [
+                    one
+                    for (one,) in engine.option_logprobs(
+                        [c for c, _ in pairs], [o for _, o in pairs]
+                    )
+                ]
+                rows = [
+                    None,
+                    *(
+                        {tokenizer.decode([t]): v, "?": v if best else 0.0}
+                        for (v, best), t in zip(scores, ids[1:], strict=True)
+                    ),
+                ]
+                found["logprobs"] = {
+                    "tokens": ["?"] * len(ids),
+                    "token_logprobs": [None, *(v for v, _ in scores)],
+                    "top_logprobs": rows,
+                }
+        return (
+            200,
+            {
+                "choices": [found],
+                "usage": {"prompt_tokens": len(ids), "completion_tokens": len(new)},
+            },
+            {},
+        )
 
     import threading
 
@@ -184,42 +286,69 @@ def plain_server(engine: HfEngine, tokenizer: Any, echo: bool = True) -> Any:
 
 @pytest.fixture(scope="module")
 def mini() -> Any:
-    from lep_bench.surgery import reading
+    from lep_bench.surgery.tokenizers import loading
 
     model, engine = built_in(), HfEngine(INSTRUCT)
     engine.exchange(model)
-    return model, engine, reading.load(model.folder)[0]
+    return model, engine, loading.load_tokenizer(model.folder)[0]
 
 
 def test_a_plain_server_gives_what_it_can(mini: Any) -> None:
     model, reference, tokenizer = mini
-    text = tokenizer.apply_chat_template([{"role": "user", "content": "Повтори: река и лес"}], add_generation_prompt=True, tokenize=False)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Повтори: река и лес"}],
+        add_generation_prompt=True,
+        tokenize=False,
+    )
     context = tokenizer(text, add_special_tokens=False)["input_ids"]
     with serving(plain_server(reference, tokenizer)) as server:
         engine = ApiEngine(server.client())
         engine.exchange(model)
-        pairs = [(context[:9], context[9:13]), (context[:12], context[12:13]), (context[:9], context[9:13])]
-        for ours, theirs in zip(engine.continuation_logprobs(pairs), reference.continuation_logprobs(pairs), strict=True):
-            assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-4) and ours.greedy == theirs.greedy
+        pairs = [
+            (context[:9], context[9:13]),
+            (context[:12], context[12:13]),
+            (context[:9], context[9:13]),
+        ]
+        for ours, theirs in zip(
+            engine.continuation_logprobs(pairs), reference.continuation_logprobs(pairs), strict=True
+        ):
+            assert (
+                ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
+                and ours.greedy == theirs.greedy
+            )
         options = [context[:12]], [[5, 300, context[12]]]
         (ours,), (theirs,) = engine.option_logprobs(*options), reference.option_logprobs(*options)
-        assert [value for value, _ in ours] == pytest.approx([value for value, _ in theirs], abs=1e-4)
+        assert [value for value, _ in ours] == pytest.approx(
+            [value for value, _ in theirs], abs=1e-4
+        )
         assert [best for _, best in ours] == [best for _, best in theirs]
-        made = [each.generate([context], 24, [tokenizer.eos_token_id], ["\n"], tokenizer.decode) for each in (engine, reference)]
-        assert tokenizer.decode(made[0][0]).strip() == tokenizer.decode(made[1][0], skip_special_tokens=True).strip() != ""
+        made = [
+            each.generate([context], 24, [tokenizer.eos_token_id], ["\n"], tokenizer.decode)
+            for each in (engine, reference)
+        ]
+        assert (
+            tokenizer.decode(made[0][0]).strip()
+            == tokenizer.decode(made[1][0], skip_special_tokens=True).strip()
+            != ""
+        )
         assert engine.generate([context], 0, [], [], tokenizer.decode) == [[]]
         assert engine.counts.requests == 3 + 3 + 1 + 1 and engine.counts.tokens_in > 0
         assert engine.remarks() == (f"answered by {engine.client.host} as mini-llama/instruct",)
     with serving(plain_server(reference, tokenizer, echo=False)) as server:
         engine = ApiEngine(server.client())
         engine.exchange(model)
-        with pytest.raises(TaskError, match="gives no log-probabilities of what it reads .* generation tasks can"):
+        with pytest.raises(
+            TaskError, match="gives no log-probabilities of what it reads .* generation tasks can"
+        ):
             engine.option_logprobs(*options)
 
 
 def test_a_model_that_is_not_served() -> None:
     with serving(lambda *_: (200, MODELS, {})) as server:
-        with pytest.raises(CheckpointError, match=r"serves small, not builtin:mini-llama/instruct: .*--served-model-name"):
+        with pytest.raises(
+            CheckpointError,
+            match=r"serves small, not builtin:mini-llama/instruct: .*--served-model-name",
+        ):
             ApiEngine(server.client()).exchange(built_in())
         with pytest.raises(CheckpointError, match="serves small, not api:large"):
             ChatEngine(server.client()).exchange(named("large"))
@@ -227,14 +356,18 @@ def test_a_model_that_is_not_served() -> None:
 
 def test_a_server_without_token_ids() -> None:
     def reply(path: str, body: Any, number: int) -> tuple[int, Any, dict[str, str]]:
-        return (200, {"data": [{"id": "instruct"}]}, {}) if body is None else (422, {"detail": "prompt: str"}, {})
+        return (
+            (200, {"data": [{"id": "instruct"}]}, {})
+            if body is None
+            else (422, {"detail": "prompt: str"}, {})
+        )
 
     with serving(reply) as server:
         with pytest.raises(LepBenchError, match="asks in token ids, and this server takes none"):
             ApiEngine(server.client()).exchange(built_in())
 
 
-# ---- chat -------------------------------------------------------------------------------------------------------------
+# ---- chat
 
 
 def chat_server(tokens: Any = None, refuses: tuple[str, ...] = (), content: Any = "Москва") -> Any:
@@ -249,7 +382,11 @@ def chat_server(tokens: Any = None, refuses: tuple[str, ...] = (), content: Any 
                 return 400, {"error": {"message": f"Unsupported parameter: {name}{hint}"}}, {}
         listed = tokens(body["messages"]) if tokens and body.get("logprobs") else None
         rows = [{"token": text, "logprob": value} for text, value in listed or ()]
-        choice = {"message": {"content": content}, "logprobs": {"content": [{"top_logprobs": rows}]} if rows else None, "finish_reason": "stop"}
+        choice = {
+            "message": {"content": content},
+            "logprobs": {"content": [{"top_logprobs": rows}]} if rows else None,
+            "finish_reason": "stop",
+        }
         return 200, {"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 1}}, {}
 
     return reply
@@ -261,13 +398,16 @@ def bytes_of(messages: Any, answer_to_come: bool = True) -> tuple[int, ...]:
 
 def test_messages_come_back_as_they_were() -> None:
     encoder = MessageEncoder(Path("api:small"))
-    for messages, to_come in ((CHAT, True), ([*CHAT, {"role": "assistant", "content": "Ответ: "}], False)):
+    for messages, to_come in (
+        (CHAT, True),
+        ([*CHAT, {"role": "assistant", "content": "Ответ: "}], False),
+    ):
         text = encoder.render(messages, to_come)
         assert all(message["content"] in text for message in messages)
         assert encoder.encode([text]) == [encoder.template_ids(messages, to_come)]
-        assert read_back(encoder.decode(encoder.encode([text])[0])) == messages
+        assert read_messages(encoder.decode(encoder.encode([text])[0])) == messages
     with pytest.raises(TaskError, match="control character"):
-        written([{"role": "user", "content": "a\x01b"}], True)
+        write_messages([{"role": "user", "content": "a\x01b"}], True)
 
 
 def test_options_by_their_own_token() -> None:
@@ -277,13 +417,20 @@ def test_options_by_their_own_token() -> None:
         engine.exchange(named("small"))
         pairs = [(bytes_of(CHAT), tuple(option.encode())) for option in (" A", " B", " C", " D")]
         found = engine.continuation_logprobs(pairs)
-        assert found[0].total == pytest.approx(math.log(math.exp(-1.0) + math.exp(-3.0))) and found[0].greedy
+        assert (
+            found[0].total == pytest.approx(math.log(math.exp(-1.0) + math.exp(-3.0)))
+            and found[0].greedy
+        )
         assert found[1].total == pytest.approx(-1.5) and not found[1].greedy
-        left = math.log(1 - sum(math.exp(value) for _, value in listed))  # of C and D it is known only that they have no more
+        # of C and D it is known only that they have no more
+        left = math.log(1 - sum(math.exp(value) for _, value in listed))
         assert found[2].total == found[3].total == pytest.approx(min(-4.0, left))
         asked = [body for _, body, _ in server.asked if body and body.get("logprobs")]
         assert len(asked) == 1 and asked[0]["messages"] == CHAT and asked[0]["top_logprobs"] == 20
-        assert engine.counts.requests == 4 and (engine.counts.tokens_in, engine.counts.tokens_out) == (7, 1)
+        assert engine.counts.requests == 4 and (
+            engine.counts.tokens_in,
+            engine.counts.tokens_out,
+        ) == (7, 1)
 
 
 def questions(count: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -293,7 +440,11 @@ def questions(count: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
 
 def test_options_that_are_not_listed() -> None:
     def asked(thinks: range) -> tuple[ChatEngine, Any]:
-        server = serving(chat_server(lambda messages: [("Думаю" if int(messages[0]["content"]) in thinks else "A", -0.1)]))
+        server = serving(
+            chat_server(
+                lambda messages: [("Думаю" if int(messages[0]["content"]) in thinks else "A", -0.1)]
+            )
+        )
         engine = ChatEngine(server.__enter__().client())
         engine.exchange(named("small"))
         return engine, server
@@ -303,14 +454,20 @@ def test_options_that_are_not_listed() -> None:
     assert values[0] == values[1] and values[6] > values[7]
     assert "3 of 50 questions: no option" in engine.remarks()[1] and len(engine.remarks()) == 1
     server.__exit__(None, None, None)
-    for thinks, said in ((range(40), "in 20 of 20 questions"), (range(10, 50), "in 40 of 50 questions")):
+    for thinks, said in (
+        (range(40), "in 20 of 20 questions"),
+        (range(10, 50), "in 40 of 50 questions"),
+    ):
         engine, server = asked(thinks)
         with pytest.raises(TaskError, match=said):
             engine.continuation_logprobs(questions(50))
         server.__exit__(None, None, None)
 
 
-@pytest.mark.parametrize(("refuses", "said"), [(("logprobs",), "Unsupported parameter: logprobs"), ((), "gives no log-probabilities")])
+@pytest.mark.parametrize(
+    ("refuses", "said"),
+    [(("logprobs",), "Unsupported parameter: logprobs"), ((), "gives no log-probabilities")],
+)
 def test_a_chat_server_without_logprobs(refuses: tuple[str, ...], said: str) -> None:
     with serving(chat_server(refuses=refuses)) as server:
         engine = ChatEngine(server.client())
@@ -324,7 +481,10 @@ def test_running_text_is_no_chat() -> None:
         engine = ChatEngine(server.client())
         engine.exchange(named("small"))
         encoder, before = MessageEncoder(Path("api:small")), len(server.asked)
-        for context, text in (((encoder.prefix,), "Жили-были"), (encoder.encode(["Вопрос: ..."])[0], " A")):
+        for context, text in (
+            ((encoder.prefix,), "Жили-были"),
+            (encoder.encode(["Вопрос: ..."])[0], " A"),
+        ):
             with pytest.raises(TaskError, match="conversations only"):
                 engine.continuation_logprobs([(context, tuple(text.encode()))])
         assert len(server.asked) == before
@@ -336,11 +496,26 @@ def test_generation_by_chat() -> None:
         engine.exchange(named("org/small-2"))
         begun = [*CHAT, {"role": "assistant", "content": "Ответ:"}]
         contexts = [bytes_of(CHAT), bytes_of(begun, False), bytes_of(CHAT)]
-        found = engine.generate(contexts, 16, [], ["\n", "1", "2", "3", "4"], bytes.decode, SAMPLED, [1, (1 << 70) + 5, 1])
+        found = engine.generate(
+            contexts,
+            16,
+            [],
+            ["\n", "1", "2", "3", "4"],
+            bytes.decode,
+            SAMPLED,
+            [1, (1 << 70) + 5, 1],
+        )
         assert [bytes(ids).decode() for ids in found] == ["Москва"] * 3
         asked = [body for _, body, _ in server.asked if body][-2:]
-        assert {body["seed"] for body in asked} == {1, 5} and all(len(body["stop"]) == 4 for body in asked)
-        expected = {"model": "org/small-2", "max_completion_tokens": 16, "temperature": 0.5, "top_p": 0.9}
+        assert {body["seed"] for body in asked} == {1, 5} and all(
+            len(body["stop"]) == 4 for body in asked
+        )
+        expected = {
+            "model": "org/small-2",
+            "max_completion_tokens": 16,
+            "temperature": 0.5,
+            "top_p": 0.9,
+        }
         assert all(expected.items() <= body.items() for body in asked)
         remarks = " ".join(engine.remarks())
         assert "sampled without top_k 40" in remarks and "begins another" in remarks

@@ -7,24 +7,44 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
-from lep_bench.artifact import Artifact, Lep, Parent
-from lep_bench.engines.base import StopStrings, batches, stop_ids
+from lep_bench.engines.base import StopStrings, make_batches, read_stop_ids
 from lep_bench.engines.hf import HfEngine
 from lep_bench.errors import CheckpointError
-from lep_bench.surgery import patch
+from lep_bench.records.artifact import Artifact, Lep, Parent
+from lep_bench.surgery.weights import patch
 
 VOCABULARY = 96
-SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
 KINDS = ["llama-untied", "llama-tied", "mistral-window"]
 
 
 def make(folder: Path, kind: str, rows: int = VOCABULARY, seed: int = 0) -> Path:
     torch.manual_seed(seed)
-    shape = {**SHAPE, "vocab_size": rows, "max_position_embeddings": 128, "initializer_range": 0.3, "eos_token_id": [1, 2]}
+    shape = {
+        **SHAPE,
+        "vocab_size": rows,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.3,
+        "eos_token_id": [1, 2],
+    }
     if kind.startswith("mistral"):
-        model = MistralForCausalLM(MistralConfig(**shape, sliding_window=7, tie_word_embeddings=False))
+        model = MistralForCausalLM(
+            MistralConfig(**shape, sliding_window=7, tie_word_embeddings=False)
+        )
     else:
         model = LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=kind == "llama-tied"))
     model.save_pretrained(folder)
@@ -32,7 +52,11 @@ def make(folder: Path, kind: str, rows: int = VOCABULARY, seed: int = 0) -> Path
 
 
 def whole(folder: Path, real: int = 0) -> Artifact:
-    return Artifact(folder, folder, Lep(model="body", fingerprint="0", kind="checkpoint", stage="base", vocabulary_size=real))
+    return Artifact(
+        folder,
+        folder,
+        Lep(model="body", fingerprint="0", kind="checkpoint", stage="base", vocabulary_size=real),
+    )
 
 
 def variant(folder: Path, body: Path, tensors: dict[str, torch.Tensor], real: int = 0) -> Artifact:
@@ -57,12 +81,20 @@ def texts(count: int, longest: int, seed: int, rows: int = VOCABULARY) -> list[l
     return [torch.randint(3, rows, (n,), generator=generator).tolist() for n in lengths]
 
 
-def reference(model: torch.nn.Module, context: list[int], continuation: list[int], real: int) -> tuple[list[float], bool]:
+def reference(
+    model: torch.nn.Module, context: list[int], continuation: list[int], real: int
+) -> tuple[list[float], bool]:
     """One sequence, whole logits, no batch, no cache."""
     with torch.inference_mode():
-        logits = model(torch.tensor([context + continuation])).logits[0, len(context) - 1 : -1, :real].double()
+        logits = (
+            model(torch.tensor([context + continuation]))
+            .logits[0, len(context) - 1 : -1, :real]
+            .double()
+        )
     target = torch.tensor(continuation)
-    return torch.log_softmax(logits, -1).gather(1, target[:, None])[:, 0].tolist(), bool((logits.argmax(-1) == target).all())
+    return torch.log_softmax(logits, -1).gather(1, target[:, None])[:, 0].tolist(), bool(
+        (logits.argmax(-1) == target).all()
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -80,11 +112,16 @@ def test_log_probabilities_equal_transformers_one_by_one(tmp_path: Path, kind: s
         assert score.logprobs == pytest.approx(logprobs, abs=1e-5)
         assert score.greedy == greedy
     options = [[5, 6, 7] if i % 2 else list(range(VOCABULARY)) for i in range(len(contexts))]
-    for context, wanted, answers in zip(contexts, options, engine.option_logprobs(contexts, options), strict=True):
+    for context, wanted, answers in zip(
+        contexts, options, engine.option_logprobs(contexts, options), strict=True
+    ):
         for option, (logprob, greedy) in zip(wanted, answers, strict=True):
             expected, best = reference(model, context, [option], VOCABULARY)
             assert logprob == pytest.approx(expected[0], abs=1e-5) and greedy == best
-    assert sum(best for _, best in engine.option_logprobs([contexts[0]], [list(range(VOCABULARY))])[0]) == 1
+    assert (
+        sum(best for _, best in engine.option_logprobs([contexts[0]], [list(range(VOCABULARY))])[0])
+        == 1
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -98,9 +135,13 @@ def test_generation_equals_transformers_one_by_one(tmp_path: Path, kind: str) ->
     ours = engine.generate(contexts, 24, stop, [], lambda ids: "")
     for context, got in zip(contexts, ours, strict=True):
         plain = model.generate(
-            torch.tensor([context]), attention_mask=torch.ones(1, len(context), dtype=torch.long),
-            max_new_tokens=24, do_sample=False, eos_token_id=list(stop), pad_token_id=1,
-        )[0, len(context) :].tolist()  # fmt: skip
+            torch.tensor([context]),
+            attention_mask=torch.ones(1, len(context), dtype=torch.long),
+            max_new_tokens=24,
+            do_sample=False,
+            eos_token_id=list(stop),
+            pad_token_id=1,
+        )[0, len(context) :].tolist()
         assert got == [token for token in plain if token not in stop]
     assert len({len(row) for row in ours}) > 3
 
@@ -116,7 +157,9 @@ def test_stop_strings_end_after_the_token_that_completes_them(tmp_path: Path) ->
     free = engine.generate(contexts, 20, (), [], decode)
     stop = decode(free[0][4:6])
     for unbounded, got in zip(free, engine.generate(contexts, 20, (), [stop], decode), strict=True):
-        end = next((n for n in range(len(unbounded) + 1) if stop in decode(unbounded[:n])), len(unbounded))
+        end = next(
+            (n for n in range(len(unbounded) + 1) if stop in decode(unbounded[:n])), len(unbounded)
+        )
         assert got == unbounded[:end]
     assert not StopStrings([""], decode).hit([3])
     assert engine.generate(contexts, 0, (), [], decode) == [[]] * 10
@@ -127,9 +170,15 @@ def test_exchange_equals_a_fresh_model_and_the_body_comes_back(tmp_path: Path, k
     body = make(tmp_path / "body", kind)
     engine = HfEngine(body, batch_tokens=150)
     fresh = engine.body_digest()
-    other = AutoModelForCausalLM.from_pretrained(make(tmp_path / "other", kind, rows=128, seed=1)).state_dict()
-    names = ["model.embed_tokens.weight", "model.layers.1.mlp.down_proj.weight"] + (["lm_head.weight"] if kind != "llama-tied" else [])
-    big = variant(tmp_path / "big", body, {n: other[n].contiguous().clone() for n in names}, real=110)
+    other = AutoModelForCausalLM.from_pretrained(
+        make(tmp_path / "other", kind, rows=128, seed=1)
+    ).state_dict()
+    names = ["model.embed_tokens.weight", "model.layers.1.mlp.down_proj.weight"] + (
+        ["lm_head.weight"] if kind != "llama-tied" else []
+    )
+    big = variant(
+        tmp_path / "big", body, {n: other[n].contiguous().clone() for n in names}, real=110
+    )
     small_rows = {n: other[n][:64].contiguous().clone() for n in names if "mlp" not in n}
     small = variant(tmp_path / "small", body, small_rows)
     contexts = texts(8, 30, seed=6, rows=64)
@@ -141,7 +190,11 @@ def test_exchange_equals_a_fresh_model_and_the_body_comes_back(tmp_path: Path, k
             {
                 **model.state_dict(),
                 **patch.load_tensors(artifact),
-                **({"lm_head.weight": patch.load_tensors(artifact)["model.embed_tokens.weight"]} if kind == "llama-tied" else {}),
+                **(
+                    {"lm_head.weight": patch.load_tensors(artifact)["model.embed_tokens.weight"]}
+                    if kind == "llama-tied"
+                    else {}
+                ),
             }
         )
         expected[artifact.name] = [reference(model, c, [3, 4, 5], real)[0] for c in contexts]
@@ -164,12 +217,22 @@ def test_padding_rows_never_win_nor_enter_the_softmax(tmp_path: Path) -> None:
     state = AutoModelForCausalLM.from_pretrained(body).state_dict()
     loud = torch.cat([state["lm_head.weight"], 50 * state["lm_head.weight"][:32]])
     padded = variant(
-        tmp_path / "padded", body,
-        {"lm_head.weight": loud, "model.embed_tokens.weight": torch.cat([state["model.embed_tokens.weight"], torch.zeros(32, 32)])}, real=VOCABULARY,
-    )  # fmt: skip
+        tmp_path / "padded",
+        body,
+        {
+            "lm_head.weight": loud,
+            "model.embed_tokens.weight": torch.cat(
+                [state["model.embed_tokens.weight"], torch.zeros(32, 32)]
+            ),
+        },
+        real=VOCABULARY,
+    )
     engine = HfEngine(body)
     contexts = texts(6, 20, seed=7)
-    before = (engine.option_logprobs(contexts, [[5, 9]] * 6), engine.generate(contexts, 8, (), [], str))
+    before = (
+        engine.option_logprobs(contexts, [[5, 9]] * 6),
+        engine.generate(contexts, 8, (), [], str),
+    )
     engine.exchange(padded)
     assert engine.option_logprobs(contexts, [[5, 9]] * 6) == before[0]
     assert engine.generate(contexts, 8, (), [], str) == before[1]
@@ -186,18 +249,28 @@ def test_wrong_patches_are_refused_and_leave_the_body_alone(tmp_path: Path) -> N
     nan = embedding.clone()
     nan[3, 3] = float("nan")
     cases = {
-        "foreign": ({"model.embed_tokens.weight": embedding}, tmp_path / "elsewhere", "belongs to the body"),
+        "foreign": (
+            {"model.embed_tokens.weight": embedding},
+            tmp_path / "elsewhere",
+            "belongs to the body",
+        ),
         "unknown": ({"model.extra.weight": embedding}, body, "is not in the body"),
         "shape": ({"model.norm.weight": torch.zeros(5)}, body, "has shape"),
         "nan": ({"model.embed_tokens.weight": nan}, body, "not finite"),
-        "apart": ({"model.embed_tokens.weight": embedding, "lm_head.weight": embedding + 1}, body, "ties them"),
+        "apart": (
+            {"model.embed_tokens.weight": embedding, "lm_head.weight": embedding + 1},
+            body,
+            "ties them",
+        ),
     }
     for name, (tensors, parent, message) in cases.items():
         with pytest.raises(CheckpointError, match=message):
             engine.exchange(variant(tmp_path / name, parent, tensors))
         assert engine.body_digest() == fresh
     with pytest.raises(CheckpointError, match="counts 500 vocabulary entries"):
-        engine.exchange(variant(tmp_path / "count", body, {"model.embed_tokens.weight": embedding}, real=500))
+        engine.exchange(
+            variant(tmp_path / "count", body, {"model.embed_tokens.weight": embedding}, real=500)
+        )
 
 
 def test_folders_that_are_no_whole_checkpoints_are_refused(tmp_path: Path) -> None:
@@ -207,8 +280,15 @@ def test_folders_that_are_no_whole_checkpoints_are_refused(tmp_path: Path) -> No
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(body / "model.safetensors")
-    save_file({n: t for n, t in tensors.items() if n != "model.norm.weight"}, body / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"incomplete: 1 tensors are missing, the first is model\.norm\.weight"):
+    save_file(
+        {n: t for n, t in tensors.items() if n != "model.norm.weight"},
+        body / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    with pytest.raises(
+        CheckpointError,
+        match=r"incomplete: 1 tensors are missing, the first is model\.norm\.weight",
+    ):
         HfEngine(body)
     (body / "model.safetensors").write_bytes((body / "model.safetensors").read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="cannot be loaded"):
@@ -216,11 +296,11 @@ def test_folders_that_are_no_whole_checkpoints_are_refused(tmp_path: Path) -> No
 
 
 def test_batches_and_stop_ids(tmp_path: Path) -> None:
-    made = batches([3, 9, 9, 2, 50], 20)
+    made = make_batches([3, 9, 9, 2, 50], 20)
     assert made == [[4], [1, 2], [0, 3]]
-    assert batches([], 10) == []
-    assert stop_ids(tmp_path) == ()
+    assert make_batches([], 10) == []
+    assert read_stop_ids(tmp_path) == ()
     (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 7}))
-    assert stop_ids(tmp_path) == (7,)
+    assert read_stop_ids(tmp_path) == (7,)
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [9, 7]}))
-    assert stop_ids(tmp_path) == (7, 9)
+    assert read_stop_ids(tmp_path) == (7, 9)

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from lep_bench import paths
-from lep_bench.engines.memory import Budget, out_of_memory
+from lep_bench import files
+from lep_bench.engines.base import is_out_of_memory
+from lep_bench.engines.hf import Budget
 from lep_bench.errors import LepBenchError
 from tests.engines.test_hf import make
 
-# A process that may use 150 MiB more than it has: what it is asked would take some GiB in one batch.
+# A process that may use 150 MiB more than it has: what it is asked would take some GiB in one
+# batch.
 SCRIPT = """
 import random, resource, sys
 from pathlib import Path
@@ -39,10 +41,18 @@ assert 100 <= engine.batch.tokens < 1 << 20 and engine.counts.requests
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="limits the address space as Linux does")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="limits the address space as Linux does"
+)
 def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path: Path) -> None:
     body = make(tmp_path / "body", "llama-untied")
-    result = subprocess.run([sys.executable, "-c", SCRIPT, str(body)], capture_output=True, text=True, timeout=300, cwd=paths.PACKAGE.parent)
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(body)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=files.PACKAGE.parent,
+    )
     assert result.returncode == 0, result.stderr
 
 
@@ -67,8 +77,12 @@ def test_one_sequence_that_is_too_much_and_other_errors_are_told() -> None:
     def fail(error: Exception) -> None:
         raise error
 
-    with pytest.raises(LepBenchError, match="out of memory for one sequence of 70 tokens: free some"):
+    with pytest.raises(
+        LepBenchError, match="out of memory for one sequence of 70 tokens: free some"
+    ):
         Budget(500).each([60, 70], lambda _: fail(MemoryError()))
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         Budget(500).each([60, 70], lambda _: fail(RuntimeError("shapes do not fit")))
-    assert not out_of_memory(RuntimeError("shapes")) and out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: ..."))
+    assert not is_out_of_memory(RuntimeError("shapes")) and is_out_of_memory(
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: ...")
+    )

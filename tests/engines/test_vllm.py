@@ -1,4 +1,6 @@
-"""The vLLM engine against the hf engine in float32, on the built-in models: mini-llama, and mini-mistral with its sliding window."""
+"""The vLLM engine against the hf engine in float32, on the built-in models: mini-llama, and
+mini-mistral with its sliding window.
+"""
 
 from __future__ import annotations
 
@@ -15,30 +17,33 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lep_bench import artifact, paths, testing_pico
-from lep_bench.artifact import Artifact, Lep
-from lep_bench.engines import vllm_start
+from lep_bench import files
+from lep_bench.config.schema import Conversation
 from lep_bench.engines.base import Sampling
 from lep_bench.engines.hf import HfEngine
-from lep_bench.engines.vllm import OPTIONS, VllmEngine
+from lep_bench.engines.vllm import start
+from lep_bench.engines.vllm.engine import OPTIONS, VllmEngine
 from lep_bench.errors import CheckpointError, LepBenchError
-from lep_bench.evaluate import compile_task, score
-from lep_bench.schema import Conversation
+from lep_bench.evaluate.lmeval import compile_task
+from lep_bench.evaluate.score import score
+from lep_bench.records import artifact
+from lep_bench.records.artifact import Artifact, Lep
 from lep_bench.surgery.propagate import initialise
+from lep_bench.testing import pico
 
 try:
-    vllm_start.installed()
+    start.find_installed()
     MISSING = ""
 except LepBenchError as error:
     MISSING = str(error)
 needs_vllm = pytest.mark.skipif(bool(MISSING), reason=MISSING)
-BLOCK = vllm_start.CPU_BLOCK
+BLOCK = start.CPU_BLOCK
 TOLERANCE = 1e-4
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def built_in(name: str) -> Artifact:
-    return artifact.whole(f"builtin:{name}", name, "instruct", name)
+    return artifact.open_checkpoint(f"builtin:{name}", name, "instruct", name)
 
 
 def letters(ids: list[int]) -> str:
@@ -61,10 +66,18 @@ def engines(request: pytest.FixtureRequest) -> Iterator[tuple[VllmEngine, HfEngi
 
 
 def lep_variant(folder: Path, instruct: Artifact) -> Artifact:
-    """The instruct model under a vocabulary of about 300 tokens; its rows are padded to a multiple of 64."""
-    base = artifact.whole("builtin:mini-llama/base", "mini-llama/base", "base", "base")
+    """The instruct model under a vocabulary of about 300 tokens; its rows are padded to a multiple
+    of 64.
+    """
+    base = artifact.open_checkpoint("builtin:mini-llama/base", "mini-llama/base", "base", "base")
     lep = Lep(model="variant", fingerprint="variant", kind="patch", stage="instruct-init")
-    return initialise(instruct.body, base.folder, testing_pico.donor(folder / "donor", base.folder), folder / "variant", lep=lep)
+    return initialise(
+        instruct.body,
+        base.folder,
+        pico.donor(folder / "donor", base.folder),
+        folder / "variant",
+        lep=lep,
+    )
 
 
 def with_loud_padding(folder: Path, model: Artifact) -> Artifact:
@@ -74,7 +87,9 @@ def with_loud_padding(folder: Path, model: Artifact) -> Artifact:
     loud = {name: torch.cat([tensors[name], 20 * tensors[name][:64]]) for name in (EMBEDDING, HEAD)}
     save_file({**tensors, **loud}, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": config["vocab_size"] + 64}), encoding="utf-8")
+    (folder / "config.json").write_text(
+        json.dumps({**config, "vocab_size": config["vocab_size"] + 64}), encoding="utf-8"
+    )
     return Artifact(folder, folder, model.lep)
 
 
@@ -84,48 +99,97 @@ def test_whole_tasks_score_as_with_hf(engines: tuple[VllmEngine, HfEngine, Artif
     for task in ("mini_facts_ru", "mini_copy_ru", "mini_text_ru"):
         compiled = compile_task(task, model.folder, Conversation(format="chat"), limit=40)
         got, expected = score(ours, model, compiled), score(reference, model, compiled)
-        assert got.requests == expected.requests and got.tokens_out == expected.tokens_out and got.tokens_in > 0
+        assert (
+            got.requests == expected.requests
+            and got.tokens_out == expected.tokens_out
+            and got.tokens_in > 0
+        )
         for mine, theirs in zip(got.samples, expected.samples, strict=True):
-            assert mine.prediction == theirs.prediction and mine.values.get("greedy") == theirs.values.get("greedy")
+            assert mine.prediction == theirs.prediction and mine.values.get(
+                "greedy"
+            ) == theirs.values.get("greedy")
             assert mine.values.get("text") == theirs.values.get("text")
-            assert mine.values.get("logprobs", []) == pytest.approx(theirs.values.get("logprobs", []), abs=TOLERANCE)
+            assert mine.values.get("logprobs", []) == pytest.approx(
+                theirs.values.get("logprobs", []), abs=TOLERANCE
+            )
 
 
 @needs_vllm
-def test_options_at_block_boundaries_in_any_number(engines: tuple[VllmEngine, HfEngine, Artifact]) -> None:
+def test_options_at_block_boundaries_in_any_number(
+    engines: tuple[VllmEngine, HfEngine, Artifact],
+) -> None:
     ours, reference, _ = engines
     rows = reference.real_rows
-    contexts = contexts_of(rows, 1, 1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 4 * BLOCK, 5 * BLOCK, 100, ours.max_length)
+    contexts = contexts_of(
+        rows,
+        1,
+        1,
+        2,
+        BLOCK - 1,
+        BLOCK,
+        BLOCK + 1,
+        2 * BLOCK,
+        4 * BLOCK,
+        5 * BLOCK,
+        100,
+        ours.max_length,
+    )
     contexts += [contexts[4] + contexts[6], contexts[6][:BLOCK], contexts[6], contexts[4]]
     generator = random.Random(2)
     options = [[generator.randrange(rows) for _ in range(1 + n % 5)] for n in range(len(contexts))]
     options[3], options[8], options[-1] = list(range(2 * OPTIONS + 7)), list(range(rows)), [7, 7, 9]
     before = ours.counts.requests
-    got, expected = ours.option_logprobs(contexts, options), reference.option_logprobs(contexts, options)
+    got, expected = (
+        ours.option_logprobs(contexts, options),
+        reference.option_logprobs(contexts, options),
+    )
     assert ours.counts.requests - before == sum(map(len, options))
     for mine, theirs in zip(got, expected, strict=True):
-        assert [value for value, _ in mine] == pytest.approx([value for value, _ in theirs], abs=TOLERANCE)
+        assert [value for value, _ in mine] == pytest.approx(
+            [value for value, _ in theirs], abs=TOLERANCE
+        )
         assert [best for _, best in mine] == [best for _, best in theirs]
     assert sum(best for _, best in got[8]) == 1
     assert ours.option_logprobs(contexts, options) == got  # whatever was asked before
 
 
 @needs_vllm
-def test_continuations_whose_context_is_cached_are_computed_again(engines: tuple[VllmEngine, HfEngine, Artifact]) -> None:
+def test_continuations_whose_context_is_cached_are_computed_again(
+    engines: tuple[VllmEngine, HfEngine, Artifact],
+) -> None:
     ours, reference, _ = engines
-    contexts = contexts_of(reference.real_rows, 1, 3, BLOCK - 1, BLOCK, 2 * BLOCK, 3 * BLOCK, 4 * BLOCK, 70, 130)
+    contexts = contexts_of(
+        reference.real_rows, 1, 3, BLOCK - 1, BLOCK, 2 * BLOCK, 3 * BLOCK, 4 * BLOCK, 70, 130
+    )
     generator = random.Random(4)
-    pairs = [(c, [generator.randrange(reference.real_rows) for _ in range(1 + n)]) for c in contexts for n in (0, 1, 4, 4, BLOCK)]
-    pairs += [(context, answer) for context in contexts[:6] for answer in reference.generate([context], 5, [], [], letters)]  # greedy ones
-    pairs += [((c + a)[: len(c) - 2] or c, (c + a)[len(c) - 2 :]) for c, a in pairs[10:30]] + pairs[:7]  # the same text, cut elsewhere
+    pairs = [
+        (c, [generator.randrange(reference.real_rows) for _ in range(1 + n)])
+        for c in contexts
+        for n in (0, 1, 4, 4, BLOCK)
+    ]
+    # greedy ones
+    pairs += [
+        (context, answer)
+        for context in contexts[:6]
+        for answer in reference.generate([context], 5, [], [], letters)
+    ]
+    # the same text, cut elsewhere
+    pairs += [((c + a)[: len(c) - 2] or c, (c + a)[len(c) - 2 :]) for c, a in pairs[10:30]] + pairs[
+        :7
+    ]
     whole = contexts_of(reference.real_rows, ours.max_length + 1)[0]
     pairs.append((whole[:200], whole[200:]))
     got, expected = ours.continuation_logprobs(pairs), reference.continuation_logprobs(pairs)
     for mine, theirs in zip(got, expected, strict=True):
-        assert mine.logprobs == pytest.approx(theirs.logprobs, abs=TOLERANCE) and mine.greedy == theirs.greedy
+        assert (
+            mine.logprobs == pytest.approx(theirs.logprobs, abs=TOLERANCE)
+            and mine.greedy == theirs.greedy
+        )
     assert any(one.greedy for one in got) and not all(one.greedy for one in got)
     # The rows of a cached context are not there: believed, they would be numbers of other requests.
-    assert len(ours._score([(tuple(c), tuple(a)) for c, a in pairs], cached=True)) < len(set((tuple(c), tuple(a)) for c, a in pairs))
+    assert len(ours._score([(tuple(c), tuple(a)) for c, a in pairs], cached=True)) < len(
+        set((tuple(c), tuple(a)) for c, a in pairs)
+    )
 
 
 @needs_vllm
@@ -134,16 +198,30 @@ def test_generation_equals_hf(engines: tuple[VllmEngine, HfEngine, Artifact]) ->
     rows = reference.real_rows
     contexts = contexts_of(rows, 1, 2, 5, BLOCK, 2 * BLOCK, 60, 100, 150, 236)
     contexts.append(contexts[3])
-    for stop_ids, stops, length in [((), [], None), (range(0, rows, 9), [], None), ((1, 2), ["ab", "q"], None), ((), ["e"], None), ((), [], 9)]:
+    for stop_ids, stops, length in [
+        ((), [], None),
+        (range(0, rows, 9), [], None),
+        ((1, 2), ["ab", "q"], None),
+        ((), ["e"], None),
+        ((), [], 9),
+    ]:
         got = ours.generate(contexts, 20, tuple(stop_ids), stops, letters, max_characters=length)
-        assert got == reference.generate(contexts, 20, tuple(stop_ids), stops, letters, max_characters=length)
-    assert ours.counts.tokens_out > 0 and ours.generate(contexts, 0, (), [], letters) == [[]] * len(contexts)
+        assert got == reference.generate(
+            contexts, 20, tuple(stop_ids), stops, letters, max_characters=length
+        )
+    assert ours.counts.tokens_out > 0 and ours.generate(contexts, 0, (), [], letters) == [[]] * len(
+        contexts
+    )
 
 
 @needs_vllm
-def test_a_sampled_answer_depends_on_its_context_and_seed_only(engines: tuple[VllmEngine, HfEngine, Artifact]) -> None:
+def test_a_sampled_answer_depends_on_its_context_and_seed_only(
+    engines: tuple[VllmEngine, HfEngine, Artifact],
+) -> None:
     ours, reference, _ = engines
-    contexts = [context for context in contexts_of(reference.real_rows, 3, 20, 60) for _ in range(3)]
+    contexts = [
+        context for context in contexts_of(reference.real_rows, 3, 20, 60) for _ in range(3)
+    ]
     seeds = [11, 12, 1 << 70] * 3
     wild = Sampling(1.5, 40, 0.95)
     got = ours.generate(contexts, 8, (), [], letters, wild, seeds)
@@ -155,8 +233,13 @@ def test_a_sampled_answer_depends_on_its_context_and_seed_only(engines: tuple[Vl
     with pytest.raises(LepBenchError, match="takes temperatures from 0.01 to 2, not 3.0"):
         ours.generate(contexts, 8, (), [], letters, Sampling(3.0), seeds)
     # Of many draws from four candidates each is drawn, and nothing else.
-    first = ours.generate([contexts[0]] * 400, 1, (), [], letters, Sampling(2.0, 4, 1.0), range(400))
-    logprobs = [value for value, _ in reference.option_logprobs([contexts[0]], [range(reference.real_rows)])[0]]
+    first = ours.generate(
+        [contexts[0]] * 400, 1, (), [], letters, Sampling(2.0, 4, 1.0), range(400)
+    )
+    logprobs = [
+        value
+        for value, _ in reference.option_logprobs([contexts[0]], [range(reference.real_rows)])[0]
+    ]
     best = sorted(range(len(logprobs)), key=lambda i: -logprobs[i])[:4]
     assert {row[0] for row in first} == set(best)
 
@@ -176,14 +259,16 @@ def test_exchange(tmp_path: Path) -> None:
         assert ours.real_rows == reference.real_rows
         answers.append(same_as_hf(ours, reference, contexts))
     assert answers[0] != answers[1]
-    with pytest.raises(CheckpointError, match=f"token id {body.lep.vocabulary_size} is outside the vocabulary"):
+    with pytest.raises(
+        CheckpointError, match=f"token id {body.lep.vocabulary_size} is outside the vocabulary"
+    ):
         ours.option_logprobs([[body.lep.vocabulary_size]], [[1]])
     with pytest.raises(CheckpointError, match="needs an engine of its own"):
         ours.exchange(built_in("mini-mistral/instruct"))
     shutil.copytree(variant.folder, tmp_path / "broken")
     (tmp_path / "broken" / "patch.safetensors").unlink()
     with pytest.raises(LepBenchError):
-        ours.exchange(artifact.read(tmp_path / "broken"))
+        ours.exchange(artifact.read_artifact(tmp_path / "broken"))
     assert same_as_hf(ours, reference, contexts) == answers[1]  # what ran goes on
     ours.close()
 
@@ -198,7 +283,8 @@ def test_padding_rows_never_win_nor_enter_the_softmax(tmp_path: Path) -> None:
     assert max(map(max, loud)) >= plain.lep.vocabulary_size  # they would win
     ours.exchange(padded)
     same_as_hf(ours, reference, contexts)
-    between = plain.lep.vocabulary_size + 20  # more candidates than there are tokens, fewer than rows
+    # more candidates than there are tokens, fewer than rows
+    between = plain.lep.vocabulary_size + 20
     assert ours.generate(contexts, 6, (), [], letters, Sampling(1.0, between), range(3))
     ours.close()
 
@@ -208,16 +294,25 @@ def same_as_hf(ours: VllmEngine, reference: HfEngine, contexts: list[list[int]])
     options = [list(range(9)), [5], list(range(100))]
     got = ours.option_logprobs(contexts, options)
     for mine, theirs in zip(got, reference.option_logprobs(contexts, options), strict=True):
-        assert [value for value, _ in mine] == pytest.approx([value for value, _ in theirs], abs=TOLERANCE)
+        assert [value for value, _ in mine] == pytest.approx(
+            [value for value, _ in theirs], abs=TOLERANCE
+        )
         assert [best for _, best in mine] == [best for _, best in theirs]
     pairs = [(contexts[1], [5, 6, 7]), (contexts[2], [8, 9])]
     scores = ours.continuation_logprobs(pairs)
     for mine, theirs in zip(scores, reference.continuation_logprobs(pairs), strict=True):
-        assert mine.logprobs == pytest.approx(theirs.logprobs, abs=TOLERANCE) and mine.greedy == theirs.greedy
+        assert (
+            mine.logprobs == pytest.approx(theirs.logprobs, abs=TOLERANCE)
+            and mine.greedy == theirs.greedy
+        )
     made = ours.generate(contexts, 6, (), [], letters)
     assert made == reference.generate(contexts, 6, (), [], letters)
     drawn = ours.generate(contexts, 6, (), [], letters, Sampling(1.0, 1), range(3))
-    assert drawn == made and max(map(max, ours.generate(contexts, 6, (), [], letters, Sampling(2.0), range(3)))) < ours.real_rows
+    assert (
+        drawn == made
+        and max(map(max, ours.generate(contexts, 6, (), [], letters, Sampling(2.0), range(3))))
+        < ours.real_rows
+    )
     return got, scores, made
 
 
@@ -226,12 +321,14 @@ def same_as_hf(ours: VllmEngine, reference: HfEngine, contexts: list[list[int]])
 def test_one_runs_at_a_time_and_close_leaves_nothing() -> None:
     script = (
         "import psutil\n"
-        "from lep_bench import artifact\n"
-        "from lep_bench.engines.vllm import VllmEngine\n"
+        "from lep_bench.records import artifact\n"
+        "from lep_bench.engines.vllm.engine import VllmEngine\n"
         "names = ('mini-llama/instruct', 'mini-mistral/instruct')\n"
-        "engines = [VllmEngine(artifact.whole(f'builtin:{name}', name, 'instruct', '0').body) for name in names]\n"
+        "engines = [VllmEngine(artifact.whole(f'builtin:{name}', name, 'instruct', '0').body) "
+        "for name in names]\n"
         "first = engines[0].option_logprobs([[5, 6]], [[7]])\n"
-        "listening = lambda: [c.laddr.ip for c in psutil.Process().net_connections() if c.status == 'LISTEN']\n"
+        "listening = lambda: [c.laddr.ip for c in psutil.Process().net_connections() if "
+        "c.status == 'LISTEN']\n"
         "assert set(listening()) <= {'127.0.0.1', '::1'}, listening()\n"
         "engines[1].option_logprobs([[5, 6]], [[7]])\n"
         "assert engines[0]._host is None and engines[1]._host is not None\n"
@@ -241,7 +338,13 @@ def test_one_runs_at_a_time_and_close_leaves_nothing() -> None:
         "assert not psutil.Process().children(recursive=True) and not listening()\n"
         "import torch; torch.set_num_threads(1)\n"
     )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, cwd=paths.PACKAGE.parent)
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=files.PACKAGE.parent,
+    )
     assert result.returncode == 0, result.stderr
 
 
@@ -250,9 +353,21 @@ def test_one_runs_at_a_time_and_close_leaves_nothing() -> None:
 def test_refusals_are_one_line_that_says_what_to_do(tmp_path: Path) -> None:
     body = built_in("mini-llama/instruct").body
     cases = [
-        (VllmEngine(body, memory=1e-6), LepBenchError, "not enough memory for .* other GiB for keys and values in a file of configs/hardware"),
-        (VllmEngine(body, device="cuda"), LepBenchError, "device cuda was asked for, the installed vLLM is built for cpu"),
-        (VllmEngine(body, positions=3), LepBenchError, "4 tokens in one sequence, room was made for 3"),
+        (
+            VllmEngine(body, memory=1e-6),
+            LepBenchError,
+            "not enough memory for .* other GiB for keys and values in a file of configs/hardware",
+        ),
+        (
+            VllmEngine(body, device="cuda"),
+            LepBenchError,
+            "device cuda was asked for, the installed vLLM is built for cpu",
+        ),
+        (
+            VllmEngine(body, positions=3),
+            LepBenchError,
+            "4 tokens in one sequence, room was made for 3",
+        ),
     ]
     broken = shutil.copytree(body, tmp_path / "broken")
     (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:-100])
@@ -272,14 +387,20 @@ def test_refusals_are_one_line_that_says_what_to_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "message"), [(None, r"vLLM \(0\.26 to 0\.32\) is not installed: install it"), ("0.25.9", "vllm 0.25.9 is installed")]
+    ("found", "message"),
+    [
+        (None, r"vLLM \(0\.26 to 0\.32\) is not installed: install it"),
+        ("0.25.9", "vllm 0.25.9 is installed"),
+    ],
 )
-def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch, found: str | None, message: str) -> None:
+def test_another_version_is_refused(
+    monkeypatch: pytest.MonkeyPatch, found: str | None, message: str
+) -> None:
     def version(package: str) -> str:
         if found is None:
-            raise vllm_start.PackageNotFoundError(package)
+            raise start.PackageNotFoundError(package)
         return found
 
-    monkeypatch.setattr(vllm_start, "version", version)
+    monkeypatch.setattr(start, "version", version)
     with pytest.raises(LepBenchError, match=message):
-        VllmEngine(paths.PACKAGE / "mini")
+        VllmEngine(files.PACKAGE / "mini")

@@ -1,4 +1,6 @@
-"""Models of one body exchanged inside a running vLLM: equal to a fresh engine bit for bit, and faults are caught."""
+"""Models of one body exchanged inside a running vLLM: equal to a fresh engine bit for bit, and
+faults are caught.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +15,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from lep_bench import artifact, testing_pico
-from lep_bench.artifact import Artifact, Lep
-from lep_bench.engines import vllm_start
 from lep_bench.engines.hf import HfEngine
-from lep_bench.engines.vllm import VllmEngine
-from lep_bench.engines.vllm_host import Host, NotInPlace
+from lep_bench.engines.vllm import start
+from lep_bench.engines.vllm.engine import VllmEngine
+from lep_bench.engines.vllm.host import Host, NotInPlaceError
 from lep_bench.errors import CheckpointError, LepBenchError
-from lep_bench.surgery.export import export
-from lep_bench.surgery.patch import write_patch
+from lep_bench.records import artifact
+from lep_bench.records.artifact import Artifact, Lep
+from lep_bench.surgery.export import export_checkpoint
 from lep_bench.surgery.propagate import initialise
+from lep_bench.surgery.weights.patch import write_patch
+from lep_bench.testing import pico
 from tests.engines.test_vllm import EMBEDDING, HEAD, built_in, contexts_of, same_as_hf
 
 try:
-    vllm_start.installed()
+    start.find_installed()
 except LepBenchError as error:
     pytest.skip(str(error), allow_module_level=True)
 pytestmark = pytest.mark.slow
@@ -34,12 +37,16 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def variants(tmp_path_factory: pytest.TempPathFactory) -> list[Artifact]:
-    """Of mini-llama/instruct: about 300 tokens; 1,100 tokens, all rows and a norm other than the body's; the body."""
+    """Of mini-llama/instruct: about 300 tokens; 1,100 tokens, all rows and a norm other than the
+    body's; the body.
+    """
     folder = tmp_path_factory.mktemp("variants")
     body = built_in("mini-llama/instruct")
-    base = artifact.whole("builtin:mini-llama/base", "mini-llama/base", "base", "base")
+    base = artifact.open_checkpoint("builtin:mini-llama/base", "mini-llama/base", "base", "base")
     lep = Lep(model="small", fingerprint="small", kind="patch", stage="instruct-init")
-    small = initialise(body.body, base.folder, testing_pico.donor(folder / "donor", base.folder), folder / "small", lep=lep)
+    small = initialise(
+        body.body, base.folder, pico.donor(folder / "donor", base.folder), folder / "small", lep=lep
+    )
     return [small, large(folder / "large", body), body]
 
 
@@ -48,7 +55,10 @@ def large(folder: Path, body: Artifact) -> Artifact:
     generator = torch.Generator().manual_seed(3)
     norm = "model.layers.1.input_layernorm.weight"
     changed = {
-        name: torch.cat([tensors[name].flip(0), torch.randn(76, 128, generator=generator)])[:, : tensors[name].shape[1]] for name in (EMBEDDING, HEAD)
+        name: torch.cat([tensors[name].flip(0), torch.randn(76, 128, generator=generator)])[
+            :, : tensors[name].shape[1]
+        ]
+        for name in (EMBEDDING, HEAD)
     }
     changed[norm] = 1.5 * tensors[norm]
     tokens = folder.parent / "tokens"
@@ -56,7 +66,14 @@ def large(folder: Path, body: Artifact) -> Artifact:
     tokenizer = Tokenizer.from_file(str(tokens / "tokenizer.json"))
     tokenizer.add_tokens([f"added{n}" for n in range(76)])
     tokenizer.save(str(tokens / "tokenizer.json"))
-    lep = Lep(model="large", fingerprint="large", kind="patch", stage="tuning", vocabulary_size=len(changed[HEAD]), parents=small_parent(body))
+    lep = Lep(
+        model="large",
+        fingerprint="large",
+        kind="patch",
+        stage="tuning",
+        vocabulary_size=len(changed[HEAD]),
+        parents=small_parent(body),
+    )
     return write_patch(folder, changed, lep=lep, tokenizer_from=tokens, config_from=body.folder)
 
 
@@ -76,10 +93,16 @@ def answers(engine: VllmEngine, rows: int) -> Any:
     every = [list(range(rows))] * len(contexts)
     pairs = [(context, context[-3:] + [rows - 1]) for context in contexts for _ in range(2)]
     made = engine.generate(contexts, 12, (), [], lambda ids: " ".join(map(str, ids)))
-    return engine.option_logprobs(contexts, every), [s.logprobs for s in engine.continuation_logprobs(pairs)], made
+    return (
+        engine.option_logprobs(contexts, every),
+        [s.logprobs for s in engine.continuation_logprobs(pairs)],
+        made,
+    )
 
 
-def test_an_exchanged_engine_equals_a_fresh_one_bit_for_bit(variants: list[Artifact], running: VllmEngine, tmp_path: Path) -> None:
+def test_an_exchanged_engine_equals_a_fresh_one_bit_for_bit(
+    variants: list[Artifact], running: VllmEngine, tmp_path: Path
+) -> None:
     exchanged = {}
     running.exchange(variants[-1])
     assert running._host
@@ -99,19 +122,34 @@ def test_an_exchanged_engine_equals_a_fresh_one_bit_for_bit(variants: list[Artif
         same_as_hf(running, reference, contexts_of(min(300, running.real_rows), 1, 20, 64))
     running.close()
     for number, model in enumerate(variants[:2]):
-        whole = artifact.read(export(model, tmp_path / str(number)))
+        whole = artifact.read_artifact(export_checkpoint(model, tmp_path / str(number)))
         fresh = VllmEngine(whole.body)
         fresh.exchange(whole)
         assert answers(fresh, fresh.real_rows) == exchanged[model.name]
         fresh.close()
 
 
-def test_what_cannot_be_exchanged_gets_a_fresh_engine(variants: list[Artifact], running: VllmEngine, tmp_path: Path) -> None:
+def test_what_cannot_be_exchanged_gets_a_fresh_engine(
+    variants: list[Artifact], running: VllmEngine, tmp_path: Path
+) -> None:
     body = variants[-1]
     tensors = load_file(body.folder / "model.safetensors")
     name = "model.layers.0.mlp.down_proj.weight"
-    lep = Lep(model="deep", fingerprint="deep", kind="patch", stage="tuning", vocabulary_size=len(tensors[HEAD]), parents=small_parent(body))
-    deep = write_patch(tmp_path / "deep", {name: 1.1 * tensors[name]}, lep=lep, tokenizer_from=body.folder, config_from=body.folder)
+    lep = Lep(
+        model="deep",
+        fingerprint="deep",
+        kind="patch",
+        stage="tuning",
+        vocabulary_size=len(tensors[HEAD]),
+        parents=small_parent(body),
+    )
+    deep = write_patch(
+        tmp_path / "deep",
+        {name: 1.1 * tensors[name]},
+        lep=lep,
+        tokenizer_from=body.folder,
+        config_from=body.folder,
+    )
     reference = HfEngine(body.body)
     remarks = []
     for model in (variants[0], deep, variants[0]):
@@ -120,7 +158,9 @@ def test_what_cannot_be_exchanged_gets_a_fresh_engine(variants: list[Artifact], 
         reference.exchange(model)
         same_as_hf(running, reference, contexts_of(300, 1, 20, 64))
     assert remarks[0] == remarks[2] == ()
-    assert remarks[1][0].startswith(f"vLLM was started anew for it: lep_exchange: vLLM keeps {name}")
+    assert remarks[1][0].startswith(
+        f"vLLM was started anew for it: lep_exchange: vLLM keeps {name}"
+    )
 
 
 def test_a_vocabulary_larger_than_the_room_starts_anew_once(variants: list[Artifact]) -> None:
@@ -141,18 +181,29 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 def leave_out(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out one of the steps of an exchange that fail silently."""
-    from lep_bench.engines.vllm_worker import WorkerExtension
+    from lep_bench.engines.vllm.worker import WorkerExtension
 
     if step in ("embedding", "head"):
-        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+        from vllm.model_executor.layers.vocab_parallel_embedding import (
+            ParallelLMHead,
+            VocabParallelEmbedding,
+        )
 
         loader: Callable[..., None] = VocabParallelEmbedding.weight_loader
         skipped = ParallelLMHead if step == "head" else VocabParallelEmbedding
-        monkeypatch.setattr(VocabParallelEmbedding, "weight_loader", lambda m, *given: None if type(m) is skipped else loader(m, *given))
+        monkeypatch.setattr(
+            VocabParallelEmbedding,
+            "weight_loader",
+            lambda m, *given: None if type(m) is skipped else loader(m, *given),
+        )
     elif step == "prefix cache":
         monkeypatch.setattr(Host, "forget", _nothing)
     else:
-        monkeypatch.setattr(WorkerExtension, {"packed head": "lep_pack", "padding rows": "lep_limit_rows"}[step], _nothing)
+        monkeypatch.setattr(
+            WorkerExtension,
+            {"packed head": "lep_pack", "padding rows": "lep_limit_rows"}[step],
+            _nothing,
+        )
 
 
 @pytest.mark.parametrize(
@@ -165,28 +216,32 @@ def leave_out(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ("prefix cache", "an answer out of the prefix cache differ"),
     ],
 )
-def test_each_step_that_fails_silently_is_caught(step: str, message: str, variants: list[Artifact], running: VllmEngine) -> None:
+def test_each_step_that_fails_silently_is_caught(
+    step: str, message: str, variants: list[Artifact], running: VllmEngine
+) -> None:
     running.exchange(variants[1])
     host = running._host
     assert host
-    from lep_bench.surgery.checkpoint import Checkpoint
+    from lep_bench.surgery.weights.checkpoint import Checkpoint
 
     with pytest.MonkeyPatch.context() as patched:
         leave_out(step, patched)
-        with pytest.raises(NotInPlace, match=message):
+        with pytest.raises(NotInPlaceError, match=message):
             host.put(Checkpoint.open(variants[0]), variants[0].lep.vocabulary_size)
     running.close()
     running.exchange(variants[0])  # with every step, the same exchange is proven
     assert not running.remarks()
 
 
-def test_a_failed_proof_starts_a_fresh_engine_and_says_so(variants: list[Artifact], running: VllmEngine) -> None:
+def test_a_failed_proof_starts_a_fresh_engine_and_says_so(
+    variants: list[Artifact], running: VllmEngine
+) -> None:
     running.exchange(variants[1])
     put = Host.put
 
     def only_fresh(host: Host, model: Any, real: int) -> None:
         if host.rows > model.rows:  # in place, with room for more
-            raise NotInPlace("made up")
+            raise NotInPlaceError("made up")
         put(host, model, real)
 
     with pytest.MonkeyPatch.context() as patched:
@@ -197,8 +252,11 @@ def test_a_failed_proof_starts_a_fresh_engine_and_says_so(variants: list[Artifac
     reference.exchange(variants[0])
     same_as_hf(running, reference, contexts_of(300, 1, 20, 64))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Host, "put", lambda *_: (_ for _ in ()).throw(NotInPlace("made up")))
-        with pytest.raises(CheckpointError, match="large: a fresh vLLM fails the proof, so none of its answers can be used: made up"):
+        patched.setattr(Host, "put", lambda *_: (_ for _ in ()).throw(NotInPlaceError("made up")))
+        with pytest.raises(
+            CheckpointError,
+            match="large: a fresh vLLM fails the proof, so none of its answers can be used: made up",
+        ):
             running.exchange(variants[1])
     assert running._host is None
 
@@ -208,21 +266,30 @@ def test_room_for_more_is_padding_before_the_first_exchange_too(variants: list[A
     engine, reference = VllmEngine(body.body, rows=1200), HfEngine(body.body)
     asked = ([[5, 6, 7]], [[1, 2, body.lep.vocabulary_size - 1]])
     got = [value for value, _ in engine.option_logprobs(*asked)[0]]
-    assert got == pytest.approx([value for value, _ in reference.option_logprobs(*asked)[0]], abs=1e-5)
-    smaller = Artifact(body.folder, body.body, body.lep.model_copy(update={"vocabulary_size": 1000}))
+    assert got == pytest.approx(
+        [value for value, _ in reference.option_logprobs(*asked)[0]], abs=1e-5
+    )
+    smaller = Artifact(
+        body.folder, body.body, body.lep.model_copy(update={"vocabulary_size": 1000})
+    )
     engine.exchange(smaller)
     reference.exchange(smaller)
     same_as_hf(engine, reference, contexts_of(1000, 1, 20, 64))
     engine.close()
 
 
-def test_a_new_start_that_fails_leaves_no_half_model(variants: list[Artifact], running: VllmEngine) -> None:
+def test_a_new_start_that_fails_leaves_no_half_model(
+    variants: list[Artifact], running: VllmEngine
+) -> None:
     running.exchange(variants[1])
     contexts = contexts_of(300, 1, 20, 64)
     before = running.option_logprobs(contexts, [[1, 2]] * 3)
     with pytest.MonkeyPatch.context() as patched:
         leave_out("head", patched)
-        patched.setattr("lep_bench.engines.vllm.export", lambda *_: (_ for _ in ()).throw(LepBenchError("the disk is full")))
+        patched.setattr(
+            "lep_bench.engines.vllm.engine.export",
+            lambda *_: (_ for _ in ()).throw(LepBenchError("the disk is full")),
+        )
         with pytest.raises(LepBenchError, match="the disk is full"):
             running.exchange(variants[0])
     assert running.option_logprobs(contexts, [[1, 2]] * 3) == before
@@ -236,10 +303,25 @@ def test_tied_matrices(tmp_path: Path) -> None:
     head = tensors.pop(HEAD)
     save_file({**tensors, EMBEDDING: head}, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}), encoding="utf-8")
+    (folder / "config.json").write_text(
+        json.dumps({**config, "tie_word_embeddings": True}), encoding="utf-8"
+    )
     body = Artifact(folder, folder, plain.lep)
-    lep = Lep(model="tied", fingerprint="tied", kind="patch", stage="donor", vocabulary_size=900, parents=small_parent(body))
-    variant = write_patch(tmp_path / "variant", {EMBEDDING: head.flip(0)[:900].clone()}, lep=lep, tokenizer_from=folder, config_from=folder)
+    lep = Lep(
+        model="tied",
+        fingerprint="tied",
+        kind="patch",
+        stage="donor",
+        vocabulary_size=900,
+        parents=small_parent(body),
+    )
+    variant = write_patch(
+        tmp_path / "variant",
+        {EMBEDDING: head.flip(0)[:900].clone()},
+        lep=lep,
+        tokenizer_from=folder,
+        config_from=folder,
+    )
     ours, reference = VllmEngine(folder), HfEngine(folder)
     for model in (body, variant, body):
         ours.exchange(model)

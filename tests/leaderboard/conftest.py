@@ -1,4 +1,6 @@
-"""Makes invented_run and uploads importable: pytest's importlib mode puts no test folder on the path."""
+"""Makes invented_run and uploads importable: pytest's importlib mode puts no test folder on the
+path.
+"""
 
 import sys
 from pathlib import Path

@@ -1,6 +1,8 @@
-"""The part of Every Eval Ever's eval.schema.json, version 0.2.1, that a record of ours can hold: required fields, types, closed sets.
+"""The part of Every Eval Ever's eval.schema.json, version 0.2.1, that a record of ours can hold:
+required fields, types, closed sets.
 
-The schema closes its top level and `generation_args`; everywhere else it allows more keys, so a key that is unknown here is a slip of ours.
+The schema closes its top level and `generation_args`; everywhere else it allows more keys, so a key
+that is unknown here is a slip of ours.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""A table from a folder in which things went wrong: what cannot be trusted is marked or failed, and the rest of the table is made."""
+"""A table from a folder in which things went wrong: what cannot be trusted is marked or failed, and
+the rest of the table is made.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,11 @@ from pathlib import Path
 import pytest
 from invented_paper import BY_NAME, PAPER, cell
 
-from lep_bench.leaderboard import Table, build
-from lep_bench.leaderboard.forms.page import page
-from lep_bench.leaderboard.publishing import publish
-from lep_bench.leaderboard.table import Row
-from lep_bench.store import Store
+from lep_bench.leaderboard import publish
+from lep_bench.leaderboard.assemble import build_table
+from lep_bench.leaderboard.page import render_page
+from lep_bench.leaderboard.table import Row, Table
+from lep_bench.records.store import Store
 
 OURS, CONTROL, OTHER = "llama3-8b/extended/conversion", "llama3-8b/instruct", "llama3-8b/bpe/swap"
 TASK = "darumeru_rcb"  # F1: also a score that is no mean over items is checked
@@ -45,7 +47,7 @@ def edit(where: Path, change: Callable[[dict], None]) -> None:
 
 
 def made(store: Store) -> Table:
-    return build(store.read_all("paper"), store.skim, SUITE, list(BY_NAME))
+    return build_table(store.read_all("paper"), store.skim, SUITE, list(BY_NAME))
 
 
 def row(table: Table, model: str) -> Row:
@@ -56,13 +58,23 @@ def row(table: Table, model: str) -> Row:
 def others_stand(table: Table) -> None:
     """The one row that nothing was done to is whole, and compared."""
     fine = row(table, OTHER)
-    assert fine.mean.value is not None and not fine.edited and not fine.stale and fine.difference is not None and fine.refused is None
+    assert (
+        fine.mean.value is not None
+        and not fine.edited
+        and not fine.stale
+        and fine.difference is not None
+        and fine.refused is None
+    )
 
 
 def test_as_the_run_wrote_them(store: Store) -> None:
     table = made(store)
     assert not any(r.edited or r.stale or r.failure for r in table.rows)
-    assert row(table, OURS).difference is not None and table.unpaired == () and "edited:" not in page(table)
+    assert (
+        row(table, OURS).difference is not None
+        and table.unpaired == ()
+        and "edited:" not in render_page(table)
+    )
 
 
 def raised(data: dict) -> None:
@@ -75,29 +87,45 @@ def unsealed(data: dict) -> None:
 
 
 def resealed(data: dict) -> None:
-    from lep_bench.results import TaskResult, sealed
+    from lep_bench.records.schema import TaskResult, seal_result
 
     raised(data)
-    data.update(sealed(TaskResult.model_validate(data)).model_dump(mode="json"))
+    data.update(seal_result(TaskResult.model_validate(data)).model_dump(mode="json"))
 
 
 @pytest.mark.parametrize("change", [raised, unsealed, resealed])
-def test_an_edited_score_is_marked_and_not_compared(store: Store, change: Callable[[dict], None], tmp_path: Path) -> None:
+def test_an_edited_score_is_marked_and_not_compared(
+    store: Store, change: Callable[[dict], None], tmp_path: Path
+) -> None:
     """By the seal; without one, or with a new one, because the samples give another score."""
     edit(file(store, "results"), change)
     table = made(store)
     ours = row(table, OURS)
-    assert ours.edited and ours.mean.edited and ours.difference is None and [c.edited for c in ours.cells].count(True) == 1
+    assert (
+        ours.edited
+        and ours.mean.edited
+        and ours.difference is None
+        and [c.edited for c in ours.cells].count(True) == 1
+    )
     assert ours.refused is not None and f"{TASK} of {OURS} was edited" in ours.refused
-    assert not any(OURS in (f.model, f.difference.control) for b in table.blocks for f in b.findings)
+    assert not any(
+        OURS in (f.model, f.difference.control) for b in table.blocks for f in b.findings
+    )
     others_stand(table)
     assert TASK not in table.unpaired
-    out = page(table)
-    assert "edited" in next(line for line in out.splitlines() if line.startswith("| `extended/conversion`"))
+    out = render_page(table)
+    assert "edited" in next(
+        line for line in out.splitlines() if line.startswith("| `extended/conversion`")
+    )
     assert "edited: result or samples are not as they were written" in out
     assert f"{TASK} of {OURS} was edited".replace("_", "\\_") in out
-    publish.write(tmp_path / "board", SUITE, store.read_all("paper"), store.skim, list(BY_NAME))
-    assert publish.check(tmp_path / "board") == [] and row(publish.read(tmp_path / "board"), OURS).edited
+    publish.write_leaderboard(
+        tmp_path / "board", SUITE, store.read_all("paper"), store.skim, list(BY_NAME)
+    )
+    assert (
+        publish.check_leaderboard(tmp_path / "board") == []
+        and row(publish.read_leaderboard(tmp_path / "board"), OURS).edited
+    )
 
 
 def test_edited_samples_are_marked(store: Store) -> None:
@@ -114,7 +142,11 @@ def test_an_edited_control_refuses_the_differences_from_it(store: Store) -> None
     table = made(store)
     for name in (OURS, OTHER):
         refused = row(table, name).refused
-        assert row(table, name).difference is None and refused is not None and f"{TASK} of {CONTROL} was edited" in refused
+        assert (
+            row(table, name).difference is None
+            and refused is not None
+            and f"{TASK} of {CONTROL} was edited" in refused
+        )
         assert not row(table, name).edited
 
 
@@ -128,29 +160,56 @@ def test_samples_that_cannot_be_used_fail_their_cell_only(store: Store, wrong: s
         where.write_bytes(b"".join(lines[:-1]) + (lines[-1][:9] if wrong == "damaged" else b""))
     table = made(store)
     ours = row(table, OURS)
-    assert ours.mean.status == "failed" and ours.difference is None and [c.status for c in ours.cells].count("failed") == 1
+    assert (
+        ours.mean.status == "failed"
+        and ours.difference is None
+        and [c.status for c in ours.cells].count("failed") == 1
+    )
     (failure,) = table.failures
-    said = {"missing": "the samples are missing", "short": "59 samples, the result is of 60", "damaged": "samples cannot be read"}[wrong]
+    said = {
+        "missing": "the samples are missing",
+        "short": "59 samples, the result is of 60",
+        "damaged": "samples cannot be read",
+    }[wrong]
     assert failure.model == OURS and failure.tasks == (TASK,) and said in failure.reason
-    assert f"paper/samples/{OURS}/{TASK}@" in failure.reason and "run again" in failure.reason and str(store.root) not in failure.reason
+    assert (
+        f"paper/samples/{OURS}/{TASK}@" in failure.reason
+        and "run again" in failure.reason
+        and str(store.root) not in failure.reason
+    )
     others_stand(table)
 
 
 def test_two_task_versions_are_not_compared(store: Store) -> None:
     result, samples = cell(BY_NAME[CONTROL], TASK)
     newer = result.provenance.model_copy(update={"created": "2030-01-01T00:00:00"})
-    store.write(result.model_copy(update={"task_version": "2", "task_fingerprint": "v2-rcb", "provenance": newer}), samples)
+    store.write(
+        result.model_copy(
+            update={"task_version": "2", "task_fingerprint": "v2-rcb", "provenance": newer}
+        ),
+        samples,
+    )
     table = made(store)
     ours = row(table, OURS)
     assert ours.stale and ours.difference is None and not row(table, CONTROL).stale
-    assert ours.refused == f"{TASK} in version 1 (v1-{TASK}) and version 2 (v2-rcb): run again what is of the older one"
-    assert not any(CONTROL in (f.model, f.difference.control) for b in table.blocks for f in b.findings)
+    assert ours.refused == (
+        f"{TASK} in version 1 (v1-{TASK}) and version 2 (v2-rcb): run again what is of the "
+        "older one"
+    )
+    assert not any(
+        CONTROL in (f.model, f.difference.control) for b in table.blocks for f in b.findings
+    )
 
 
 def test_two_protocols_are_never_in_one_block(store: Store) -> None:
     for task in SUITE.tasks:
         result, samples = cell(BY_NAME[OURS], task)
-        strict = result.model_copy(update={"scoring": result.scoring.model_copy(update={"protocol": "strict"}), "key": f"strict-{task}"})
+        strict = result.model_copy(
+            update={
+                "scoring": result.scoring.model_copy(update={"protocol": "strict"}),
+                "key": f"strict-{task}",
+            }
+        )
         file(store, "results", OURS, task).unlink()
         store.write(strict, samples)
     table = made(store)

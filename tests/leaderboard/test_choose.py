@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from invented_run import models, result
 
-from lep_bench.leaderboard.cells import choose
-from lep_bench.results import Score, Scoring, TaskResult
+from lep_bench.leaderboard.cells import choose_results
+from lep_bench.records.schema import Score, Scoring, TaskResult
 
 TASK = "mini_facts_ru"
 MODEL, OTHER = models()[0], models()[1]
@@ -47,7 +47,7 @@ CASES = {
 def test_one_result_of_a_cell_is_chosen(name: str, turned: bool) -> None:
     wanted, other = CASES[name]
     held = [wanted, other, NEWEST]
-    chosen = choose(held[::-1] if turned else held, "mini", [TASK])
+    chosen = choose_results(held[::-1] if turned else held, "mini", [TASK])
     (one,) = [c for c in chosen if c.result.model.name == MODEL.name]
     assert one.result == wanted
     assert one.stale == (wanted.task_fingerprint != "new")
@@ -64,7 +64,7 @@ def test_one_result_of_a_cell_is_chosen(name: str, turned: bool) -> None:
     ],
 )
 def test_what_was_asked_otherwise_is_another_cell(change: dict) -> None:
-    assert len(choose([made("1"), made("2", **change)], "mini", [TASK])) == 2
+    assert len(choose_results([made("1"), made("2", **change)], "mini", [TASK])) == 2
 
 
 def test_another_engine_is_another_cell() -> None:
@@ -72,8 +72,10 @@ def test_another_engine_is_another_cell() -> None:
     other = other.model_copy(
         update={"provenance": other.provenance.model_copy(update={"engine": "vllm"})}
     )
-    assert len(choose([made("1"), other], "mini", [TASK])) == 2
+    assert len(choose_results([made("1"), other], "mini", [TASK])) == 2
 
 
 def test_other_suites_and_tasks_are_left_out() -> None:
-    assert not choose([made("1")], "other", [TASK]) and not choose([made("1")], "mini", ["other"])
+    assert not choose_results([made("1")], "other", [TASK]) and not choose_results(
+        [made("1")], "mini", ["other"]
+    )

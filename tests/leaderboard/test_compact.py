@@ -9,9 +9,8 @@ import pytest
 from invented_paper import MODELS, PAPER, cell, whole
 
 from lep_bench.errors import LepBenchError
-from lep_bench.leaderboard import clean, compact
-from lep_bench.leaderboard.cells import choose
-from lep_bench.leaderboard.metrics import Metrics
+from lep_bench.leaderboard import clean, published
+from lep_bench.leaderboard.cells import Metrics, choose_results
 
 ORDER = [m.name for m in MODELS]
 
@@ -19,15 +18,19 @@ ORDER = [m.name for m in MODELS]
 @pytest.fixture(scope="module")
 def text() -> str:
     run = whole()
-    chosen, items = clean.examined(choose(run.results, "paper", PAPER.tasks), run.samples, Metrics.of(PAPER.tasks))
-    return compact.dump(compact.Published(PAPER, ORDER, chosen, items))
+    chosen, items = clean.examine_results(
+        choose_results(run.results, "paper", PAPER.tasks), run.samples, Metrics.of(PAPER.tasks)
+    )
+    return published.dump_results(published.Published(PAPER, ORDER, chosen, items))
 
 
 def test_items_of_every_kind_come_back(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.jsonl").write_text(text, encoding="utf-8")
-    held = compact.load(tmp_path / "r.jsonl")
+    held = published.load_results(tmp_path / "r.jsonl")
     run = whole()
-    chosen, lookup = clean.examined(choose(run.results, "paper", PAPER.tasks), run.samples, Metrics.of(PAPER.tasks))
+    chosen, lookup = clean.examine_results(
+        choose_results(run.results, "paper", PAPER.tasks), run.samples, Metrics.of(PAPER.tasks)
+    )
     before = {(c.result.model.name, c.result.task): lookup(c.result) for c in chosen}
     assert len(held.chosen) == len(before)
     resampled = 0
@@ -44,25 +47,39 @@ def test_items_of_every_kind_come_back(tmp_path: Path, text: str) -> None:
             assert (a.scores(counts) == b.scores(counts)).all()
             resampled += 1
     assert resampled > 30
-    again = compact.dump(held)
+    again = published.dump_results(held)
     assert again == text
 
 
 def test_edited_cells_stay_marked(tmp_path: Path) -> None:
     result, samples = cell(MODELS[1], "darumeru_parus")
-    other = result.model_copy(update={"scores": {"score": result.scores["score"].model_copy(update={"value": 0.99})}})
-    chosen, items = clean.examined(choose([other], "paper", PAPER.tasks), lambda r: samples, Metrics.of(PAPER.tasks))
+    other = result.model_copy(
+        update={"scores": {"score": result.scores["score"].model_copy(update={"value": 0.99})}}
+    )
+    chosen, items = clean.examine_results(
+        choose_results([other], "paper", PAPER.tasks), lambda r: samples, Metrics.of(PAPER.tasks)
+    )
     assert chosen[0].edited and items(chosen[0].result) is None
-    (tmp_path / "r.jsonl").write_text(compact.dump(compact.Published(PAPER, ORDER, chosen, items)), encoding="utf-8")
-    (read,) = compact.load(tmp_path / "r.jsonl").chosen
+    (tmp_path / "r.jsonl").write_text(
+        published.dump_results(published.Published(PAPER, ORDER, chosen, items)), encoding="utf-8"
+    )
+    (read,) = published.load_results(tmp_path / "r.jsonl").chosen
     assert read.edited and read.result.scores["score"].value == 0.99
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [('"codes":[0,', '"codes":['), ('"values":"', '"values":"2'), ('"values":"', '"values":"x'), ('"codes":[0,', '"codes":["a",')]
+    ("old", "new"),
+    [
+        ('"codes":[0,', '"codes":['),
+        ('"values":"', '"values":"2'),
+        ('"values":"', '"values":"x'),
+        ('"codes":[0,', '"codes":["a",'),
+    ],
 )
 def test_damaged_items_name_their_line(tmp_path: Path, text: str, old: str, new: str) -> None:
     (tmp_path / "r.jsonl").write_text(text.replace(old, new, 1), encoding="utf-8")
     number = 1 + next(i for i, line in enumerate(text.split("\n")) if old in line)
-    with pytest.raises(LepBenchError, match=rf"r\.jsonl:{number}: cannot be read \(ValueError: .*publish it again"):
-        compact.load(tmp_path / "r.jsonl")
+    with pytest.raises(
+        LepBenchError, match=rf"r\.jsonl:{number}: cannot be read \(ValueError: .*publish it again"
+    ):
+        published.load_results(tmp_path / "r.jsonl")

@@ -1,4 +1,6 @@
-"""Tests, intervals and ranks against scipy, statsmodels, what is known in closed form, and simulated suites whose truth is known."""
+"""Tests, intervals and ranks against scipy, statsmodels, what is known in closed form, and
+simulated suites whose truth is known.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +15,19 @@ from scipy.stats import permutation_test, ttest_1samp
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from lep_bench.leaderboard.statistics import inference
+from lep_bench import stats
 
 WEIGHTS = [[1.0, 1.0, 0.0, 0.0, 3.0], [1.0, 1.0, 2.0, 0.0, 1.0], [3.0, 0.0, 1.0, 1.0, 0.0]]
 UNIFORMS = [0.6904105203500994, 0.4712479288993687]
-SIGNS = [[1.0, -1.0, -1.0, 1.0, -1.0, 1.0], [1.0, 1.0, 1.0, -1.0, -1.0, 1.0], [1.0, 1.0, 1.0, 1.0, -1.0, -1.0]]
+SIGNS = [
+    [1.0, -1.0, -1.0, 1.0, -1.0, 1.0],
+    [1.0, 1.0, 1.0, -1.0, -1.0, 1.0],
+    [1.0, 1.0, 1.0, 1.0, -1.0, -1.0],
+]
 
 
 def only(u: list[float] | np.ndarray) -> tuple[float, str]:
-    (found,) = inference.sign_flips([np.asarray(u, dtype=float)])
+    (found,) = stats.sign_flip_test([np.asarray(u, dtype=float)])
     return found
 
 
@@ -29,16 +35,23 @@ def total(u: np.ndarray, axis: int = 0) -> np.ndarray:
     return np.sum(u, axis=axis)
 
 
-@pytest.mark.parametrize(("won", "lost"), [(1, 0), (0, 1), (3, 9), (40, 61), (5, 5), (200, 120), (0, 30)])
+@pytest.mark.parametrize(
+    ("won", "lost"), [(1, 0), (0, 1), (3, 9), (40, 61), (5, 5), (200, 120), (0, 30)]
+)
 def test_right_and_wrong_is_statsmodels_exact_mcnemar(won: int, lost: int) -> None:
     p, test = only([0.01] * won + [-0.01] * lost + [0.0] * 50)
-    assert p == pytest.approx(mcnemar([[50, won], [lost, 0]], exact=True).pvalue, rel=1e-12) and "McNemar" in test
+    assert (
+        p == pytest.approx(mcnemar([[50, won], [lost, 0]], exact=True).pvalue, rel=1e-12)
+        and "McNemar" in test
+    )
 
 
 @pytest.mark.parametrize("n", [2, 5, 9, 13])
 def test_few_groups_are_counted_as_scipy_does(n: int) -> None:
     u = np.random.default_rng(n).normal(0.3, 1, n)
-    whole = permutation_test((u,), total, permutation_type="samples", n_resamples=np.inf, vectorized=True)
+    whole = permutation_test(
+        (u,), total, permutation_type="samples", n_resamples=np.inf, vectorized=True
+    )
     p, test = only(u)
     assert p == pytest.approx(whole.pvalue, rel=1e-12) and test == "all sign flips"
 
@@ -48,7 +61,9 @@ def test_many_groups_are_close_to_the_t_test(n: int) -> None:
     """Also with more groups than flip one by one."""
     u = np.random.default_rng(n).normal(1.5 / math.sqrt(n), 1, n)
     p, test = only(u)
-    assert test == "sign flips" and p == pytest.approx(ttest_1samp(u, 0).pvalue, abs=0.025 if n > 14 else 0.05)
+    assert test == "sign flips" and p == pytest.approx(
+        ttest_1samp(u, 0).pvalue, abs=0.025 if n > 14 else 0.05
+    )
 
 
 def test_far_differences_are_bounded_from_above_and_never_nothing() -> None:
@@ -69,75 +84,95 @@ def test_one_contested_item_says_nothing(others: int) -> None:
 def test_a_comparison_does_not_depend_on_the_others() -> None:
     rng = np.random.default_rng(1)
     many = [rng.normal(0.05, 1, n) for n in (20, 100, 400, 700) for _ in range(80)]
-    together = inference.sign_flips(many)
+    together = stats.sign_flip_test(many)
     assert [only(u) for u in many[::40]] == together[::40]
-    assert inference.sign_flips([]) == []
+    assert stats.sign_flip_test([]) == []
 
 
 def test_holm_is_statsmodels() -> None:
     p = [0.01, 0.04, 0.0005, 0.03, 0.9, 0.005, 0.04]
-    assert inference.holm(p) == pytest.approx(multipletests(p, 0.05, "holm")[1].tolist())
-    assert inference.holm([None, 0.02, None, 0.04]) == [None, 0.04, None, 0.04]
-    assert inference.holm([]) == []
+    assert stats.holm(p) == pytest.approx(multipletests(p, 0.05, "holm")[1].tolist())
+    assert stats.holm([None, 0.02, None, 0.04]) == [None, 0.04, None, 0.04]
+    assert stats.holm([]) == []
 
 
 def test_weights_draw_every_group_as_often() -> None:
-    drawn = inference.weights(0, 50)
-    assert drawn.shape == (inference.RESAMPLES, 50) and (drawn.sum(1) == 50).all()
-    assert np.abs(drawn.mean(0) - 1).max() < 0.1 and drawn.var() == pytest.approx(1 - 1 / 50, rel=0.03)
-    assert (inference.weights(1, 50) != drawn).any()
+    drawn = stats.resampling_weights(0, 50)
+    assert drawn.shape == (stats.RESAMPLES, 50) and (drawn.sum(1) == 50).all()
+    assert np.abs(drawn.mean(0) - 1).max() < 0.1 and drawn.var() == pytest.approx(
+        1 - 1 / 50, rel=0.03
+    )
+    assert (stats.resampling_weights(1, 50) != drawn).any()
 
 
 def test_random_numbers_never_change() -> None:
     """A page that was published must render to the same bytes with any later numpy."""
-    assert inference.weights(3, 5)[:3].tolist() == WEIGHTS
-    assert inference.uniforms(1, 2)[0].tolist() == UNIFORMS
-    assert inference._signs(3, 70)[:, 62:68].tolist() == SIGNS
+    assert stats.resampling_weights(3, 5)[:3].tolist() == WEIGHTS
+    assert stats.draw_uniforms(1, 2)[0].tolist() == UNIFORMS
+    assert stats._signs(3, 70)[:, 62:68].tolist() == SIGNS
 
 
 def test_student_is_scipys() -> None:
     values = [0.3, 0.1, 0.25, -0.05]
     whole = ttest_1samp(values, 0)
-    p, low, high = inference.student(float(np.mean(values)), float(np.std(values, ddof=1)) / 2, 3)
+    p, low, high = stats.student_interval(
+        float(np.mean(values)), float(np.std(values, ddof=1)) / 2, 3
+    )
     assert (p, low, high) == pytest.approx((whole.pvalue, *whole.confidence_interval(0.95)))
-    assert inference.student(0.0, 1.0, math.inf)[1] == pytest.approx(-1.96, abs=1e-3)
+    assert stats.student_interval(0.0, 1.0, math.inf)[1] == pytest.approx(-1.96, abs=1e-3)
 
 
 def test_satterthwaite() -> None:
-    assert inference.satterthwaite([(0.5, 4)]) == pytest.approx(4)
-    assert inference.satterthwaite([(0.5, 4), (0.5, 4)]) == pytest.approx(8)
-    assert inference.satterthwaite([(0.0, 3)]) == math.inf
+    assert stats.satterthwaite_df([(0.5, 4)]) == pytest.approx(4)
+    assert stats.satterthwaite_df([(0.5, 4), (0.5, 4)]) == pytest.approx(8)
+    assert stats.satterthwaite_df([(0.0, 3)]) == math.inf
 
 
 @pytest.mark.parametrize(
     ("value", "low", "high", "corrected", "said"),
     [
-        (0.05, 0.02, 0.08, 0.01, "higher"), (-0.05, -0.08, -0.02, 0.01, "lower"), (0.05, 0.02, 0.08, 0.2, "undecided"),
-        (0.005, 0.001, 0.009, 0.01, "equal"), (0.0, -0.02, 0.02, 1.0, "undecided"), (0.0, -0.009, 0.01, 1.0, "equal"),
-        (0.0, -0.01, 0.01, 1.0, "equal"), (-0.002, -0.011, 0.007, 1.0, "undecided"), (0.002, -0.007, 0.011, 1.0, "undecided"),
-        (0.05, 0.02, 0.08, 0.05, "higher"), (0.05, 0.02, 0.08, 0.0501, "undecided"), (0.0, -0.02, 0.02, 0.01, "undecided"),
-        (0.1, None, None, 0.01, None), (0.1, 0.05, 0.15, None, None),
+        (0.05, 0.02, 0.08, 0.01, "higher"),
+        (-0.05, -0.08, -0.02, 0.01, "lower"),
+        (0.05, 0.02, 0.08, 0.2, "undecided"),
+        (0.005, 0.001, 0.009, 0.01, "equal"),
+        (0.0, -0.02, 0.02, 1.0, "undecided"),
+        (0.0, -0.009, 0.01, 1.0, "equal"),
+        (0.0, -0.01, 0.01, 1.0, "equal"),
+        (-0.002, -0.011, 0.007, 1.0, "undecided"),
+        (0.002, -0.007, 0.011, 1.0, "undecided"),
+        (0.05, 0.02, 0.08, 0.05, "higher"),
+        (0.05, 0.02, 0.08, 0.0501, "undecided"),
+        (0.0, -0.02, 0.02, 0.01, "undecided"),
+        (0.1, None, None, 0.01, None),
+        (0.1, 0.05, 0.15, None, None),
     ],
-)  # fmt: skip
-def test_verdicts(value: float, low: float | None, high: float | None, corrected: float | None, said: str | None) -> None:
-    assert inference.verdict(value, low, high, corrected, 0.01) == said
+)
+def test_verdicts(
+    value: float, low: float | None, high: float | None, corrected: float | None, said: str | None
+) -> None:
+    assert stats.judge_difference(value, low, high, corrected, 0.01) == said
 
 
 def test_an_interval_is_never_narrower_than_its_floor() -> None:
-    assert inference.percentiles(0.0, np.zeros(2000), 0.0) == (0.0, 0.0)
-    low, high = inference.percentiles(0.1, np.zeros(2000), 0.01)
+    assert stats.percentile_interval(0.0, np.zeros(2000), 0.0) == (0.0, 0.0)
+    low, high = stats.percentile_interval(0.1, np.zeros(2000), 0.01)
     assert (low, high) == pytest.approx((0.1 - 0.0196, 0.1 + 0.0196), abs=1e-5)
 
 
 def test_ranks() -> None:
     rng = np.random.default_rng(3)
     scatter = rng.normal(0, 0.01, (2000, 4))
-    assert inference.ranks(np.array([0.9, 0.5, 0.51, 0.1]), scatter, 0.0) == [(1, 1), (2, 3), (2, 3), (4, 4)]
-    assert inference.ranks(np.array([0.9, 0.9, 0.9]), np.zeros((2000, 3)), 0.0) == [(1, 3)] * 3
+    assert stats.joint_ranks(np.array([0.9, 0.5, 0.51, 0.1]), scatter, 0.0) == [
+        (1, 1),
+        (2, 3),
+        (2, 3),
+        (4, 4),
+    ]
+    assert stats.joint_ranks(np.array([0.9, 0.9, 0.9]), np.zeros((2000, 3)), 0.0) == [(1, 3)] * 3
     # Rows that err together are told apart better than their own errors would say.
     together = np.repeat(rng.normal(0, 0.1, (2000, 1)), 2, 1) + rng.normal(0, 0.001, (2000, 2))
-    assert inference.ranks(np.array([0.5, 0.51]), together, 0.0) == [(2, 2), (1, 1)]
-    assert inference.ranks(np.array([0.5, 0.51]), together, 0.02) == [(1, 2), (1, 2)]
+    assert stats.joint_ranks(np.array([0.5, 0.51]), together, 0.0) == [(2, 2), (1, 1)]
+    assert stats.joint_ranks(np.array([0.5, 0.51]), together, 0.02) == [(1, 2), (1, 2)]
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +187,9 @@ def nulls() -> ModuleType:
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_simulated_suites_keep_what_is_promised(nulls: ModuleType, seeds: int) -> None:
-    """24 suites; the 1,000 are in benchmarks/results/nulls.json. Bounds: what 5% shows at most in 99.9% of such samples."""
+    """24 suites; the 1,000 are in benchmarks/results/nulls.json. Bounds: what 5% shows at most in
+    99.9% of such samples.
+    """
     found = nulls.suites(24, seeds, 10 + seeds)
     for name in ("means", "tasks"):
         assert found[f"false alarm, {name}, corrected"] <= 0.25

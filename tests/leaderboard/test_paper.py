@@ -1,4 +1,6 @@
-"""The quoted figures: every row marked, every mean checked, the committed page as its data renders."""
+"""The quoted figures: every row marked, every mean checked, the committed page as its data
+renders.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from lep_bench import paths
+from lep_bench import files
 from lep_bench.errors import LepBenchError
-from lep_bench.leaderboard.publishing import paper, publish
+from lep_bench.leaderboard import paper, publish
 
-FOLDER = paths.folder("leaderboards") / "paper"
+FOLDER = files.shipped_folder("leaderboards") / "paper"
 
-# Rows whose printed Micro-Avg is not (3 MMLU + 8 MERA + 2 Sum + 2 Copy EN + 2 Copy RU) / 17 within rounding. There is none.
+# Rows whose printed Micro-Avg is not (3 MMLU + 8 MERA + 2 Sum + 2 Copy EN + 2 Copy RU) / 17 within
+# rounding. There is none.
 EXCEPTIONS: list[str] = []
 
 
@@ -32,11 +35,18 @@ def test_an_exception_would_be_listed() -> None:
 
 
 def test_every_row_is_marked() -> None:
-    assert publish.check(FOLDER) == []
-    lines = [line for line in (FOLDER / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ") and " 0." in line]
+    assert publish.check_leaderboard(FOLDER) == []
+    lines = [
+        line
+        for line in (FOLDER / "README.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| ") and " 0." in line
+    ]
     assert len(lines) == 58 and all(line.startswith("| quoted |") for line in lines)
     with open(FOLDER / paper.DATA, encoding="utf-8", newline="") as file:
-        assert all(row["status"] == "quoted" and row["source"].startswith("arXiv 2412.21140, table ") for row in csv.DictReader(file))
+        assert all(
+            row["status"] == "quoted" and row["source"].startswith("arXiv 2412.21140, table ")
+            for row in csv.DictReader(file)
+        )
 
 
 def test_unmarked_rows_are_refused(tmp_path: Path) -> None:
@@ -47,6 +57,6 @@ def test_unmarked_rows_are_refused(tmp_path: Path) -> None:
     (tmp_path / paper.DATA).write_text(text, encoding="utf-8")
     for name in (paper.MODELS, paper.ITEMS):
         shutil.copy(FOLDER / name, tmp_path)
-    assert publish.check(tmp_path) != []
-    paper.write(tmp_path)
-    assert publish.check(tmp_path) == []
+    assert publish.check_leaderboard(tmp_path) != []
+    paper.write_paper(tmp_path)
+    assert publish.check_leaderboard(tmp_path) == []

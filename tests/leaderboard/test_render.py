@@ -1,4 +1,6 @@
-"""What the table looks like: nothing wraps in the middle of a number, and no name can do anything but be a name."""
+"""What the table looks like: nothing wraps in the middle of a number, and no name can do anything
+but be a name.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +13,22 @@ import pytest
 from invented_run import ORDER, SUITE, TASKS, Run, cell, result
 from rich.console import Console
 
-from lep_bench.leaderboard import Table, build
-from lep_bench.leaderboard.forms import render, terminal, text
-from lep_bench.leaderboard.forms.page import page
-from lep_bench.results import ModelRecord
+from lep_bench.leaderboard import page, terminal, text
+from lep_bench.leaderboard.assemble import build_table
+from lep_bench.leaderboard.page import render_page
+from lep_bench.leaderboard.table import Table
+from lep_bench.records.schema import ModelRecord
 
 EVIL = "mini-llama/<script>|`x`[a](http://e.vil)\n# *b* www.e.vil @you \x1b[31m\u202e"
 
 
 def table_of(run: Run) -> Table:
-    return build(run.results, run.samples, SUITE, ORDER)
+    return build_table(run.results, run.samples, SUITE, ORDER)
 
 
 def shown(table: Table, width: int) -> str:
     console = Console(width=width, file=io.StringIO(), record=True)
-    terminal.show(table, console)
+    terminal.show_table(table, console)
     return console.export_text()
 
 
@@ -49,10 +52,20 @@ def test_terminal(width: int, seeds: int) -> None:
 
 
 def test_long_names_fold_at_their_tuning_and_keep_their_letter(whole: Table) -> None:
-    row = replace(whole.blocks[0].sections[0].rows[0], label="instruct+self-calibration", letter="B")
+    row = replace(
+        whole.blocks[0].sections[0].rows[0], label="instruct+self-calibration", letter="B"
+    )
     assert terminal._label(row, fold=20).plain == "instruct\n   +self-calibration B"
-    assert terminal._label(replace(row, label="bpe/conversion+self-calibration", letter=""), fold=20).plain == "bpe/conversion\n    +self-calibration"
-    assert terminal._label(replace(row, label="optimized/instruct-init", letter=""), fold=20).plain == "optimized/\n    instruct-init"
+    assert (
+        terminal._label(
+            replace(row, label="bpe/conversion+self-calibration", letter=""), fold=20
+        ).plain
+        == "bpe/conversion\n    +self-calibration"
+    )
+    assert (
+        terminal._label(replace(row, label="optimized/instruct-init", letter=""), fold=20).plain
+        == "optimized/\n    instruct-init"
+    )
 
 
 def test_terminal_without_results() -> None:
@@ -60,32 +73,45 @@ def test_terminal_without_results() -> None:
 
 
 def test_markdown_is_regular(whole: Table) -> None:
-    lines = [line for line in render.markdown(whole).splitlines() if line.startswith("|")]
+    lines = [line for line in page.render_markdown(whole).splitlines() if line.startswith("|")]
     assert {line.count("|") for line in lines} == {11}
     line = next(line for line in lines if line.startswith("| `bpe/overlap`"))
     assert line.endswith("| — | — | — | — | — | — | failed | — | — |")
-    assert "failed: AdapterError: adapters/propagation/overlap.py" in render.markdown(whole)
-    assert "TaskError: &lt;b&gt;it&lt;/b&gt; \\| broke" in render.markdown(whole)
+    assert "failed: AdapterError: adapters/propagation/overlap.py" in page.render_markdown(whole)
+    assert "TaskError: &lt;b&gt;it&lt;/b&gt; \\| broke" in page.render_markdown(whole)
 
 
 def test_the_page_says_first_what_it_is(whole: Table) -> None:
-    body = page(whole)
+    body = render_page(whole)
     assert body.startswith("> **A synthetic micro-world.")
-    assert "One seed: this checkpoint only" in body and "lep-bench run --suite mini --models all" in body
+    assert (
+        "One seed: this checkpoint only" in body
+        and "lep-bench run --suite mini --models all" in body
+    )
     assert "57 models in 2 families, 5 tasks, engine hf in float32." in body
 
 
 def test_names_cannot_inject() -> None:
     run = Run()
-    evil = ModelRecord(name=EVIL, family="mini-llama", stage="propagation", vocabulary="bpe", propagation="x", fingerprint="0")
+    evil = ModelRecord(
+        name=EVIL,
+        family="mini-llama",
+        stage="propagation",
+        vocabulary="bpe",
+        propagation="x",
+        fingerprint="0",
+    )
     for task in TASKS[:-1]:
         run.add(cell(evil, task))
     run.add((result(evil, TASKS[-1], status="failed", error=EVIL), []))
     table = table_of(run)
-    out = page(table)
+    out = render_page(table)
     row, spent = [line for line in out.splitlines() if "<script>" in line and line.startswith("| ")]
     assert row.startswith("| `<script>\\|'x'[a](http://e.vil) # *b* www.e.vil @you [31m` (1) |")
-    assert spent.startswith("| `mini-llama/<script>\\|'x'[a](http://e.vil) # *b* www.e.vil @you [31m` (1) 4 of 5 tasks |")
+    assert spent.startswith(
+        "| `mini-llama/<script>\\|'x'[a](http://e.vil) # *b* www.e.vil @you [31m` (1) 4 of 5 "
+        "tasks |"
+    )
     (reason,) = [line for line in out.splitlines() if line.startswith("- (1)")]
     said = reason.split("failed: ")[1]
     assert said == "mini-llama/&lt;script&gt;\\|\\`x\\`\\[a\\](http&#58;//e.vil)"
@@ -94,15 +120,22 @@ def test_names_cannot_inject() -> None:
 
 
 def test_a_code_span_cannot_be_left() -> None:
-    assert render.code("a`b|c\\|d") == "`a'b\\|c/\\|d`"
-    assert render.escape("<img> ![x](y) www.a @me https://b") == "&lt;img&gt; !\\[x\\](y) www&#46;a &#64;me https&#58;//b"
+    assert page.format_code("a`b|c\\|d") == "`a'b\\|c/\\|d`"
+    assert (
+        page.escape("<img> ![x](y) www.a @me https://b")
+        == "&lt;img&gt; !\\[x\\](y) www&#46;a &#64;me https&#58;//b"
+    )
 
 
 def test_csv(whole: Table) -> None:
-    rows = list(csv.DictReader(io.StringIO(render.csv(whole))))
+    rows = list(csv.DictReader(io.StringIO(page.render_csv(whole))))
     assert len(rows) == 57
     swap = next(r for r in rows if r["model"] == "mini-llama/extended/swap")
-    assert 0 < float(swap["mini_facts_ru"]) < 1 and swap["control"] == "mini-llama/instruct" and float(swap["difference"]) < 0
+    assert (
+        0 < float(swap["mini_facts_ru"]) < 1
+        and swap["control"] == "mini-llama/instruct"
+        and float(swap["difference"]) < 0
+    )
     assert next(r for r in rows if r["failed"] == "all")["mean"] == ""
     assert next(r for r in rows if r["limit"])["limit"] == "20"
 
@@ -110,12 +143,14 @@ def test_csv(whole: Table) -> None:
 def test_csv_names_are_no_formulas() -> None:
     run = Run()
     run.add(cell(ModelRecord(name="=1+1", stage="local", fingerprint="0"), TASKS[0]))
-    assert render.csv(table_of(run)).splitlines()[1].startswith("'=1+1,")
+    assert page.render_csv(table_of(run)).splitlines()[1].startswith("'=1+1,")
 
 
 def test_json(whole: Table) -> None:
-    read = json.loads(render.json(whole))
-    assert read["suite"] == "mini" and len(read["blocks"][0]["sections"][0]["rows"]) == len(whole.blocks[0].sections[0].rows)
+    read = json.loads(page.render_json(whole))
+    assert read["suite"] == "mini" and len(read["blocks"][0]["sections"][0]["rows"]) == len(
+        whole.blocks[0].sections[0].rows
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,7 +174,12 @@ def test_numbers(value: float, percent: bool, digits: int, sign: bool, expected:
 
 
 def test_a_bracket_in_the_name_of_a_mean_is_no_markup() -> None:
-    suite = SUITE.model_copy(update={"groups": {"[/b] facts [red]": TASKS[:2]}, "mean": SUITE.mean.model_copy(update={"name": "all [bold]"})})
+    suite = SUITE.model_copy(
+        update={
+            "groups": {"[/b] facts [red]": TASKS[:2]},
+            "mean": SUITE.mean.model_copy(update={"name": "all [bold]"}),
+        }
+    )
     run = Run.whole()
-    out = shown(build(run.results, run.samples, suite, ORDER), 200)
+    out = shown(build_table(run.results, run.samples, suite, ORDER), 200)
     assert all(word in out for word in ("[/b]", "[red]", "[bold]"))

@@ -1,4 +1,6 @@
-"""Which variant to ship: the rule on tables made by hand, and what it says when something is missing."""
+"""Which variant to ship: the rule on tables made by hand, and what it says when something is
+missing.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +8,39 @@ from dataclasses import replace
 
 import pytest
 
-from lep_bench.leaderboard import ship
+from lep_bench.leaderboard import recommend
 from lep_bench.leaderboard.cells import Condition
-from lep_bench.leaderboard.table import SYMBOLS, Block, Cell, Column, Difference, Row, Section, Table
+from lep_bench.leaderboard.table import (
+    SYMBOLS,
+    Block,
+    Cell,
+    Column,
+    Difference,
+    Row,
+    Section,
+    Table,
+)
 
 COLUMN = Column(SYMBOLS, "symbols per token", "text", SYMBOLS, False, 2, False)
-LOSS = Difference("f/instruct+t", "A", -0.02, 0.004, 1, -0.028, -0.012, 0.0004, 0.0008, "lower", "sign flips")
+LOSS = Difference(
+    "f/instruct+t", "A", -0.02, 0.004, 1, -0.028, -0.012, 0.0004, 0.0008, "lower", "sign flips"
+)
 
 
-def row(label: str, mean: float | None, symbols: float | None = 3.0, rank: tuple[int, int] | None = None, **more: object) -> Row:
-    stage = "instruct" if label.split("+")[0] == "instruct" else "instruct-init" if label.endswith("init") else "propagation"
+def row(
+    label: str,
+    mean: float | None,
+    symbols: float | None = 3.0,
+    rank: tuple[int, int] | None = None,
+    **more: object,
+) -> Row:
+    stage = (
+        "instruct"
+        if label.split("+")[0] == "instruct"
+        else "instruct-init"
+        if label.endswith("init")
+        else "propagation"
+    )
     cell = Cell("ok", mean, 0.01, seeds=1) if mean is not None else Cell("missing")
     first = Cell("ok", symbols, seeds=1) if symbols else Cell()
     known: dict[str, object] = {"control": "f/instruct+t", "difference": None, **more}
@@ -24,8 +49,20 @@ def row(label: str, mean: float | None, symbols: float | None = 3.0, rank: tuple
 
 def table(*rows: Row, stage: str | None = None, smallest: float | None = 0.03) -> Table:
     rows = tuple(replace(one, stage=stage) for one in rows) if stage else rows
-    block = Block(Condition("greedy", 0, "chat", "hf", "float32"), (Section("f", "f/", rows),), (), smallest)
-    return Table("s", "S", "", (COLUMN,), "plain", (("text", 0.0),), (("text", 9),), (block,) if rows else (), ())
+    block = Block(
+        Condition("greedy", 0, "chat", "hf", "float32"), (Section("f", "f/", rows),), (), smallest
+    )
+    return Table(
+        "s",
+        "S",
+        "",
+        (COLUMN,),
+        "plain",
+        (("text", 0.0),),
+        (("text", 9),),
+        (block,) if rows else (),
+        (),
+    )
 
 
 WHOLE = (
@@ -40,24 +77,33 @@ WHOLE = (
 
 
 def said(given: Table) -> str:
-    ((_, sentences),) = ship.lines(given, lambda name: f"<{name}>")
+    ((_, sentences),) = recommend.recommendation_lines(given, lambda name: f"<{name}>")
     return " ".join(sentences)
 
 
 def test_the_rule() -> None:
-    (advice,) = ship.advise(table(*WHOLE[:2], *WHOLE[3:]))
+    (advice,) = recommend.recommend_models(table(*WHOLE[:2], *WHOLE[3:]))
     assert advice.best is WHOLE[0] and advice.best_tied == (WHOLE[1],)
     assert advice.cheaper is WHOLE[4] and advice.tied == (WHOLE[3],) and advice.of == 3
     assert advice.saved == pytest.approx(0.2)
     out = said(table(*WHOLE[:2], *WHOLE[3:]))
     assert "Quality first: <f/instruct> (mean 90.0), not told apart from <f/instruct+t>." in out
-    assert "Cheaper Russian: <f/a/swap+t> (mean 87.0, 20% fewer tokens per Russian text than instruct), not told apart from <f/a/swap>." in out
-    assert "Against <f/instruct+t>, tuned alike: −2.0 [−2.8, −1.2], corrected p < 0.001: lower: that is the price of the saving." in out
-    assert "the highest of 3, chosen by this very mean" in out and "One training seed: this checkpoint only" in out
+    assert (
+        "Cheaper Russian: <f/a/swap+t> (mean 87.0, 20% fewer tokens per Russian text than "
+        "instruct), not told apart from <f/a/swap>."
+    ) in out
+    assert (
+        "Against <f/instruct+t>, tuned alike: −2.0 [−2.8, −1.2], corrected p < 0.001: lower: "
+        "that is the price of the saving."
+    ) in out
+    assert (
+        "the highest of 3, chosen by this very mean" in out
+        and "One training seed: this checkpoint only" in out
+    )
 
 
 def test_untrained_stand_ins_are_never_shipped() -> None:
-    (advice,) = ship.advise(table(WHOLE[0], WHOLE[2]))
+    (advice,) = recommend.recommend_models(table(WHOLE[0], WHOLE[2]))
     assert advice.cheaper is None and "no adapted variant has a whole mean" in advice.gap
 
 
@@ -66,13 +112,30 @@ def test_untrained_stand_ins_are_never_shipped() -> None:
     [
         ("higher", "higher, and cheaper: ship it"),
         ("equal", "equal within ±1.0, and cheaper: ship it"),
-        ("undecided", "undecided: neither a loss nor equality within ±1.0 is shown; such a comparison mostly finds differences from 3.0 on"),
+        (
+            "undecided",
+            (
+                "undecided: neither a loss nor equality within ±1.0 is shown; such a comparison "
+                "mostly finds differences from 3.0 on"
+            ),
+        ),
         ("lower", "that is the price"),
         (None, "not tested, so not decided"),
     ],
 )
 def test_how_sure(verdict: str | None, says: str) -> None:
-    out = said(table(WHOLE[0], row("a/swap+t", 0.87, 2.5, (2, 2), difference=replace(LOSS, verdict=verdict, corrected=0.25))))
+    out = said(
+        table(
+            WHOLE[0],
+            row(
+                "a/swap+t",
+                0.87,
+                2.5,
+                (2, 2),
+                difference=replace(LOSS, verdict=verdict, corrected=0.25),
+            ),
+        )
+    )
     assert says in out and "corrected p = 0.250" in out
     assert ("ship it" in out) == (verdict in ("higher", "equal"))
 
@@ -92,12 +155,24 @@ def test_one_variant_is_not_selected() -> None:
         ((row("a/swap", 0.8),), "the instruct model has no whole mean here"),
         ((row("instruct", None), row("a/swap", 0.8)), "the instruct model has no whole mean here"),
         ((row("instruct", 0.9, 2.0),), "no adapted variant has a whole mean here"),
-        ((row("instruct", 0.9, 2.0), row("a/swap", None)), "no adapted variant has a whole mean here"),
+        (
+            (row("instruct", 0.9, 2.0), row("a/swap", None)),
+            "no adapted variant has a whole mean here",
+        ),
         ((row("instruct", 0.9, None), row("a/swap", 0.8)), "symbols per token were not measured"),
-        ((row("instruct", 0.9, 4.0), row("a/swap", 0.8, 3.0)), "no adapted variant needs fewer tokens than instruct"),
+        (
+            (row("instruct", 0.9, 4.0), row("a/swap", 0.8, 3.0)),
+            "no adapted variant needs fewer tokens than instruct",
+        ),
         ((row("instruct", None), row("a/swap", None)), "No choice: no model has a whole mean"),
-        ((row("instruct", 0.9, 2.0), row("a/swap", 0.8, 3.0)), "not compared (its control has no whole mean on the same items)"),
-        ((row("instruct", 0.9, 2.0), row("a/swap", 0.8, 3.0, refused="cpu against gpu")), "not comparable: cpu against gpu"),
+        (
+            (row("instruct", 0.9, 2.0), row("a/swap", 0.8, 3.0)),
+            "not compared (its control has no whole mean on the same items)",
+        ),
+        (
+            (row("instruct", 0.9, 2.0), row("a/swap", 0.8, 3.0, refused="cpu against gpu")),
+            "not comparable: cpu against gpu",
+        ),
     ],
 )
 def test_what_is_missing_is_said(rows: tuple[Row, ...], says: str) -> None:
@@ -106,29 +181,57 @@ def test_what_is_missing_is_said(rows: tuple[Row, ...], says: str) -> None:
 
 def test_stale_and_edited_rows_are_left_out() -> None:
     for mark in ({"stale": True}, {"edited": True}):
-        (advice,) = ship.advise(table(WHOLE[0], replace(WHOLE[4], cells=(replace(WHOLE[4].cells[0], **mark),)), WHOLE[5]))
+        (advice,) = recommend.recommend_models(
+            table(
+                WHOLE[0], replace(WHOLE[4], cells=(replace(WHOLE[4].cells[0], **mark),)), WHOLE[5]
+            )
+        )
         assert advice.cheaper is WHOLE[5]
 
 
 def test_limited_rows_are_no_ground_to_decide_on() -> None:
     limited = replace(WHOLE[4], cells=(replace(WHOLE[4].cells[0], limit=20),))
-    assert "Only 20 items per task were asked of some rows: no decision to rest on" in said(table(WHOLE[0], limited))
+    assert "Only 20 items per task were asked of some rows: no decision to rest on" in said(
+        table(WHOLE[0], limited)
+    )
 
 
 def test_only_baselines_and_nothing_at_all() -> None:
-    assert "only models without a family were scored" in said(table(row("x", 0.9), stage="baseline"))
+    assert "only models without a family were scored" in said(
+        table(row("x", 0.9), stage="baseline")
+    )
     assert "nothing has been scored yet" in said(table())
 
 
 def test_a_family_is_advised_once_unless_it_was_scored_in_several_ways() -> None:
     one = table(WHOLE[0], WHOLE[4])
-    few = replace(one.blocks[0], condition=Condition("greedy", 0, "chat", "vllm", "float32"), sections=table(row("a/swap", None)).blocks[0].sections)
-    assert [family for family, _ in ship.lines(replace(one, blocks=(few, *one.blocks)), str)] == ["f"]
+    few = replace(
+        one.blocks[0],
+        condition=Condition("greedy", 0, "chat", "vllm", "float32"),
+        sections=table(row("a/swap", None)).blocks[0].sections,
+    )
+    assert [
+        family
+        for family, _ in recommend.recommendation_lines(
+            replace(one, blocks=(few, *one.blocks)), str
+        )
+    ] == ["f"]
     other = replace(one.blocks[0], condition=few.condition)
-    heads = [family for family, _ in ship.lines(replace(one, blocks=(*one.blocks, other)), str)]
-    assert heads[0].startswith("f (asked as chat, 0-shot: protocol greedy, engine hf") and "engine vllm" in heads[1]
+    heads = [
+        family
+        for family, _ in recommend.recommendation_lines(
+            replace(one, blocks=(*one.blocks, other)), str
+        )
+    ]
+    assert (
+        heads[0].startswith("f (asked as chat, 0-shot: protocol greedy, engine hf")
+        and "engine vllm" in heads[1]
+    )
 
 
 def test_long_ties_are_cut() -> None:
     many = [row(f"v{n}/swap", 0.8, 3.0, (2, 9)) for n in range(7)]
-    assert "not told apart from <f/v1/swap>, <f/v2/swap>, <f/v3/swap>, <f/v4/swap> and 2 more." in said(table(WHOLE[0], *many))
+    assert (
+        "not told apart from <f/v1/swap>, <f/v2/swap>, <f/v3/swap>, <f/v4/swap> and 2 more."
+        in said(table(WHOLE[0], *many))
+    )

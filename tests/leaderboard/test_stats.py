@@ -1,4 +1,6 @@
-"""The vectorised errors against loops that follow the formula word by word, and against what is known in closed form."""
+"""The vectorised errors against loops that follow the formula word by word, and against what is
+known in closed form.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,11 @@ import statistics
 
 import pytest
 
-from lep_bench.leaderboard.statistics import stats
-from lep_bench.leaderboard.statistics.stats import Part
+from lep_bench import stats
+from lep_bench.stats import WeightedScores
 
 
-def by_hand(parts: list[Part]) -> float:
+def by_hand(parts: list[WeightedScores]) -> float:
     """The formula of the module's docstring with loops only."""
     names = {group for part in parts for group in part.groups}
     variance = 0.0
@@ -36,12 +38,16 @@ def drawn(seed: int, n: int, groups: int) -> tuple[list[float], list[str]]:
 @pytest.mark.parametrize(("n", "groups"), [(5, 2), (60, 20), (300, 7), (41, 41)])
 def test_clustered_error_equals_loops(n: int, groups: int) -> None:
     values, names = drawn(n, n, groups)
-    assert stats.clustered_stderr(values, names) == pytest.approx(by_hand([Part(1.0, values, names)]), rel=1e-12)
+    assert stats.clustered_stderr(values, names) == pytest.approx(
+        by_hand([WeightedScores(1.0, values, names)]), rel=1e-12
+    )
 
 
 def test_without_groups_it_is_the_usual_error() -> None:
     values, _ = drawn(1, 50, 1)
-    assert stats.clustered_stderr(values, range(50)) == pytest.approx(statistics.stdev(values) / math.sqrt(50), rel=1e-12)
+    assert stats.clustered_stderr(values, range(50)) == pytest.approx(
+        statistics.stdev(values) / math.sqrt(50), rel=1e-12
+    )
 
 
 def test_repeated_items_are_no_new_evidence() -> None:
@@ -53,18 +59,24 @@ def test_repeated_items_are_no_new_evidence() -> None:
 
 def test_tasks_combine_and_share_groups() -> None:
     a, b = drawn(3, 40, 12), drawn(4, 60, 12)
-    parts = [Part(1 / 3, *a), Part(0.5, *b)]
+    parts = [WeightedScores(1 / 3, *a), WeightedScores(0.5, *b)]
     assert stats.combined_stderr(parts) == pytest.approx(by_hand(parts), rel=1e-12)
-    apart = [Part(1 / 3, a[0], [("a", g) for g in a[1]]), Part(0.5, b[0], [("b", g) for g in b[1]])]
+    apart = [
+        WeightedScores(1 / 3, a[0], [("a", g) for g in a[1]]),
+        WeightedScores(0.5, b[0], [("b", g) for g in b[1]]),
+    ]
     each = [stats.clustered_stderr(p.values, p.groups) * p.weight for p in apart]
     assert stats.combined_stderr(apart) == pytest.approx(math.hypot(*each), rel=1e-12)
-    # The same fact in two languages: errors that go together make the mean less certain than two independent tasks.
-    same = [Part(0.5, a[0], a[1]), Part(0.5, a[0], a[1])]
+    # The same fact in two languages: errors that go together make the mean less certain than two
+    # independent tasks.
+    same = [WeightedScores(0.5, a[0], a[1]), WeightedScores(0.5, a[0], a[1])]
     assert stats.combined_stderr(same) == pytest.approx(stats.clustered_stderr(*a), rel=1e-12)
 
 
 def test_the_error_is_as_large_as_what_really_varies() -> None:
-    """1,000 tests of 40 groups of 3 alike items: the estimated error against the scatter of the means."""
+    """1,000 tests of 40 groups of 3 alike items: the estimated error against the scatter of the
+    means.
+    """
     rng = random.Random(6)
     means, errors = [], []
     for _ in range(1000):
@@ -78,14 +90,16 @@ def test_the_error_is_as_large_as_what_really_varies() -> None:
 def test_what_cannot_be_known_is_none() -> None:
     assert stats.clustered_stderr([1.0, 0.0], ["a", "a"]) is None
     assert stats.combined_stderr([]) is None
-    assert stats.spread([0.5]) is None
-    assert stats.with_seeds(None, [0.1, 0.2]) is None
+    assert stats.seed_spread([0.5]) is None
+    assert stats.add_seed_error(None, [0.1, 0.2]) is None
 
 
 def test_seeds_widen_a_difference() -> None:
     a = [0.7, 0.8, 0.75]
-    assert stats.with_seeds(0.03, a, [0.9]) == pytest.approx(math.sqrt(0.03**2 + statistics.variance(a) / 3))
-    assert stats.with_seeds(0.03, [0.7], [0.9]) == pytest.approx(0.03)
+    assert stats.add_seed_error(0.03, a, [0.9]) == pytest.approx(
+        math.sqrt(0.03**2 + statistics.variance(a) / 3)
+    )
+    assert stats.add_seed_error(0.03, [0.7], [0.9]) == pytest.approx(0.03)
 
 
 def test_unequal_lengths_are_a_mistake() -> None:
@@ -94,6 +108,6 @@ def test_unequal_lengths_are_a_mistake() -> None:
 
 
 def test_centred() -> None:
-    assert stats.centred(0.25, 0.25) == 0
-    assert stats.centred(1.0, 0.25) == 1
-    assert stats.centred(0.1, 0.25) == pytest.approx(-0.2)
+    assert stats.centre_score(0.25, 0.25) == 0
+    assert stats.centre_score(1.0, 0.25) == 1
+    assert stats.centre_score(0.1, 0.25) == pytest.approx(-0.2)

@@ -1,4 +1,6 @@
-"""The shipped texts: what the generator writes, in the same order, and one clear line where they end."""
+"""The shipped texts: what the generator writes, in the same order, and one clear line where they
+end.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ import pytest
 
 from benchmarks.mini import corpus as generator
 from benchmarks.mini import texts
-from lep_bench import paths
-from lep_bench.config import Configs
+from lep_bench import files
+from lep_bench.config.load import Configs
 from lep_bench.errors import LepBenchError
 from lep_bench.mini import corpus
 
@@ -18,10 +20,14 @@ from lep_bench.mini import corpus
 def test_every_file_is_what_the_generator_writes() -> None:
     """Compared by content: the compressed bytes may differ between versions of liblzma."""
     generated = texts.shipped()
-    assert {f"{name}.jsonl.xz" for name in generated} == {file.name for file in paths.builtin_texts().iterdir()}
+    assert {f"{name}.jsonl.xz" for name in generated} == {
+        file.name for file in files.builtin_texts().iterdir()
+    }
     for name, rows in generated.items():
         expected = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        assert lzma.open(paths.builtin_texts() / f"{name}.jsonl.xz").read().decode() == expected, name
+        assert lzma.open(files.builtin_texts() / f"{name}.jsonl.xz").read().decode() == expected, (
+            name
+        )
 
 
 def test_the_package_reads_what_the_generator_yields() -> None:
@@ -34,7 +40,10 @@ def test_the_package_reads_what_the_generator_yields() -> None:
         assert corpus.copy_prompts(n) == generator.copy_prompts(n)
 
 
-@pytest.mark.parametrize(("ask", "most"), [(corpus.calibration_prompts, texts.CALIBRATION_PROMPTS), (corpus.copy_prompts, texts.COPIES)])
+@pytest.mark.parametrize(
+    ("ask", "most"),
+    [(corpus.calibration_prompts, texts.CALIBRATION_PROMPTS), (corpus.copy_prompts, texts.COPIES)],
+)
 def test_asking_for_more_than_is_shipped_is_refused(ask, most: int) -> None:
     assert len(ask(most)) == most
     with pytest.raises(LepBenchError, match=f"has {most:,} .* asks for {most + 1:,}: lower"):
@@ -46,4 +55,7 @@ def test_the_shipped_families_ask_for_less_than_is_shipped(name: str) -> None:
     family = Configs.of().family(name)
     assert family.pretraining.characters <= texts.PRETRAINING_CHARACTERS
     for tuning in family.tuning.values():
-        assert tuning.params["answers"] <= texts.CALIBRATION_PROMPTS and tuning.params["copies"] <= texts.COPIES
+        assert (
+            tuning.params["answers"] <= texts.CALIBRATION_PROMPTS
+            and tuning.params["copies"] <= texts.COPIES
+        )

@@ -1,4 +1,6 @@
-"""Training: the files it writes, its determinism, the rows it reads, and what it never shows the base model."""
+"""Training: the files it writes, its determinism, the rows it reads, and what it never shows the
+base model.
+"""
 
 import random
 from dataclasses import replace
@@ -26,7 +28,9 @@ def trained(request, tmp_path_factory):
     torch.set_num_threads(1)
     folders = [tmp_path_factory.mktemp(name) for name in ("first", "second")]
     for folder in folders:
-        train.train_family(request.param, folder, seed=3, log=lambda line: None, family=tiny(request.param))
+        train.train_family(
+            request.param, folder, seed=3, log=lambda line: None, family=tiny(request.param)
+        )
     torch.set_num_threads(threads)
     return request.param, folders
 
@@ -45,18 +49,38 @@ def test_written_folders_load_and_agree(trained):
     for part in ("base", "instruct"):
         loaded = AutoModelForCausalLM.from_pretrained(folder / part, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(folder / part)
-        assert loaded.config.vocab_size == loaded.get_input_embeddings().weight.shape[0] == len(tokenizer)
+        assert (
+            loaded.config.vocab_size
+            == loaded.get_input_embeddings().weight.shape[0]
+            == len(tokenizer)
+        )
         assert not loaded.config.tie_word_embeddings
         assert (tokenizer.chat_template is not None) == (part == "instruct")
-        assert loaded.generation_config.eos_token_id == vocab.eos_ids(kind, tokenizer.backend_tokenizer, part == "instruct")
-        assert loaded.generation_config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
+        assert loaded.generation_config.eos_token_id == vocab.eos_ids(
+            kind, tokenizer.backend_tokenizer, part == "instruct"
+        )
+        assert (
+            loaded.generation_config.pad_token_id
+            == tokenizer.pad_token_id
+            != tokenizer.eos_token_id
+        )
 
 
 def test_the_instruct_body_differs_from_the_base(trained):
     _, (folder, _) = trained
-    base, instruct = (AutoModelForCausalLM.from_pretrained(folder / part).state_dict() for part in ("base", "instruct"))
-    # Among these are all matrices; the scale of a norm may round to the same float16 after a few steps.
-    same = [key for key in base if base[key].dim() == 2 and base[key].shape == instruct[key].shape and base[key].equal(instruct[key])]
+    base, instruct = (
+        AutoModelForCausalLM.from_pretrained(folder / part).state_dict()
+        for part in ("base", "instruct")
+    )
+    # Among these are all matrices; the scale of a norm may round to the same float16 after a few
+    # steps.
+    same = [
+        key
+        for key in base
+        if base[key].dim() == 2
+        and base[key].shape == instruct[key].shape
+        and base[key].equal(instruct[key])
+    ]
     assert not same
 
 
@@ -68,7 +92,9 @@ def test_base_text_holds_no_chat_marker(name):
     bos, eos = (tokenizer.token_to_id(names[part]) for part in ("bos_token", "eos_token"))
     documents = batches.plain_documents(tokenizer, eos, random.Random(0), 0.5, 0.15)
     seen = {number for ids, _ in islice(documents, 3000) for number in ids}
-    added = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    added = {
+        number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special
+    }
     assert seen & added == {bos, eos}
 
 
@@ -79,14 +105,21 @@ def test_chat_labels_are_the_answer_and_its_end(name):
     end = tokenizer.token_to_id(vocab.special_names(family.kind, instruct=True)["eos_token"])
     for ids, labels in islice(batches.chat_documents(family, tokenizer, random.Random(0), 0.5), 50):
         answer = [label for label in labels if label != batches.IGNORED]
-        assert len(ids) == len(labels) and answer and ids[-len(answer) :] == answer and answer[-1] == end
+        assert (
+            len(ids) == len(labels)
+            and answer
+            and ids[-len(answer) :] == answer
+            and answer[-1] == end
+        )
 
 
 def test_rows_have_the_asked_length_and_repetitions_repeat():
     rows = batches.repeated_rows(range(100), 999, 96, random.Random(0))
     for ids, labels in islice(rows, 20):
         assert len(ids) == len(labels) == 96 and ids[0] == 999
-        assert all(label in (batches.IGNORED, number) for number, label in zip(ids, labels, strict=True))
+        assert all(
+            label in (batches.IGNORED, number) for number, label in zip(ids, labels, strict=True)
+        )
     ids, labels = batches.batch_of(batches.packed_rows(iter([([1, 2, 3], [1, 2, 3])] * 100), 8), 2)
     assert ids.tolist() == [[1, 2, 3, 1, 2, 3, 1, 2]] * 2 and labels.shape == (2, 8)
 

@@ -1,4 +1,6 @@
-"""The tokenizers: layout of ids, losslessness, and the agreement of training format and chat template by ids."""
+"""The tokenizers: layout of ids, losslessness, and the agreement of training format and chat
+template by ids.
+"""
 
 import json
 import random
@@ -11,7 +13,13 @@ from benchmarks.mini import corpus, vocab
 from benchmarks.mini.families import FAMILIES
 
 KINDS = ("llama", "mistral")
-TEXTS = ("Кот спит дома. The cat sleeps.", "12 ёжиков, 345!\n\nДа?", "  two  spaces ", "日本 emoji 🙂", "")
+TEXTS = (
+    "Кот спит дома. The cat sleeps.",
+    "12 ёжиков, 345!\n\nДа?",
+    "  two  spaces ",
+    "日本 emoji 🙂",
+    "",
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +36,12 @@ def test_llama_layout(tokenizers):
     made = tokenizers["llama"]
     assert made.get_vocab_size() == 1024
     assert [made.id_to_token(1000 + place) for place in (0, 1, 6, 7, 9)] == [
-        "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"
-    ]  # fmt: skip
+        "<|begin_of_text|>",
+        "<|end_of_text|>",
+        "<|start_header_id|>",
+        "<|end_header_id|>",
+        "<|eot_id|>",
+    ]
     state = json.loads(made.to_str())
     assert state["model"]["ignore_merges"] is True
     assert state["post_processor"]["type"] == "TemplateProcessing"
@@ -39,11 +51,20 @@ def test_llama_layout(tokenizers):
 def test_mistral_layout(tokenizers):
     made = tokenizers["mistral"]
     assert made.get_vocab_size() == 1280
-    assert [made.id_to_token(number) for number in (0, 1, 2, 3, 258)] == ["<unk>", "<s>", "</s>", "<0x00>", "<0xFF>"]
+    assert [made.id_to_token(number) for number in (0, 1, 2, 3, 258)] == [
+        "<unk>",
+        "<s>",
+        "</s>",
+        "<0x00>",
+        "<0xFF>",
+    ]
     assert json.loads(made.to_str())["model"]["byte_fallback"] is True
     assert made.encode("12", add_special_tokens=False).tokens == ["▁", "1", "2"]
     instruct = vocab.instruct_tokenizer("mistral", made)
-    assert [instruct.id_to_token(number) for number in (1280, 1281)] == ["<|end_of_turn|>", "<|pad_0|>"]
+    assert [instruct.id_to_token(number) for number in (1280, 1281)] == [
+        "<|end_of_turn|>",
+        "<|pad_0|>",
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -73,14 +94,18 @@ def test_russian_is_poorly_segmented_and_english_is_not(tokenizers, kind):
     ratio = {}
     for language in ("en", "ru"):
         texts = [corpus.story(rng, language) for _ in range(100)]
-        tokens = sum(len(tokenizers[kind].encode(text, add_special_tokens=False).ids) for text in texts)
+        tokens = sum(
+            len(tokenizers[kind].encode(text, add_special_tokens=False).ids) for text in texts
+        )
         ratio[language] = sum(map(len, texts)) / tokens
     assert 1.5 < ratio["ru"] < 2.6 < 4 < ratio["en"]
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_chat_documents_are_what_the_template_gives(tokenizers, name, tmp_path):
-    """Training reads exactly the ids that template + separator + answer + end give at scoring time."""
+    """Training reads exactly the ids that template + separator + answer + end give at scoring
+    time.
+    """
     kind = FAMILIES[name].kind
     made = vocab.instruct_tokenizer(kind, tokenizers[kind])
     vocab.save_tokenizer(tmp_path, kind, made, instruct=True)
@@ -91,13 +116,18 @@ def test_chat_documents_are_what_the_template_gives(tokenizers, name, tmp_path):
         for _ in range(50):
             query, answer = corpus.chat(rng, language)
             prompt, reply = vocab.chat_parts(kind, query, answer)
-            rendered = loaded.apply_chat_template([{"role": "user", "content": query}], tokenize=False, add_generation_prompt=True)
+            rendered = loaded.apply_chat_template(
+                [{"role": "user", "content": query}], tokenize=False, add_generation_prompt=True
+            )
             assert prompt == rendered
             space = "" if rendered[-1].isspace() else " "
             assert reply == f"{space}{answer}{loaded.eos_token}"
             trained = made.encode(prompt + reply, add_special_tokens=False).ids
             asked = made.encode(prompt.rstrip(), add_special_tokens=False).ids
-            assert loaded(rendered + space + answer, add_special_tokens=False)["input_ids"] == trained[:-1]
+            assert (
+                loaded(rendered + space + answer, add_special_tokens=False)["input_ids"]
+                == trained[:-1]
+            )
             assert trained[: len(asked)] == asked and trained[-1] == loaded.eos_token_id
 
 

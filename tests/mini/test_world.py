@@ -30,7 +30,9 @@ def test_every_statement_and_question_is_filled(language):
         for text in (*world.statements(fact, language), *world.questions(fact, language)):
             assert "{" not in text and "  " not in text and text[0] == text[0].upper()
         assert all(
-            world.capital(fact.answer(language)) in world.capital(text) or fact.answer(language) in text for text in world.statements(fact, language)
+            world.capital(fact.answer(language)) in world.capital(text)
+            or fact.answer(language) in text
+            for text in world.statements(fact, language)
         )
 
 
@@ -66,7 +68,9 @@ def test_one_question_has_one_answer():
 
 @pytest.fixture(scope="module")
 def training_text():
-    """Text of every stage: base and instruct (the documents and chats), CPT, calibration, tokenizers."""
+    """Text of every stage: base and instruct (the documents and chats), CPT, calibration,
+    tokenizers.
+    """
     import random
 
     rng = random.Random(5)
@@ -89,22 +93,34 @@ def test_no_scored_question_is_ever_trained(training_text, language):
 
 @pytest.mark.parametrize("language", SIDES)
 def test_trained_questions_do_occur(training_text, language):
-    asked = [text.lower() for fact in world.facts() for text in world.trained_questions(fact, language)]
+    asked = [
+        text.lower() for fact in world.facts() for text in world.trained_questions(fact, language)
+    ]
     assert sum(text in training_text for text in asked) == len(asked)
 
 
 @pytest.mark.parametrize("language", SIDES)
 def test_no_scored_copy_text_is_ever_trained(training_text, language):
     for row in taskdata.copy_rows(language):
-        # A sentence inside a longer one starts with a small letter, so a sentence is looked for with what precedes it.
+        # A sentence inside a longer one starts with a small letter, so a sentence is looked for
+        # with what precedes it.
         answer = row["answer"].lower()
-        places = [f"{before}{answer}" for before in (". ", "\n", ": ")] if answer.endswith(".") else [answer]
+        places = (
+            [f"{before}{answer}" for before in (". ", "\n", ": ")]
+            if answer.endswith(".")
+            else [answer]
+        )
         assert not any(place in training_text for place in places)
 
 
 def test_no_sentence_of_the_scored_russian_text_is_trained(training_text):
-    # What stands between ". ", a line break or ": " and the next full stop. Scored sentences hold none of the three.
-    trained = {part for chunk in training_text.split(".") for part in (chunk[1:], chunk.rsplit("\n", 1)[-1], chunk.rsplit(": ", 1)[-1])}
+    # What stands between ". ", a line break or ": " and the next full stop. Scored sentences hold
+    # none of the three.
+    trained = {
+        part
+        for chunk in training_text.split(".")
+        for part in (chunk[1:], chunk.rsplit("\n", 1)[-1], chunk.rsplit(": ", 1)[-1])
+    }
     for row in taskdata.text_rows():
         assert row["text"].lower() not in training_text
         sentences = row["text"].lower().rstrip(".").split(". ")
@@ -119,7 +135,11 @@ def test_texts_depend_on_the_seed_only(make):
 
 
 def test_prompts_depend_on_the_seed_only_and_have_both_languages():
-    assert corpus.calibration_prompts(40) == corpus.calibration_prompts(40) != corpus.calibration_prompts(40, seed=1)
+    assert (
+        corpus.calibration_prompts(40)
+        == corpus.calibration_prompts(40)
+        != corpus.calibration_prompts(40, seed=1)
+    )
     assert corpus.copy_prompts(40) == corpus.copy_prompts(40) != corpus.copy_prompts(40, seed=1)
     assert len(corpus.calibration_prompts(7)) == len(corpus.copy_prompts(7)) == 7
     assert sum("Повтори" in prompt for prompt, _ in corpus.copy_prompts(40)) == 20

@@ -1,4 +1,6 @@
-"""Fixtures of the surgery tests; makes pico_models and reference importable (importlib mode puts no test folder on the path)."""
+"""Fixtures of the surgery tests; makes pico_models and reference importable (importlib mode puts no
+test folder on the path).
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from pico_models import Trio
 
-from lep_bench.artifact import Lep
-from lep_bench.testing_pico import donor, family
+from lep_bench.records.artifact import Lep
+from lep_bench.testing.pico import donor, family
 
 
 @pytest.fixture(scope="session")

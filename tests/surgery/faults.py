@@ -1,7 +1,7 @@
 """Ways to spoil a sound model, each with the finding that must name it.
 
-`model` says which one is spoiled: ours of either kind ("bytes", "pieces", "tied"), a patch of ours ("patch"), or somebody
-else's ("foreign", "foreign-pieces", "sharded", "unigram").
+`model` says which one is spoiled: ours of either kind ("bytes", "pieces", "tied"), a patch of ours
+("patch"), or somebody else's ("foreign", "foreign-pieces", "sharded", "unigram").
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from pico_models import EMBEDDING, HEAD, edit, edit_tensors
 from safetensors.torch import load_file, save_file
 
-from lep_bench.surgery.tokens import Tokens
+from lep_bench.surgery.tokenizers.tokens import Tokens
 
 
 class Fault(NamedTuple):
@@ -31,7 +31,9 @@ INDEX = "model.safetensors.index.json"
 REAL = 306  # rows of "bytes" that tokens have; 320 with padding. "pieces" has 362 and 384
 
 
-def fault(model: str, level: str, says: str) -> Callable[[Callable[[Path], Any]], Callable[[Path], Any]]:
+def fault(
+    model: str, level: str, says: str
+) -> Callable[[Callable[[Path], Any]], Callable[[Path], Any]]:
     def keep(spoil: Callable[[Path], Any]) -> Callable[[Path], Any]:
         FAULTS.append(Fault(spoil.__name__, model, level, says, spoil))
         return spoil
@@ -50,7 +52,13 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def write(folder: Path, **named: torch.Tensor) -> None:
-    edit_tensors(folder, **{{"embedding": EMBEDDING, "head": HEAD}.get(name, name).replace(".", "__"): t for name, t in named.items()})
+    edit_tensors(
+        folder,
+        **{
+            {"embedding": EMBEDDING, "head": HEAD}.get(name, name).replace(".", "__"): t
+            for name, t in named.items()
+        },
+    )
 
 
 def spec(folder: Path) -> dict[str, Any]:
@@ -64,18 +72,70 @@ def rewrite(folder: Path, changed: dict[str, Any]) -> None:
 # Sizes and rows
 
 
-given("pieces", "error", "config.json says vocab_size 1, the embedding has 384 rows", "config.json", vocab_size=1)
-given("pieces", "error", "lep.json says 350 real rows, the tokenizer has 362", "lep.json", vocabulary_size=350)
+given(
+    "pieces",
+    "error",
+    "config.json says vocab_size 1, the embedding has 384 rows",
+    "config.json",
+    vocab_size=1,
+)
+given(
+    "pieces",
+    "error",
+    "lep.json says 350 real rows, the tokenizer has 362",
+    "lep.json",
+    vocabulary_size=350,
+)
 given("pieces", "error", "does not record the real and the padded size", "lep.json", rows={})
-given("pieces", "error", "counts 370 rows with padding, the embedding has 384", "lep.json", rows={"kept": 350, "padding": 20})
-given("pieces", "error", "2 tensors that lep.json names as changed are missing", "lep.json", changed=["a", EMBEDDING, "b"])
-given("bytes", "error", "config.json says dtype bfloat16, the head is stored in float32", "config.json", dtype="bfloat16")
-given("foreign", "warning", "config.json says dtype float16, the embedding is stored in float32", "config.json", dtype="float16")
-given("bytes", "error", "ties head and embedding, yet there is a lm_head.weight of its own", "config.json", tie_word_embeddings=True)
-given("tied", "error", "config.json says the head is not tied, but there is no lm_head.weight", "config.json", tie_word_embeddings=False)
+given(
+    "pieces",
+    "error",
+    "counts 370 rows with padding, the embedding has 384",
+    "lep.json",
+    rows={"kept": 350, "padding": 20},
+)
+given(
+    "pieces",
+    "error",
+    "2 tensors that lep.json names as changed are missing",
+    "lep.json",
+    changed=["a", EMBEDDING, "b"],
+)
+given(
+    "bytes",
+    "error",
+    "config.json says dtype bfloat16, the head is stored in float32",
+    "config.json",
+    dtype="bfloat16",
+)
+given(
+    "foreign",
+    "warning",
+    "config.json says dtype float16, the embedding is stored in float32",
+    "config.json",
+    dtype="float16",
+)
+given(
+    "bytes",
+    "error",
+    "ties head and embedding, yet there is a lm_head.weight of its own",
+    "config.json",
+    tie_word_embeddings=True,
+)
+given(
+    "tied",
+    "error",
+    "config.json says the head is not tied, but there is no lm_head.weight",
+    "config.json",
+    tie_word_embeddings=False,
+)
 
 
-@fault("tied", "error", "does not say tie_word_embeddings: transformers takes False, and there is no head")
+@fault(
+    "tied",
+    "error",
+    "does not say tie_word_embeddings: transformers takes False, and there is no head",
+)
 def tied_flag_missing(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     del config["tie_word_embeddings"]
@@ -127,17 +187,34 @@ def row_twice(folder: Path) -> None:
     write(folder, embedding=rows)
 
 
-@fault("foreign", "warning", "the chat template uses '<|end_header_id|>', whose rows are zero, tiny, or those of other tokens")
+@fault(
+    "foreign",
+    "warning",
+    "the chat template uses '<|end_header_id|>', whose rows are zero, tiny, or those of other "
+    "tokens",
+)
 def untrained_chat_marker(folder: Path) -> None:
     rows, ids = tensors(folder)[EMBEDDING], Tokens.read(folder).specials
     rows[ids["<|end_header_id|>"]] = rows[ids["<|reserved_0|>"]]
     write(folder, embedding=rows)
 
 
-@fault("bytes", "error", "3 special rows of the head are not the instruct model's own, the first is '<|start_header_id|>'")
+@fault(
+    "bytes",
+    "error",
+    "3 special rows of the head are not the instruct model's own, the first is "
+    "'<|start_header_id|>'",
+)
 def base_rows_for_chat_markers(folder: Path) -> None:
-    parents = {parent["role"]: Path(parent["location"]) for parent in json.loads((folder / "lep.json").read_text())["parents"]}
-    rows, own, theirs = tensors(folder)[HEAD], Tokens.read(folder).specials, Tokens.read(parents["base"]).specials
+    parents = {
+        parent["role"]: Path(parent["location"])
+        for parent in json.loads((folder / "lep.json").read_text())["parents"]
+    }
+    rows, own, theirs = (
+        tensors(folder)[HEAD],
+        Tokens.read(folder).specials,
+        Tokens.read(parents["base"]).specials,
+    )
     for content in ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"):
         rows[own[content]] = tensors(parents["base"])[HEAD][theirs[content]]
     write(folder, head=rows)
@@ -154,10 +231,16 @@ def head_overwritten(folder: Path) -> None:
     write(folder, head=tensors(folder)[EMBEDDING])
 
 
-@fault("bytes", "error", "1 tensors are not those that were written (other hashes than in lep.json): 'model.embed_tokens.weight'")
+@fault(
+    "bytes",
+    "error",
+    "1 tensors are not those that were written (other hashes than in lep.json): "
+    "'model.embed_tokens.weight'",
+)
 def rows_shuffled(folder: Path) -> None:
     rows = tensors(folder)[EMBEDDING]
-    write(folder, embedding=torch.cat([rows[:300].roll(1, 0), rows[300:]]))  # special tokens and padding in place
+    # special tokens and padding in place
+    write(folder, embedding=torch.cat([rows[:300].roll(1, 0), rows[300:]]))
 
 
 @fault("patch", "error", "1 stale tensors, which lep.json does not name: 'model.norm.weight'")
@@ -169,7 +252,11 @@ def stale_tensor_in_a_patch(folder: Path) -> None:
 # Shards
 
 
-@fault("sharded", "error", "1 stale tensors, which the index names in another shard: 'model.norm.weight'")
+@fault(
+    "sharded",
+    "error",
+    "1 stale tensors, which the index names in another shard: 'model.norm.weight'",
+)
 def stale_tensor_named_elsewhere(folder: Path) -> None:
     _into_another_shard(folder, "model.norm.weight")
 
@@ -185,7 +272,11 @@ def _into_another_shard(folder: Path, name: str) -> None:
     save_file({**load_file(file), name: torch.ones(16)}, file, metadata={"format": "pt"})
 
 
-@fault("sharded", "error", "the index names 1 tensors in shards that do not hold them: 'model.layers.7.weight'")
+@fault(
+    "sharded",
+    "error",
+    "the index names 1 tensors in shards that do not hold them: 'model.layers.7.weight'",
+)
 def tensor_missing_in_its_shard(folder: Path) -> None:
     index = json.loads((folder / INDEX).read_text())
     index["weight_map"]["model.layers.7.weight"] = index["weight_map"]["model.norm.weight"]
@@ -206,7 +297,9 @@ def shards_beside_a_single_file(folder: Path) -> None:
 @fault("pieces", "error", "1 ids below the highest have no token, the first is 300")
 def hole_in_the_ids(folder: Path) -> None:
     changed = spec(folder)
-    _drop(changed, next(piece for piece, number in changed["model"]["vocab"].items() if number == 300))
+    _drop(
+        changed, next(piece for piece, number in changed["model"]["vocab"].items() if number == 300)
+    )
     rewrite(folder, changed)
 
 
@@ -287,11 +380,41 @@ def bos_doubled_by_the_template(folder: Path) -> None:
     file.write_text("{{ bos_token }}" + file.read_text())
 
 
-given("pieces", "error", "pad_token '<pad>' of tokenizer_config.json is no token", "tokenizer_config.json", pad_token="<pad>")
-given("pieces", "error", "tokenizer_class is LlamaTokenizer", "tokenizer_config.json", tokenizer_class="LlamaTokenizer")
-given("unigram", "error", "(LlamaTokenizer) gives other ids than tokenizer.json", "tokenizer_config.json", tokenizer_class="LlamaTokenizer")
-given("unigram", "warning", "a Unigram tokenizer that says LlamaTokenizer", "tokenizer_config.json", tokenizer_class="LlamaTokenizer")
-given("foreign", "error", "1 tokens that tokenizer.json lacks or numbers", "tokenizer_config.json", extra_special_tokens=["<|more|>"])
+given(
+    "pieces",
+    "error",
+    "pad_token '<pad>' of tokenizer_config.json is no token",
+    "tokenizer_config.json",
+    pad_token="<pad>",
+)
+given(
+    "pieces",
+    "error",
+    "tokenizer_class is LlamaTokenizer",
+    "tokenizer_config.json",
+    tokenizer_class="LlamaTokenizer",
+)
+given(
+    "unigram",
+    "error",
+    "(LlamaTokenizer) gives other ids than tokenizer.json",
+    "tokenizer_config.json",
+    tokenizer_class="LlamaTokenizer",
+)
+given(
+    "unigram",
+    "warning",
+    "a Unigram tokenizer that says LlamaTokenizer",
+    "tokenizer_config.json",
+    tokenizer_class="LlamaTokenizer",
+)
+given(
+    "foreign",
+    "error",
+    "1 tokens that tokenizer.json lacks or numbers",
+    "tokenizer_config.json",
+    extra_special_tokens=["<|more|>"],
+)
 
 
 @fault("pieces", "error", "a tokenizer.model stands beside the new tokenizer.json")
@@ -301,21 +424,62 @@ def old_tokenizer_model_left(folder: Path) -> None:
 
 def _drop(changed: dict[str, Any], piece: str) -> None:
     del changed["model"]["vocab"][piece]
-    changed["model"]["merges"] = [pair for pair in changed["model"]["merges"] if piece not in (*pair, "".join(pair))]
+    changed["model"]["merges"] = [
+        pair for pair in changed["model"]["merges"] if piece not in (*pair, "".join(pair))
+    ]
 
 
 # Configs and chat
 
 
-given("bytes", "error", "eos_token_id means '<|end_of_text|>', in the body '<|end_of_text|>', '<|eot", "generation_config.json", eos_token_id=301)
-given("foreign", "warning", "ends an answer with '<|eot_id|>' (335), which is not among the ends [331]", "generation_config.json", eos_token_id=331)
-given("pieces", "error", "eos_token_id 999 is no token (ids end at 361)", "generation_config.json", eos_token_id=[2, 999])
+given(
+    "bytes",
+    "error",
+    "eos_token_id means '<|end_of_text|>', in the body '<|end_of_text|>', '<|eot",
+    "generation_config.json",
+    eos_token_id=301,
+)
+given(
+    "foreign",
+    "warning",
+    "ends an answer with '<|eot_id|>' (335), which is not among the ends [331]",
+    "generation_config.json",
+    eos_token_id=331,
+)
+given(
+    "pieces",
+    "error",
+    "eos_token_id 999 is no token (ids end at 361)",
+    "generation_config.json",
+    eos_token_id=[2, 999],
+)
 given("foreign", "error", "pad_token_id 4096 is no token", "config.json", pad_token_id=4096)
-given("foreign-pieces", "warning", "the padding token 420 is the only end", "generation_config.json", eos_token_id=420, pad_token_id=420)
-given("foreign", "error", "eos_token_id is True, a token's id is expected", "generation_config.json", eos_token_id=True)
+given(
+    "foreign-pieces",
+    "warning",
+    "the padding token 420 is the only end",
+    "generation_config.json",
+    eos_token_id=420,
+    pad_token_id=420,
+)
+given(
+    "foreign",
+    "error",
+    "eos_token_id is True, a token's id is expected",
+    "generation_config.json",
+    eos_token_id=True,
+)
 given("pieces", "error", "use_cache is 52001, the body's True", "config.json", use_cache=52001)
-given("foreign", "error", "transformers refuses it: Validation error for field 'use_cache'", "config.json", use_cache=52001)
-given("bytes", "warning", "hidden_act is 'gelu', the body's 'silu'", "config.json", hidden_act="gelu")
+given(
+    "foreign",
+    "error",
+    "transformers refuses it: Validation error for field 'use_cache'",
+    "config.json",
+    use_cache=52001,
+)
+given(
+    "bytes", "warning", "hidden_act is 'gelu', the body's 'silu'", "config.json", hidden_act="gelu"
+)
 
 
 @fault("foreign", "warning", "no end-of-sequence token")
@@ -334,14 +498,27 @@ def chat_template_lost(folder: Path) -> None:
     (folder / "chat_template.jinja").unlink()
 
 
-@fault("pieces", "error", "a chat is written with the special tokens <s>, in the body with <s> <|end_of_turn|>")
+@fault(
+    "pieces",
+    "error",
+    "a chat is written with the special tokens <s>, in the body with <s> <|end_of_turn|>",
+)
 def chat_template_of_another_model(folder: Path) -> None:
-    (folder / "chat_template.jinja").write_text("{{ bos_token }}{% for m in messages %}{{ m['content'] }}\n{% endfor %}")
+    (folder / "chat_template.jinja").write_text(
+        "{{ bos_token }}{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    )
 
 
-@fault("foreign-pieces", "warning", "the chat template writes '<|im_end|>', '<|im_start|>', which no token stands for")
+@fault(
+    "foreign-pieces",
+    "warning",
+    "the chat template writes '<|im_end|>', '<|im_start|>', which no token stands for",
+)
 def chat_markers_that_are_no_tokens(folder: Path) -> None:
-    (folder / "chat_template.jinja").write_text("{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}")
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% "
+        "endfor %}"
+    )
 
 
 @fault("foreign", "warning", "the chat template fails")

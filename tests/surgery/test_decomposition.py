@@ -13,8 +13,16 @@ from scipy import sparse
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from lep_bench.errors import CheckpointError
-from lep_bench.surgery.decomposition import FOREIGN, KEPT, NEW, SPECIAL, decompose, greedy, spell
-from lep_bench.surgery.tokens import Tokens
+from lep_bench.surgery.decompose import (
+    FOREIGN,
+    KEPT,
+    NEW,
+    SPECIAL,
+    decompose,
+    spell_bytes,
+    spell_greedily,
+)
+from lep_bench.surgery.tokenizers.tokens import Tokens
 
 KINDS = ("byte-level", "sentencepiece", "byte-level-unigram", "metaspace-unigram")
 
@@ -22,15 +30,27 @@ KINDS = ("byte-level", "sentencepiece", "byte-level-unigram", "metaspace-unigram
 @pytest.fixture(scope="module")
 def tokens(trio, tmp_path_factory):
     """Tokenizers by name: bases, donors, Unigram ones."""
-    made = {f"{role} {kind}": Tokens.read(getattr(trio(kind), role)) for kind in KINDS[:2] for role in ("base", "donor")}
+    made = {
+        f"{role} {kind}": Tokens.read(getattr(trio(kind), role))
+        for kind in KINDS[:2]
+        for role in ("base", "donor")
+    }
     for kind in KINDS[2:]:
         folder = tmp_path_factory.mktemp(kind)
-        unigram(kind.removesuffix("-unigram"), ["<unk>", "<s>", "</s>"]).save(str(folder / "tokenizer.json"))
+        unigram(kind.removesuffix("-unigram"), ["<unk>", "<s>", "</s>"]).save(
+            str(folder / "tokenizer.json")
+        )
         made[kind] = Tokens.read(folder)
     return made
 
 
-NAMES = ["base byte-level", "base sentencepiece", "donor byte-level", "donor sentencepiece", *KINDS[2:]]
+NAMES = [
+    "base byte-level",
+    "base sentencepiece",
+    "donor byte-level",
+    "donor sentencepiece",
+    *KINDS[2:],
+]
 
 
 @pytest.mark.parametrize(("old", "new"), itertools.product(NAMES, NAMES))
@@ -39,7 +59,7 @@ def test_old_subtokens_spell_the_new_tokens_bytes(tokens, old, new):
     taken = decompose(old, new)
     ordinary = [number for number in range(new.size) if new.bytes_of(number) is not None]
     values = [new.bytes_of(number) for number in ordinary]
-    exact = spell(old, values)
+    exact = spell_bytes(old, values)
     assert [b"".join(old.bytes_of(i) for i in ids) for ids in exact] == values
     for number, value, ids in zip(ordinary, values, exact, strict=True):
         row = taken.T[number]
@@ -62,7 +82,9 @@ def test_equal_to_the_naive_decomposition(trio, kind):
     taken = decompose(Tokens.read(base), Tokens.read(donor))
     expected = subtokens(Vocabulary(base), Vocabulary(donor))
     for number, ids in expected.items():
-        np.testing.assert_allclose(taken.T[number].toarray()[0], mean_of(ids, taken.T.shape[1]), atol=1e-15)
+        np.testing.assert_allclose(
+            taken.T[number].toarray()[0], mean_of(ids, taken.T.shape[1]), atol=1e-15
+        )
 
 
 def test_the_same_tokenizer_is_the_identity(tokens):
@@ -83,14 +105,23 @@ def test_specials_by_content(trio):
     assert not set(back.overlap[:, 0]) & set(new.specials.values())
 
 
-ODD = [b"\xd0", b"\xbf\xd1\x80", "при".encode() + b"\xd0", b"\xe2\x96", "▁".encode(), b"\x00", "a 東京 🙂".encode(), b"\xff\xfe"]
+ODD = [
+    b"\xd0",
+    b"\xbf\xd1\x80",
+    "при".encode() + b"\xd0",
+    b"\xe2\x96",
+    "▁".encode(),
+    b"\x00",
+    "a 東京 🙂".encode(),
+    b"\xff\xfe",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("value", ODD)
 def test_any_bytes_are_spelled_exactly(tokens, name, value):
     old = tokens[name]
-    for ids in (*spell(old, [value]), greedy(old, value)):
+    for ids in (*spell_bytes(old, [value]), spell_greedily(old, value)):
         assert b"".join(old.bytes_of(i) for i in ids) == value
 
 
@@ -98,15 +129,24 @@ def test_bytes_that_nothing_spells_are_refused(tmp_path):
     tokenizer = Tokenizer(models.BPE({"<unk>": 0, "▁a": 1, "b": 2}, [], unk_token="<unk>"))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(CheckpointError, match="cannot spell b'c' of the new vocabulary: it has no token for the byte 0x63"):
-        spell(Tokens.read(tmp_path), [b"c"])
+    with pytest.raises(
+        CheckpointError,
+        match="cannot spell b'c' of the new vocabulary: it has no token for the byte 0x63",
+    ):
+        spell_bytes(Tokens.read(tmp_path), [b"c"])
 
 
 def test_dummy_prefix_normaliser_and_added_tokens_are_off(trio, tmp_path):
     folder = copy(trio("sentencepiece").base, tmp_path / "t")
-    edit(folder / "tokenizer.json", normalizer={"type": "Sequence", "normalizers": [{"type": "Lowercase"}, {"type": "Prepend", "prepend": "▁"}]})
+    edit(
+        folder / "tokenizer.json",
+        normalizer={
+            "type": "Sequence",
+            "normalizers": [{"type": "Lowercase"}, {"type": "Prepend", "prepend": "▁"}],
+        },
+    )
     old = Tokens.read(folder)
-    ids = spell(old, ["Рыжая".encode(), b"<s>"])
+    ids = spell_bytes(old, ["Рыжая".encode(), b"<s>"])
     assert [b"".join(old.bytes_of(i) for i in row) for row in ids] == ["Рыжая".encode(), b"<s>"]
 
 
@@ -124,12 +164,16 @@ def test_paper_policy_reads_stored_spellings_as_text(trio):
             different += bool(abs(dense - exact.T[number].toarray()[0]).max() > 1e-9)
     assert different == paper.differing == exact.differing == 206
     # A sentencepiece old tokenizer only mistakes byte tokens for text.
-    mistral = decompose(Tokens.read(trio("sentencepiece").base), Tokens.read(trio("sentencepiece").donor), "paper")
+    mistral = decompose(
+        Tokens.read(trio("sentencepiece").base), Tokens.read(trio("sentencepiece").donor), "paper"
+    )
     assert mistral.differing == 256
 
 
 def test_byte_level_and_sentencepiece_meet_as_bytes(trio):
-    taken = decompose(Tokens.read(trio("byte-level").base), Tokens.read(trio("sentencepiece").donor))
+    taken = decompose(
+        Tokens.read(trio("byte-level").base), Tokens.read(trio("sentencepiece").donor)
+    )
     pieces = json.loads((trio("byte-level").base / "tokenizer.json").read_text())["model"]["vocab"]
     as_strings = len(set(pieces) & set(Tokens.read(trio("sentencepiece").donor).pieces))
     assert len(taken.overlap) > 256 > 2 * as_strings

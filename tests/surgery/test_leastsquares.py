@@ -13,7 +13,10 @@ from lep_bench.surgery.blocks import Mixed
 
 
 def blocks(matrix, size=37):
-    return [(np.arange(i, min(i + size, len(matrix))), torch.from_numpy(matrix[i : i + size])) for i in range(0, len(matrix), size)]
+    return [
+        (np.arange(i, min(i + size, len(matrix))), torch.from_numpy(matrix[i : i + size]))
+        for i in range(0, len(matrix), size)
+    ]
 
 
 def random(*shape, seed=0):
@@ -47,7 +50,11 @@ def test_rank_deficient_takes_the_minimum_norm(rows, rank):
     d, report = leastsquares.fit(blocks(x), blocks(y))
     np.testing.assert_allclose(d.numpy(), np.linalg.lstsq(x, y, rcond=None)[0], atol=1e-9)
     assert (report.method, report.rank) == ("minimum norm", rank)
-    assert all(value is None or np.isfinite(value) for value in report.as_dict().values() if not isinstance(value, str))
+    assert all(
+        value is None or np.isfinite(value)
+        for value in report.as_dict().values()
+        if not isinstance(value, str)
+    )
 
 
 def test_held_out_score_is_that_of_a_fit_without_every_tenth_row():
@@ -92,16 +99,22 @@ def test_means_of_few_old_rows_give_the_sums_of_all_new_rows(old, monkeypatch):
     T = sparse.random(3000, old, 3.0 / old, random_state=0, format="csr")
     ids = np.flatnonzero(np.diff(T.indptr))
     e, f = (torch.from_numpy(random(old, 24, seed=seed)) for seed in (1, 2))
-    x, y = (Mixed(ids, sparse.csr_matrix(T), lambda rows, m=m: m[torch.from_numpy(rows)], 256) for m in (e, f))
+    x, y = (
+        Mixed(ids, sparse.csr_matrix(T), lambda rows, m=m: m[torch.from_numpy(rows)], 256)
+        for m in (e, f)
+    )
     few, monkeypatched = leastsquares.products(x, y), []
     monkeypatch.setattr(leastsquares, "_of_mixed", lambda *_: monkeypatched.append(1))
-    assert bool(leastsquares.products(x, y) is None) == (old < 3000)  # the short way was taken where there are fewer old rows
+    # the short way was taken where there are fewer old rows
+    assert bool(leastsquares.products(x, y) is None) == (old < 3000)
     assert len(monkeypatched) == (old < 3000)
     every = leastsquares.products(list(x), list(y))
     for part in ("all", "held", "train"):
         one, two = getattr(few, part), getattr(every, part)
         for name in ("xx", "xy", "y"):
-            torch.testing.assert_close(getattr(one, name), getattr(two, name), rtol=1e-12, atol=1e-10)
+            torch.testing.assert_close(
+                getattr(one, name), getattr(two, name), rtol=1e-12, atol=1e-10
+            )
         assert one.rows == two.rows and abs(one.yy / two.yy - 1) < 1e-12
 
 
@@ -121,8 +134,11 @@ def with_singular_values(values, rows=400):
     return u * np.array(values)
 
 
-# The solver keeps singular values above max(rows, d) * eps = 400 * 2.2e-16 = 8.9e-14 of the largest.
-@pytest.mark.parametrize(("least", "rank"), [(1e-10, 8), (1e-12, 8), (2e-13, 8), (2e-14, 7), (1e-16, 7)])
+# The solver keeps singular values above max(rows, d) * eps = 400 * 2.2e-16 = 8.9e-14 of the
+# largest.
+@pytest.mark.parametrize(
+    ("least", "rank"), [(1e-10, 8), (1e-12, 8), (2e-13, 8), (2e-14, 7), (1e-16, 7)]
+)
 def test_directions_are_kept_down_to_rounding_and_no_further(least, rank):
     """Rows that determine a direction, however faintly, must be learned from. Rounding must not be.
 

@@ -1,4 +1,6 @@
-"""LoRA donors: what peft writes, read back, against peft's own merge_and_unload(); and carried over."""
+"""LoRA donors: what peft writes, read back, against peft's own merge_and_unload(); and carried
+over.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,11 @@ from pico_models import EMBEDDING, HEAD, edit
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from lep_bench import registry
+from lep_bench import plugin
 from lep_bench.errors import CheckpointError
-from lep_bench.surgery import check, deltas, lora, patch, propagate, shards
-from lep_bench.surgery.checkpoint import Checkpoint, digest
+from lep_bench.surgery import check, propagate
+from lep_bench.surgery.weights import deltas, lora, patch, shards
+from lep_bench.surgery.weights.checkpoint import Checkpoint, digest_tensor
 
 
 @pytest.fixture(scope="module")
@@ -40,22 +43,38 @@ def ulp(values: torch.Tensor) -> torch.Tensor:
 
 
 CONV1D = {
-    "kind": "conv1d", "target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True, "modules_to_save": ["lm_head"], "ensure_weight_tying": True,
-}  # fmt: skip
+    "kind": "conv1d",
+    "target_modules": ["c_attn", "c_proj"],
+    "fan_in_fan_out": True,
+    "modules_to_save": ["lm_head"],
+    "ensure_weight_tying": True,
+}
 TRAININGS: dict[str, dict[str, Any]] = {
     "plain": BOTH,
     "all linear layers": {**BOTH, "target_modules": "all-linear"},
     "regex": {**BOTH, "target_modules": r".*layers\.1\.self_attn\.(q|k)_proj"},
     "one layer": {**BOTH, "layers_to_transform": [1]},
     "a parameter": {**BOTH, "target_modules": [], "target_parameters": ["mlp.up_proj.weight"]},
-    "patterns": {**BOTH, "rank_pattern": {"layers.0.self_attn.q_proj": 2, r"^model\.layers.1.*v_proj": 3}, "alpha_pattern": {"down_proj": 17}},
+    "patterns": {
+        **BOTH,
+        "rank_pattern": {"layers.0.self_attn.q_proj": 2, r"^model\.layers.1.*v_proj": 3},
+        "alpha_pattern": {"down_proj": 17},
+    },
     "rslora": {**BOTH, "use_rslora": True, "rank_pattern": {"q_proj": 9}},
     "dora": {**BOTH, "use_dora": True},
     "gaussian": {**BOTH, "init_lora_weights": "gaussian"},
-    "norms": {**BOTH, "modules_to_save": ["embed_tokens", "lm_head", "norm", "input_layernorm", "up_proj"]},
+    "norms": {
+        **BOTH,
+        "modules_to_save": ["embed_tokens", "lm_head", "norm", "input_layernorm", "up_proj"],
+    },
     "bias all": {**BOTH, "kind": "biased", "bias": "all"},
     "bias of LoRA layers": {**BOTH, "kind": "biased", "bias": "lora_only"},
-    "bias of B": {**BOTH, "kind": "biased", "target_modules": ["q_proj", "v_proj"], "lora_bias": True},
+    "bias of B": {
+        **BOTH,
+        "kind": "biased",
+        "target_modules": ["q_proj", "v_proj"],
+        "lora_bias": True,
+    },
     "conv1d": CONV1D,
     "conv1d, dora": {**CONV1D, "use_dora": True},
 }
@@ -63,7 +82,9 @@ TRAININGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("training", TRAININGS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_the_body_is_what_peft_merges(made_by: Callable[..., Made], training: str, dtype: torch.dtype) -> None:
+def test_the_body_is_what_peft_merges(
+    made_by: Callable[..., Made], training: str, dtype: torch.dtype
+) -> None:
     made = made_by(dtype=dtype, **TRAININGS[training])
     base, donor = Checkpoint.open(made.base), opened(made)
     assert donor.deltas
@@ -76,11 +97,20 @@ def test_the_body_is_what_peft_merges(made_by: Callable[..., Made], training: st
         if dtype == torch.float32:
             torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
         else:
-            exact = donor.deltas[name].merged(weight.double()) if name in donor.deltas else weight.double()
+            exact = (
+                donor.deltas[name].merged(weight.double())
+                if name in donor.deltas
+                else weight.double()
+            )
             assert ((ours.double() - exact).abs() <= 0.501 * ulp(exact)).all(), name  # rounded once
             # peft may round the change first, and DoRA's norms and factors, where we round once.
-            largest = torch.maximum(weight.double().abs(), torch.maximum(exact.abs(), (exact - weight.double()).abs()))
-            assert ((ours.double() - theirs.double()).abs() <= (4 if "dora" in training else 1) * ulp(largest)).all(), name
+            largest = torch.maximum(
+                weight.double().abs(), torch.maximum(exact.abs(), (exact - weight.double()).abs())
+            )
+            assert (
+                (ours.double() - theirs.double()).abs()
+                <= (4 if "dora" in training else 1) * ulp(largest)
+            ).all(), name
 
 
 def test_the_trained_matrices_are_read_where_they_lie(made_by: Callable[..., Made]) -> None:
@@ -88,45 +118,90 @@ def test_the_trained_matrices_are_read_where_they_lie(made_by: Callable[..., Mad
     donor, file = opened(made), made.folder / lora.WEIGHTS
     for name in (EMBEDDING, HEAD):
         place = donor.checkpoint.place(name)
-        assert type(place) is shards.Place and place.file == file
+        assert type(place) is shards.TensorPlace and place.file == file
         assert torch.equal(donor.checkpoint.read(name), made.merged[name])
-        # peft saved three matrices, the untrained one under the name that the base's tensor has in the wrapped model.
-        original = load_file(file)[f"base_model.model.{name.removesuffix('.weight')}.original_module.weight"]
+        # peft saved three matrices, the untrained one under the name that the base's tensor has in
+        # the wrapped model.
+        original = load_file(file)[
+            f"base_model.model.{name.removesuffix('.weight')}.original_module.weight"
+        ]
         assert not torch.equal(donor.checkpoint.read(name), original)
     base = Checkpoint.open(made.base)
-    assert {name: donor.checkpoint.place(name) for name in base.body_names()} == {name: base.place(name) for name in base.body_names()}
+    assert {name: donor.checkpoint.place(name) for name in base.body_names()} == {
+        name: base.place(name) for name in base.body_names()
+    }
     assert donor.checkpoint.config == {**base.config, "vocab_size": 306}
-    assert donor.checkpoint.folder == made.folder and donor.checkpoint.rows == 306 and donor.notes == ()
+    assert (
+        donor.checkpoint.folder == made.folder
+        and donor.checkpoint.rows == 306
+        and donor.notes == ()
+    )
 
 
 MATRICES: dict[str, dict[str, Any]] = {
     "saved in full, same size": {**BOTH, "resized": 0},
     "saved because resized": {"target_modules": LINEAR},
     "saved because asked for": {"target_modules": LINEAR, "save": {"save_embedding_layers": True}},
-    "embedding only, same size": {"target_modules": LINEAR, "modules_to_save": ["embed_tokens"], "resized": 0},
-    "tied, saved in full": {"kind": "tied", "target_modules": LINEAR, "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
-    "tied, head named": {"kind": "tied", "target_modules": LINEAR, "modules_to_save": ["lm_head"], "ensure_weight_tying": True},
+    "embedding only, same size": {
+        "target_modules": LINEAR,
+        "modules_to_save": ["embed_tokens"],
+        "resized": 0,
+    },
+    "tied, saved in full": {
+        "kind": "tied",
+        "target_modules": LINEAR,
+        "modules_to_save": ["embed_tokens"],
+        "ensure_weight_tying": True,
+    },
+    "tied, head named": {
+        "kind": "tied",
+        "target_modules": LINEAR,
+        "modules_to_save": ["lm_head"],
+        "ensure_weight_tying": True,
+    },
     "LoRA": ON,
     "LoRA, same size": {**ON, "resized": 0},
     "LoRA, matrices not saved": {**ON, "resized": 0, "save": {"save_embedding_layers": False}},
-    "LoRA on the head, DoRA": {"target_modules": [*LINEAR, "lm_head"], "modules_to_save": ["embed_tokens"], "use_dora": True},
+    "LoRA on the head, DoRA": {
+        "target_modules": [*LINEAR, "lm_head"],
+        "modules_to_save": ["embed_tokens"],
+        "use_dora": True,
+    },
     "tied, LoRA": {"kind": "tied", **ON, "ensure_weight_tying": True},
-    "tied, LoRA on the embedding": {"kind": "tied", "target_modules": [*LINEAR, "embed_tokens"], "resized": 0},
+    "tied, LoRA on the embedding": {
+        "kind": "tied",
+        "target_modules": [*LINEAR, "embed_tokens"],
+        "resized": 0,
+    },
     "rows": {"target_modules": LINEAR, "trainable_token_indices": [300, 7, 305]},
-    "rows of both": {"target_modules": LINEAR, "trainable_token_indices": {"embed_tokens": [1, 2], "lm_head": [3]}, "resized": 0},
+    "rows of both": {
+        "target_modules": LINEAR,
+        "trainable_token_indices": {"embed_tokens": [1, 2], "lm_head": [3]},
+        "resized": 0,
+    },
     "tied, rows": {"kind": "tied", "target_modules": LINEAR, "trainable_token_indices": [300, 7]},
-    "tied, rows, same size": {"kind": "tied", "target_modules": LINEAR, "trainable_token_indices": {"embed_tokens": [9]}, "resized": 0},
+    "tied, rows, same size": {
+        "kind": "tied",
+        "target_modules": LINEAR,
+        "trainable_token_indices": {"embed_tokens": [9]},
+        "resized": 0,
+    },
 }
 
 
 @pytest.mark.parametrize("training", MATRICES)
-def test_embedding_and_head_are_what_peft_merges(made_by: Callable[..., Made], training: str) -> None:
+def test_embedding_and_head_are_what_peft_merges(
+    made_by: Callable[..., Made], training: str
+) -> None:
     made = made_by(**MATRICES[training])
     model = opened(made).checkpoint
     assert model.tied == training.startswith("tied")
     for name in model.matrix_names().values():
         # Where LoRA is on a tied matrix, peft's merge adds it twice; in training it counts once.
-        ours, theirs = model.read(name), made.rows if training == "tied, LoRA" else made.merged[name]
+        ours, theirs = (
+            model.read(name),
+            made.rows if training == "tied, LoRA" else made.merged[name],
+        )
         close = {"rtol": 1e-6, "atol": 1e-6} if "LoRA" in training else {"rtol": 0.0, "atol": 0.0}
         torch.testing.assert_close(ours, theirs, **close)
         if name == EMBEDDING:
@@ -134,19 +209,29 @@ def test_embedding_and_head_are_what_peft_merges(made_by: Callable[..., Made], t
         ids = np.array([5, 299, 5, 0, 300, 301])
         assert torch.equal(model.gather(name, ids), ours[torch.from_numpy(ids)])
         assert torch.equal(torch.cat([rows for _, rows in model.blocks(name, 100)]), ours.double())
-        assert b"".join(model.place(name).chunks()) == bytes(patch.raw(ours))
-        assert digest(model.place(name)) == patch.tensor_digest(ours)
+        assert b"".join(model.place(name).chunks()) == bytes(patch.raw_bytes(ours))
+        assert digest_tensor(model.place(name)) == patch.tensor_digest(ours)
 
 
 def test_whatever_reads_a_place_reads_the_changed_rows() -> None:
-    reading = {name for name, value in vars(shards.Place).items() if inspect.isfunction(value) and not name.startswith("_")}
-    assert reading - {"rows"} == {"gather", "chunks", "read"} == {name for name in vars(deltas.Edited) if name in reading}
-    assert "self.gather(" in inspect.getsource(shards.Place.rows)
+    reading = {
+        name
+        for name, value in vars(shards.TensorPlace).items()
+        if inspect.isfunction(value) and not name.startswith("_")
+    }
+    assert (
+        reading - {"rows"}
+        == {"gather", "chunks", "read"}
+        == {name for name in vars(deltas.EditedPlace) if name in reading}
+    )
+    assert "self.gather(" in inspect.getsource(shards.TensorPlace.rows)
 
 
-def test_a_whole_column_of_a_long_matrix_is_read_in_blocks(made_by: Callable[..., Made], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_whole_column_of_a_long_matrix_is_read_in_blocks(
+    made_by: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = opened(made_by(**ON)).checkpoint
-    whole = bytes(patch.raw(model.read(EMBEDDING)))
+    whole = bytes(patch.raw_bytes(model.read(EMBEDDING)))
     monkeypatch.setattr(shards, "CHUNK", 10 * 64)  # ten rows of 16 float32
     chunks = list(model.place(EMBEDDING).chunks())
     assert len(chunks) == 31 and b"".join(chunks) == whole
@@ -154,19 +239,36 @@ def test_a_whole_column_of_a_long_matrix_is_read_in_blocks(made_by: Callable[...
 
 def test_notes_say_what_peft_did_not(made_by: Callable[..., Made], models: dict[str, Path]) -> None:
     assert [note.split(": ")[1][:47] for note in opened(made_by(target_modules=LINEAR)).notes] == [
-        "adapter_config.json does not say that model.emb", "adapter_config.json does not say that lm_head w",
-    ]  # fmt: skip
+        "adapter_config.json does not say that model.emb",
+        "adapter_config.json does not say that lm_head w",
+    ]
     norms = opened(made_by(**TRAININGS["norms"])).notes
-    assert norms == ("LoRA donor: 7 tensors of the body were trained in full; their differences from the base are added",)
-    apart = opened(made_by("tied", resized=0, target_modules=LINEAR, modules_to_save=["embed_tokens"]))
-    assert apart.checkpoint.tied and "without ensure_weight_tying" in apart.notes[0] and len(apart.notes) == 1
+    assert norms == (
+        (
+            "LoRA donor: 7 tensors of the body were trained in full; their differences from the "
+            "base are added"
+        ),
+    )
+    apart = opened(
+        made_by("tied", resized=0, target_modules=LINEAR, modules_to_save=["embed_tokens"])
+    )
+    assert (
+        apart.checkpoint.tied
+        and "without ensure_weight_tying" in apart.notes[0]
+        and len(apart.notes) == 1
+    )
 
 
 def test_is_adapter(made_by: Callable[..., Made], models: dict[str, Path]) -> None:
     made = made_by(**BOTH)
-    assert lora.is_adapter(made.folder) and not lora.is_adapter(made.base) and not lora.is_adapter(made.folder / "nowhere")
-    shutil.copy(made.base / "model.safetensors", made.folder)  # some trainers leave the merged model beside it
-    assert not lora.is_adapter(made.folder)
+    assert (
+        lora.is_lora(made.folder)
+        and not lora.is_lora(made.base)
+        and not lora.is_lora(made.folder / "nowhere")
+    )
+    # some trainers leave the merged model beside it
+    shutil.copy(made.base / "model.safetensors", made.folder)
+    assert not lora.is_lora(made.folder)
 
 
 def test_digest_covers_the_deltas(made_by: Callable[..., Made]) -> None:
@@ -185,48 +287,77 @@ def whole_donor(made: Made, out: Path) -> Path:
     model = opened(made).checkpoint
     shutil.copytree(made.folder, out, ignore=shutil.ignore_patterns("adapter*"))
     (out / "config.json").write_text(json.dumps(model.config))
-    save_file({name: model.read(name).clone() for name in model.names()}, out / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {name: model.read(name).clone() for name in model.names()},
+        out / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     return out
 
 
 @pytest.mark.parametrize("kind", ["untied", "tied"])
 @pytest.mark.parametrize("method", ["swap", "conversion"])
-def test_split_propagated_and_merged(made_by: Callable[..., Made], models: dict[str, Path], tmp_path: Path, kind: str, method: str) -> None:
+def test_split_propagated_and_merged(
+    made_by: Callable[..., Made], models: dict[str, Path], tmp_path: Path, kind: str, method: str
+) -> None:
     made = made_by(kind, use_rslora=True, ensure_weight_tying=kind == "tied", **BOTH)
-    base, instruct, adapter = made.base, models[f"{kind}-instruct"], registry.discover().get("propagation", method).adapter
+    base, instruct, adapter = (
+        made.base,
+        models[f"{kind}-instruct"],
+        plugin.discover_adapters().get("propagation", method).adapter,
+    )
     out = propagate.adapt(base, instruct, made.folder, tmp_path / "out", adapter)
-    plain = propagate.adapt(base, instruct, whole_donor(made, tmp_path / "whole"), tmp_path / "plain", adapter)
-    tensors, own, without = (load_file(folder / "model.safetensors") for folder in (out, instruct, plain))
+    plain = propagate.adapt(
+        base, instruct, whole_donor(made, tmp_path / "whole"), tmp_path / "plain", adapter
+    )
+    tensors, own, without = (
+        load_file(folder / "model.safetensors") for folder in (out, instruct, plain)
+    )
     changes = opened(made).deltas
     assert len(changes) == 6 and set(tensors) == set(own) == set(without)
     for name, tensor in tensors.items():
         if name in changes:
-            assert torch.equal(tensor, changes[name].merged(own[name])) and not torch.equal(tensor, own[name])
+            assert torch.equal(tensor, changes[name].merged(own[name])) and not torch.equal(
+                tensor, own[name]
+            )
         elif name in (EMBEDDING, HEAD):
             assert torch.equal(tensor, without[name]) and tensor.shape != own[name].shape
         else:
             assert torch.equal(tensor, own[name])
     lep, other = (json.loads((folder / "lep.json").read_text()) for folder in (out, plain))
-    assert "LoRA of the donor merged into 6 tensors" in lep["notes"] and lep["fingerprint"] != other["fingerprint"]
-    assert {*changes} < {*lep["changed"]} and [finding for finding in check.check(out) if finding.level != "note"] == []
+    assert (
+        "LoRA of the donor merged into 6 tensors" in lep["notes"]
+        and lep["fingerprint"] != other["fingerprint"]
+    )
+    assert {*changes} < {*lep["changed"]} and [
+        finding for finding in check.check_folder(out) if finding.level != "note"
+    ] == []
     loaded = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
     assert torch.equal(loaded.get_input_embeddings().weight, tensors[EMBEDDING])
 
 
-def test_the_fingerprint_covers_the_deltas(made_by: Callable[..., Made], models: dict[str, Path], tmp_path: Path) -> None:
-    made, adapter = made_by(**BOTH), registry.discover().get("propagation", "swap").adapter
+def test_the_fingerprint_covers_the_deltas(
+    made_by: Callable[..., Made], models: dict[str, Path], tmp_path: Path
+) -> None:
+    made, adapter = made_by(**BOTH), plugin.discover_adapters().get("propagation", "swap").adapter
     prints = []
     for alpha in (6, 7):
         edit(made.folder / lora.CONFIG, lora_alpha=alpha)
-        out = propagate.adapt(made.base, models["untied-instruct"], made.folder, tmp_path / f"out{alpha}", adapter)
+        out = propagate.adapt(
+            made.base, models["untied-instruct"], made.folder, tmp_path / f"out{alpha}", adapter
+        )
         prints.append(json.loads((out / "lep.json").read_text())["fingerprint"])
     assert prints[0] != prints[1]
 
 
-def test_an_adapter_with_fewer_rows_than_its_tokenizer_has_ids(made_by: Callable[..., Made], models: dict[str, Path], tmp_path: Path) -> None:
-    made, adapter = made_by(**BOTH), registry.discover().get("propagation", "swap").adapter
+def test_an_adapter_with_fewer_rows_than_its_tokenizer_has_ids(
+    made_by: Callable[..., Made], models: dict[str, Path], tmp_path: Path
+) -> None:
+    made, adapter = made_by(**BOTH), plugin.discover_adapters().get("propagation", "swap").adapter
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(models["untied"] / file, made.folder)
     with pytest.raises(CheckpointError, match="306 rows, but its tokenizer has ids up to 335"):
-        propagate.adapt(made.base, models["untied-instruct"], made.folder, tmp_path / "out", adapter)
+        propagate.adapt(
+            made.base, models["untied-instruct"], made.folder, tmp_path / "out", adapter
+        )
     assert not (tmp_path / "out").exists()

@@ -17,9 +17,9 @@ from pico_models import HEAD, edit
 from safetensors.torch import load_file, save_file
 
 from lep_bench.errors import CheckpointError
-from lep_bench.surgery import deltas, lora
-from lep_bench.surgery.checkpoint import Checkpoint
-from lep_bench.testing_pico import family
+from lep_bench.surgery.weights import deltas, lora
+from lep_bench.surgery.weights.checkpoint import Checkpoint
+from lep_bench.testing.pico import family
 
 
 @pytest.fixture(scope="module")
@@ -40,34 +40,62 @@ def refused(made: Made, *words: str, base: Path | None = None) -> None:
 
 
 CANNOT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "no embeddings": ({"target_modules": LINEAR, "resized": 0}, ("no trained embeddings", "modules_to_save=['embed_tokens', 'lm_head']")),
+    "no embeddings": (
+        {"target_modules": LINEAR, "resized": 0},
+        ("no trained embeddings", "modules_to_save=['embed_tokens', 'lm_head']"),
+    ),
     "head not saved": (
-        {"target_modules": LINEAR, "modules_to_save": ["embed_tokens"], "save": {"save_embedding_layers": False}},
+        {
+            "target_modules": LINEAR,
+            "modules_to_save": ["embed_tokens"],
+            "save": {"save_embedding_layers": False},
+        },
         ("'lm_head': 336", "'model.embed_tokens': 306", "save_embedding_layers=True"),
     ),
     "LoRA on a resized matrix that was not saved": (
-        {**ON, "save": {"save_embedding_layers": False}}, ("LoRA on lm_head", "(306, 4)", "(336, 16)"),
+        {**ON, "save": {"save_embedding_layers": False}},
+        ("LoRA on lm_head", "(306, 4)", "(336, 16)"),
     ),
     "rows of a resized matrix that was not saved": (
-        {"target_modules": LINEAR, "trainable_token_indices": [305, 340], "resized": 350, "save": {"save_embedding_layers": False}},
+        {
+            "target_modules": LINEAR,
+            "trainable_token_indices": [305, 340],
+            "resized": 350,
+            "save": {"save_embedding_layers": False},
+        },
         ("2 ids up to 340", "336 rows", "save_embedding_layers=True"),
     ),
     "tied, one of them trained": (
-        {"kind": "tied", "target_modules": LINEAR, "modules_to_save": ["embed_tokens"]}, ("embedding and head differ", "ensure_weight_tying=True"),
+        {"kind": "tied", "target_modules": LINEAR, "modules_to_save": ["embed_tokens"]},
+        ("embedding and head differ", "ensure_weight_tying=True"),
     ),
-    "tied, trained apart": ({"kind": "tied", **ON}, ("embedding and head differ", "ensure_weight_tying=True")),
-    "DoRA on the embedding": ({"target_modules": ["embed_tokens", "lm_head"], "use_dora": True}, ("DoRA on model.embed_tokens", "plain LoRA")),
+    "tied, trained apart": (
+        {"kind": "tied", **ON},
+        ("embedding and head differ", "ensure_weight_tying=True"),
+    ),
+    "DoRA on the embedding": (
+        {"target_modules": ["embed_tokens", "lm_head"], "use_dora": True},
+        ("DoRA on model.embed_tokens", "plain LoRA"),
+    ),
     "a bias that the base lacks": ({**BOTH, "lora_bias": True}, ("_proj.bias", "does not have")),
-    "both biases": ({**BOTH, "kind": "biased", "target_modules": ["q_proj"], "bias": "all", "lora_bias": True}, ("bias", "cannot be carried over")),
+    "both biases": (
+        {**BOTH, "kind": "biased", "target_modules": ["q_proj"], "bias": "all", "lora_bias": True},
+        ("bias", "cannot be carried over"),
+    ),
     "PiSSA": ({**BOTH, "init_lora_weights": "pissa"}, ("init_lora_weights='pissa'", "plain LoRA")),
     "OLoRA": ({**BOTH, "init_lora_weights": "olora"}, ("init_lora_weights='olora'", "plain LoRA")),
-    "activated LoRA": ({**BOTH, "alora_invocation_tokens": [1, 2]}, ("alora_invocation_tokens", "plain LoRA")),
+    "activated LoRA": (
+        {**BOTH, "alora_invocation_tokens": [1, 2]},
+        ("alora_invocation_tokens", "plain LoRA"),
+    ),
     "KaSA": ({**BOTH, "kasa_config": peft.tuners.lora.KasaConfig()}, ("kasa_config", "plain LoRA")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("training", CANNOT)
-def test_what_cannot_be_carried_over_is_refused(made_by: Callable[..., Made], training: str) -> None:
+def test_what_cannot_be_carried_over_is_refused(
+    made_by: Callable[..., Made], training: str
+) -> None:
     given, words = CANNOT[training]
     refused(made_by(merge=False, **given), *words)
 
@@ -75,34 +103,73 @@ def test_what_cannot_be_carried_over_is_refused(made_by: Callable[..., Made], tr
 @pytest.mark.parametrize(
     ("config", "kind"),
     [
-        (peft.LoHaConfig(r=2, target_modules=LINEAR, modules_to_save=["embed_tokens", "lm_head"]), "LOHA"),
-        (peft.IA3Config(target_modules=["down_proj"], feedforward_modules=["down_proj"], modules_to_save=["embed_tokens", "lm_head"]), "IA3"),
-        (peft.AdaLoraConfig(total_step=9, target_modules=LINEAR, modules_to_save=["embed_tokens", "lm_head"]), "ADALORA"),
+        (
+            peft.LoHaConfig(
+                r=2, target_modules=LINEAR, modules_to_save=["embed_tokens", "lm_head"]
+            ),
+            "LOHA",
+        ),
+        (
+            peft.IA3Config(
+                target_modules=["down_proj"],
+                feedforward_modules=["down_proj"],
+                modules_to_save=["embed_tokens", "lm_head"],
+            ),
+            "IA3",
+        ),
+        (
+            peft.AdaLoraConfig(
+                total_step=9, target_modules=LINEAR, modules_to_save=["embed_tokens", "lm_head"]
+            ),
+            "ADALORA",
+        ),
         (peft.TrainableTokensConfig(token_indices=[1, 2]), "TRAINABLE_TOKENS"),
         (peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3), "PROMPT_TUNING"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_other_adapters_are_refused_by_name(made_by: Callable[..., Made], config: peft.PeftConfig, kind: str) -> None:
+def test_other_adapters_are_refused_by_name(
+    made_by: Callable[..., Made], config: peft.PeftConfig, kind: str
+) -> None:
     refused(made_by(config=config), f"type {kind}", "only LORA", "--discard-donor-body")
 
 
-def test_pickled_weights_are_refused_and_the_way_out_works(made_by: Callable[..., Made], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickled_weights_are_refused_and_the_way_out_works(
+    made_by: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = made_by(save={"safe_serialization": False}, **BOTH)
-    refused(made, "pickled adapter_model.bin can run code", "weights_only=True", "adapter_model.safetensors")
+    refused(
+        made,
+        "pickled adapter_model.bin can run code",
+        "weights_only=True",
+        "adapter_model.safetensors",
+    )
     tensors = torch.load(made.folder / lora.PICKLED, weights_only=True)
-    save_file({name: tensor.clone() for name, tensor in tensors.items()}, made.folder / lora.WEIGHTS)
+    save_file(
+        {name: tensor.clone() for name, tensor in tensors.items()}, made.folder / lora.WEIGHTS
+    )
     assert torch.equal(opened(made).checkpoint.read(HEAD), made.merged[HEAD])
 
 
-def test_another_base_is_refused_or_noted(made_by: Callable[..., Made], models: dict[str, Path], tmp_path: Path) -> None:
+def test_another_base_is_refused_or_noted(
+    made_by: Callable[..., Made], models: dict[str, Path], tmp_path: Path
+) -> None:
     made = made_by(**BOTH)
     shallow, _ = family(tmp_path / "shallow", layers=1)
-    refused(made, "changes model.layers.1.", "does not have", "give the base that it was trained on", base=shallow)
-    refused(made, "LoRA on", "another base", base=models["biased"])  # as many layers, wider keys and values
+    refused(
+        made,
+        "changes model.layers.1.",
+        "does not have",
+        "give the base that it was trained on",
+        base=shallow,
+    )
+    # as many layers, wider keys and values
+    refused(made, "LoRA on", "another base", base=models["biased"])
     moved = tmp_path / "models--org--Foundation" / "snapshots" / "0123abc"
     shutil.copytree(made.base, moved)
-    assert opened(made, moved).notes == (f"LoRA donor: its adapter_config.json names {made.base} as its base, {moved} was given",)
+    assert opened(made, moved).notes == (
+        f"LoRA donor: its adapter_config.json names {made.base} as its base, {moved} was given",
+    )
     edit(made.folder / lora.CONFIG, base_model_name_or_path="org/Foundation")
     assert opened(made, moved).notes == ()
 
@@ -126,7 +193,7 @@ def test_what_is_damaged_or_missing(made_by: Callable[..., Made]) -> None:
     rewritten(**{"base_model.model.model.norm.weight": torch.ones(17)})
     refused(made, "model.norm.weight", "(17,)", "(16,)")
     rewritten(**{key: torch.full((4, 16), torch.nan)})
-    streams = deltas.merged_into(Checkpoint.open(made.base), opened(made).deltas)
+    streams = deltas.merge_deltas(Checkpoint.open(made.base), opened(made).deltas)
     with pytest.raises(CheckpointError, match="q_proj.weight with the donor's LoRA has NaN"):
         [list(stream.blocks()) for stream in streams.values()]
     rewritten()

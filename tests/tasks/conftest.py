@@ -1,4 +1,6 @@
-"""Makes rules, contract and darumeru_rows importable (importlib mode puts no test folder on the path), and what they share."""
+"""Makes rules, contract and darumeru_rows importable (importlib mode puts no test folder on the
+path), and what they share.
+"""
 
 import socket
 import sys
@@ -7,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lep_bench import paths
+from lep_bench import files
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -26,8 +28,16 @@ def nothing_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of tokenizers by name: shipped ones and small ones, both byte-level and sentencepiece."""
-    from lep_bench.testing_pico import family
+    """Folders of tokenizers by name: shipped ones and small ones, both byte-level and
+    sentencepiece.
+    """
+    from lep_bench.testing.pico import family
 
-    shipped = {name: paths.checkpoints() / name / "instruct" for name in ("mini-llama", "mini-mistral")}
-    return shipped | {kind: family(tmp_path_factory.mktemp(kind), kind=kind)[1] for kind in ("byte-level", "sentencepiece")}
+    shipped = {
+        name: files.builtin_checkpoints() / name / "instruct"
+        for name in ("mini-llama", "mini-mistral")
+    }
+    return shipped | {
+        kind: family(tmp_path_factory.mktemp(kind), kind=kind)[1]
+        for kind in ("byte-level", "sentencepiece")
+    }

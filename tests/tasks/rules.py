@@ -1,8 +1,10 @@
-"""The scores of Darumeru's 17 data sets, computed a second time from the written rules: what the tasks are held against.
+"""The scores of Darumeru's 17 data sets, computed a second time from the written rules: what the
+tasks are held against.
 
-Nothing here knows lm-eval or the tasks. A row is a raw data set row, an answer is what a model gave for it: options as
-(log-probability, greedy) in listed order, PARus four of them (as is, then exchanged); extractive one per sentence;
-generation [text]. `scores` takes pairs of both and gives every metric, 0 to 1 but for mcc and symbols_per_token.
+Nothing here knows lm-eval or the tasks. A row is a raw data set row, an answer is what a model gave
+for it: options as (log-probability, greedy) in listed order, PARus four of them (as is, then
+exchanged); extractive one per sentence; generation [text]. `scores` takes pairs of both and gives
+every metric, 0 to 1 but for mcc and symbols_per_token.
 """
 
 from __future__ import annotations
@@ -33,10 +35,17 @@ METRICS = {
     "darumeru_rucola": {"acc", "mcc"},
     "darumeru_sum_abstractive": {"rouge1", "rouge2"},
     "darumeru_sum_extractive": {"r_prec"},
-    **{f"darumeru_copy_{unit}_{language}": {"len", "lcs", "symbols_per_token"} for unit in ("sent", "para") for language in ("en", "ru")},
+    **{
+        f"darumeru_copy_{unit}_{language}": {"len", "lcs", "symbols_per_token"}
+        for unit in ("sent", "para")
+        for language in ("en", "ru")
+    },
 }
 # The one number of each task is the mean of these.
-LEADING = {task: ({"len"} if "copy_sent" in task else {"lcs"} if "copy_para" in task else names) for task, names in METRICS.items()}
+LEADING = {
+    task: ({"len"} if "copy_sent" in task else {"lcs"} if "copy_para" in task else names)
+    for task, names in METRICS.items()
+}
 
 CATEGORIES = {
     "STEM": """abstract_algebra astronomy college_biology college_chemistry college_computer_science college_mathematics college_physics
@@ -65,17 +74,29 @@ class Tokens:
 
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         one = tokenizer.encode("1", add_special_tokens=False).tokens
-        return cls(lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids), len(one) > 1 or len(one[0]) > 1)
+        return cls(
+            lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids),
+            len(one) > 1 or len(one[0]) > 1,
+        )
 
 
 def scores(task: str, answered: Answered, tokens: Tokens | None = None) -> dict[str, float]:
-    """Every metric of `task` and its `score` under the paper's protocol. `tokens`: for the copy tasks only."""
+    """Every metric of `task` and its `score` under the paper's protocol. `tokens`: for the copy
+    tasks only.
+    """
     name = task.removeprefix("darumeru_")
     if name.startswith("copy"):
         assert tokens is not None
         found = _copy(answered, tokens, 128 if "sent" in name else 1024)
     elif name in ("mmlu_ru", "mmlu_en"):
-        found = {"acc": _categories([(row["subject"], LETTERS[row["answer"]] == LETTERS[best(given)]) for row, given in answered])}
+        found = {
+            "acc": _categories(
+                [
+                    (row["subject"], LETTERS[row["answer"]] == LETTERS[best(given)])
+                    for row, given in answered
+                ]
+            )
+        }
     else:
         found = _RULES[name](answered)
     assert set(found) == METRICS[task]
@@ -101,7 +122,9 @@ def accuracy(pairs: Sequence[tuple[str, str]]) -> float:
 
 
 def macro_f1(pairs: Sequence[tuple[str, str]]) -> float:
-    """Mean over the labels that occur among gold answers or predictions; one that was never right counts 0."""
+    """Mean over the labels that occur among gold answers or predictions; one that was never right
+    counts 0.
+    """
     values = []
     for label in sorted({label for pair in pairs for label in pair}):
         both = sum(gold == label == said for gold, said in pairs)
@@ -112,7 +135,10 @@ def macro_f1(pairs: Sequence[tuple[str, str]]) -> float:
 
 def matthews(pairs: Sequence[tuple[str, str]]) -> float:
     """Of two labels; 0 where gold or predictions know one label only."""
-    tp, tn, fp, fn = (sum(pair == cell for pair in pairs) for cell in (("1", "1"), ("0", "0"), ("0", "1"), ("1", "0")))
+    tp, tn, fp, fn = (
+        sum(pair == cell for pair in pairs)
+        for cell in (("1", "1"), ("0", "0"), ("0", "1"), ("1", "0"))
+    )
     below = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
     return (tp * tn - fp * fn) / math.sqrt(below) if below else 0.0
 
@@ -133,7 +159,11 @@ def _rucola(answered: Answered) -> dict[str, float]:
 
 
 def _rwsd(answered: Answered) -> dict[str, float]:
-    return {"acc": mean(row["outputs"].startswith(("Да", "Нет")[best(given)]) for row, given in answered)}
+    return {
+        "acc": mean(
+            row["outputs"].startswith(("Да", "Нет")[best(given)]) for row, given in answered
+        )
+    }
 
 
 def _parus(answered: Answered) -> dict[str, float]:
@@ -146,12 +176,17 @@ def _parus(answered: Answered) -> dict[str, float]:
 
 
 def _categories(rights: Sequence[tuple[str, bool]]) -> float:
-    """Rows make subjects, subjects make categories, categories make the score; each level a plain mean over what is there."""
+    """Rows make subjects, subjects make categories, categories make the score; each level a plain
+    mean over what is there.
+    """
     subjects: dict[str, list[bool]] = {}
     for subject, right in rights:
         subjects.setdefault(subject, []).append(right)
     means = {subject: mean(values) for subject, values in subjects.items()}
-    groups = [[means[subject] for subject in members if subject in means] for members in CATEGORIES.values()]
+    groups = [
+        [means[subject] for subject in members if subject in means]
+        for members in CATEGORIES.values()
+    ]
     assert sum(map(len, groups)) == len(means), "a subject without a category"
     return mean(mean(group) for group in groups if group)
 
@@ -160,7 +195,9 @@ ASCII_PUNCTUATION = {chr(n) for n in range(33, 127) if not chr(n).isalnum()}
 
 
 def _normalised(text: str) -> list[str]:
-    """SQuAD's words: articles go where they stand alone, and a word ends at whatever is no letter, digit or underscore."""
+    """SQuAD's words: articles go where they stand alone, and a word ends at whatever is no letter,
+    digit or underscore.
+    """
     kept = "".join(c for c in text.lower() if c not in ASCII_PUNCTUATION)
     made, word = [], ""
     for c in kept + " ":
@@ -197,7 +234,10 @@ def use_points(row: dict[str, Any], said: str) -> int:
     if kind == "matching":
         return sum(one == two for one, two in zip(gold, parts)) if len(gold) == len(parts) else 0
     if kind == "text":
-        return int("".join(c for c in said if (c.isalnum() and not c.isdecimal()) or c == "_").lower() in gold)
+        return int(
+            "".join(c for c in said if (c.isalnum() and not c.isdecimal()) or c == "_").lower()
+            in gold
+        )
     shared = len(set(gold) & set(parts))
     if row["meta"]["id_task"] == "16":
         parts += ["-1"] * (len(gold) - len(parts))
@@ -226,12 +266,18 @@ def _lemma(word: str) -> str:
 
 
 def lemmas(text: str) -> list[str]:
-    return [_lemma(word) for word in "".join(" " if c in ASCII_PUNCTUATION else c for c in text.lower()).split()]
+    return [
+        _lemma(word)
+        for word in "".join(" " if c in ASCII_PUNCTUATION else c for c in text.lower()).split()
+    ]
 
 
 def rouge_f(gold: str, said: str, n: int) -> float:
     """ROUGE-n F over lemmas; 0 where either side has no n-gram."""
-    one, two = ([tuple(words[i : i + n]) for i in range(len(words) - n + 1)] for words in (lemmas(gold), lemmas(said)))
+    one, two = (
+        [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+        for words in (lemmas(gold), lemmas(said))
+    )
     common = sum((Counter(one) & Counter(two)).values())
     return 2 * common / (len(one) + len(two)) if common else 0.0
 
@@ -247,12 +293,17 @@ def _extractive(answered: Answered) -> dict[str, float]:
         assert len(given) == len(row["src_sents"])
         gold = set(row["extractive_summary"])
         ranked = sorted(range(len(given)), key=lambda n: (-given[n][0], n))
-        values.append(len(gold.intersection(ranked[: len(row["extractive_summary"])])) / len(row["extractive_summary"]))
+        values.append(
+            len(gold.intersection(ranked[: len(row["extractive_summary"])]))
+            / len(row["extractive_summary"])
+        )
     return {"r_prec": mean(values)}
 
 
 def matched(gold: str, said: str) -> float:
-    """Characters in matching blocks of both, per character of what was said (the paper-time denominator)."""
+    """Characters in matching blocks of both, per character of what was said (the paper-time
+    denominator).
+    """
     one, two = gold.strip(), said.strip()
     blocks = difflib.SequenceMatcher(None, one, two, autojunk=False).get_matching_blocks()
     return sum(block.size for block in blocks) / len(two) if two else 0.0
@@ -282,7 +333,9 @@ def longest_common_subsequence(one: str, two: str) -> int:
 
 
 def strict_copies(task: str, answered: Answered) -> dict[str, float]:
-    """The copy tasks under the strict protocol, in characters alone, for answers that no limit cuts."""
+    """The copy tasks under the strict protocol, in characters alone, for answers that no limit
+    cuts.
+    """
     lengths, copies = [], []
     for row, (said,) in answered:
         one, two = row["inputs"]["text"].strip(), said.strip()

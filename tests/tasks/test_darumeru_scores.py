@@ -1,4 +1,6 @@
-"""Choices and exams: every score that the tasks give through their contract equals the rules computed a second time."""
+"""Choices and exams: every score that the tasks give through their contract equals the rules
+computed a second time.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,13 @@ TASKS = [task for task in sorted(rules.METRICS) if "_copy_" not in task]
 
 
 @pytest.mark.parametrize("protocol", ["paper", "strict"])
-@pytest.mark.parametrize(("task", "kind"), [*((task, "made") for task in TASKS), *((f"darumeru_{name}", "real") for name in darumeru_rows.CONFIGS)])
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [
+        *((task, "made") for task in TASKS),
+        *((f"darumeru_{name}", "real") for name in darumeru_rows.CONFIGS),
+    ],
+)
 def test_oracle_and_flip(task: str, kind: str, protocol: str) -> None:
     name = task.removeprefix("darumeru_")
     chosen = rows(task) if kind == "made" else darumeru_rows.real(name)
@@ -25,15 +33,18 @@ def test_oracle_and_flip(task: str, kind: str, protocol: str) -> None:
         pytest.skip("no real rows")
     right = agree(task, [(row, knowing(name, row, True)) for row in chosen], protocol=protocol)
     if name == "use" and kind == "real":
-        # One question of each variant, so one point of 34 (questions are sorted by number): a grade of these rows means nothing.
+        # One question of each variant, so one point of 34 (questions are sorted by number): a grade
+        # of these rows means nothing.
         assert right["score"] == pytest.approx(1 / 34, abs=1e-12)
     else:
         assert all(value == pytest.approx(1.0, abs=1e-12) for value in right.values()), right
     wrong = agree(task, [(row, knowing(name, row, False)) for row in chosen], protocol=protocol)
     if name == "rucola":
-        assert wrong == pytest.approx({"acc": 0.0, "mcc": -1.0, "score": -0.5})  # all wrong is perfect anticorrelation
+        # all wrong is perfect anticorrelation
+        assert wrong == pytest.approx({"acc": 0.0, "mcc": -1.0, "score": -0.5})
     elif name == "sum_extractive":
-        # A row whose every sentence is gold cannot be ranked wrongly; of the first row's six sentences the three others win.
+        # A row whose every sentence is gold cannot be ranked wrongly; of the first row's six
+        # sentences the three others win.
         assert wrong["r_prec"] == pytest.approx(1 / 4)
     else:
         assert all(value == 0.0 for value in wrong.values()), wrong
@@ -47,12 +58,22 @@ def test_random_answers(task: str, protocol: str) -> None:
     picked = [darumeru_rows.again(rng.choice(pool), n) for n in range(400)]
     if name in ("mmlu_ru", "mmlu_en"):  # all 57 subjects
         every = [subject for members in rules.CATEGORIES.values() for subject in members]
-        picked = [{**row, "subject": every[n] if n < 57 else rng.choice(every)} for n, row in enumerate(picked)]
-    found = agree(task, [(row, guessed(name, row, rng.choice(pool), rng)) for row in picked], protocol=protocol)
+        picked = [
+            {**row, "subject": every[n] if n < 57 else rng.choice(every)}
+            for n, row in enumerate(picked)
+        ]
+    found = agree(
+        task,
+        [(row, guessed(name, row, rng.choice(pool), rng)) for row in picked],
+        protocol=protocol,
+    )
     assert 0 < found["score"] and all(math.isfinite(value) for value in found.values())
 
 
-@pytest.mark.parametrize("task", [t for t in TASKS if t not in ("darumeru_multiq", "darumeru_use", "darumeru_sum_abstractive")])
+@pytest.mark.parametrize(
+    "task",
+    [t for t in TASKS if t not in ("darumeru_multiq", "darumeru_use", "darumeru_sum_abstractive")],
+)
 def test_of_equal_options_the_earlier_wins(task: str) -> None:
     name = task.removeprefix("darumeru_")
     for row in rows(task):
@@ -73,7 +94,9 @@ def test_parus_needs_both_orders() -> None:
         for first in (0, 1):
             for second in (0, 1):
                 given = [*options(2, first), *options(2, second)]
-                assert agree("darumeru_parus", [(row, given)])["acc"] == float(first == gold and second != gold)
+                assert agree("darumeru_parus", [(row, given)])["acc"] == float(
+                    first == gold and second != gold
+                )
 
 
 def test_rwsd_gold_may_go_on_after_the_word() -> None:
@@ -84,10 +107,17 @@ def test_rwsd_gold_may_go_on_after_the_word() -> None:
 
 def test_rcb_classes_missing_from_the_predictions_count_zero() -> None:
     chosen = rows("darumeru_rcb")  # gold 1 2 3 1 3 2
-    found = agree("darumeru_rcb", [(row, options(3, place)) for row, place in zip(chosen, (0, 1, 1, 0, 1, 1), strict=True)])
-    assert found == pytest.approx({"acc": 4 / 6, "f1_macro": (1 + 2 / 3 + 0) / 3, "score": (4 / 6 + 5 / 9) / 2})
+    found = agree(
+        "darumeru_rcb",
+        [(row, options(3, place)) for row, place in zip(chosen, (0, 1, 1, 0, 1, 1), strict=True)],
+    )
+    assert found == pytest.approx(
+        {"acc": 4 / 6, "f1_macro": (1 + 2 / 3 + 0) / 3, "score": (4 / 6 + 5 / 9) / 2}
+    )
     two = [chosen[0], chosen[3]]  # gold knows one class, predictions another: both are labels
-    assert agree("darumeru_rcb", [(row, options(3, n)) for n, row in enumerate(two)])["f1_macro"] == pytest.approx((2 / 3 + 0) / 2)
+    assert agree("darumeru_rcb", [(row, options(3, n)) for n, row in enumerate(two)])[
+        "f1_macro"
+    ] == pytest.approx((2 / 3 + 0) / 2)
 
 
 def test_rucola_one_sided_predictions_have_no_correlation() -> None:
@@ -96,15 +126,21 @@ def test_rucola_one_sided_predictions_have_no_correlation() -> None:
         found = agree("darumeru_rucola", [(row, options(2, place)) for row in chosen])
         assert found == pytest.approx({"acc": 0.5, "mcc": 0.0, "score": 0.25})
     places = (1, 1, 1, 0, 0, 0)  # gold 1 1 0 0 0 1
-    found = agree("darumeru_rucola", [(row, options(2, place)) for row, place in zip(chosen, places, strict=True)])
+    found = agree(
+        "darumeru_rucola",
+        [(row, options(2, place)) for row, place in zip(chosen, places, strict=True)],
+    )
     assert found["mcc"] == pytest.approx(1 / 3)
 
 
 def test_mmlu_is_a_mean_of_means() -> None:
     for task in ("darumeru_mmlu_ru", "darumeru_mmlu_en"):
         right = {"anatomy", "astronomy", "formal_logic"}
-        found = agree(task, [(row, knowing(task[9:], row, row["subject"] in right)) for row in rows(task)])
-        # STEM: astronomy of two; other: anatomy of two; humanities: formal_logic of two; social sciences: none of two.
+        found = agree(
+            task, [(row, knowing(task[9:], row, row["subject"] in right)) for row in rows(task)]
+        )
+        # STEM: astronomy of two; other: anatomy of two; humanities: formal_logic of two; social
+        # sciences: none of two.
         assert found["acc"] == pytest.approx(3 / 8)
 
 
@@ -140,16 +176,28 @@ USE = [
     ("multiple_choice_independent_options", "9", "1,3", "1", 0),
     ("multiple_choice_independent_options", "9", "1,3", "13", 0),
     ("multiple_choice_independent_options", "9", "1,3", "1,3.", 0),
-    ("multiple_choice_independent_options", "9", "1, 3", "1,3", 0),  # parts of the key keep their spaces
+    # parts of the key keep their spaces
+    ("multiple_choice_independent_options", "9", "1, 3", "1,3", 0),
     ("multiple_choice_independent_options", "9", "4", "4\nПояснение: потому что", 0),
 ]
 
 
 @pytest.mark.parametrize(("kind", "number", "gold", "said", "points"), USE)
 def test_use_points(kind: str, number: str, gold: str, said: str, points: int) -> None:
-    row = darumeru_rows.row("use", {"task": "", "text": "", "choices": ""}, gold, id=1, variant=3, id_task=number, type=kind, score=1)
+    row = darumeru_rows.row(
+        "use",
+        {"task": "", "text": "", "choices": ""},
+        gold,
+        id=1,
+        variant=3,
+        id_task=number,
+        type=kind,
+        score=1,
+    )
     assert rules.use_points(row, said) == points
-    assert agree("darumeru_use", [(row, [said])])["grade_norm"] == pytest.approx(points / 34, abs=1e-12)
+    assert agree("darumeru_use", [(row, [said])])["grade_norm"] == pytest.approx(
+        points / 34, abs=1e-12
+    )
 
 
 def test_use_grades_are_averaged_over_variants() -> None:

@@ -1,4 +1,6 @@
-"""The mini tasks through lm-eval: found, loaded from any folder, and scored 1.0 by an oracle and 0.0 by its opposite."""
+"""The mini tasks through lm-eval: found, loaded from any folder, and scored 1.0 by an oracle and
+0.0 by its opposite.
+"""
 
 import importlib.util
 import json
@@ -43,7 +45,9 @@ def metrics():
 
 
 class Oracle(LM):
-    """Knows every answer; `wrong` turns each into its opposite. `template` is a chat's (prefix, suffix)."""
+    """Knows every answer; `wrong` turns each into its opposite. `template` is a chat's (prefix,
+    suffix).
+    """
 
     def __init__(self, wrong=False, template=("", "")):
         super().__init__()
@@ -79,7 +83,14 @@ class Oracle(LM):
 def run(task, model, limit=None, chat=False):
     name = task.config.task
     task.set_config("num_fewshot", 0)
-    found = evaluate(lm=model, task_dict={name: task}, limit=limit, bootstrap_iters=0, log_samples=True, apply_chat_template=chat)
+    found = evaluate(
+        lm=model,
+        task_dict={name: task},
+        limit=limit,
+        bootstrap_iters=0,
+        log_samples=True,
+        apply_chat_template=chat,
+    )
     return found["results"][name], found["samples"][name]
 
 
@@ -99,7 +110,9 @@ def test_text_task_without_a_tokenizer(loaded):
 
 def test_text_task_with_a_tokenizer(manager):
     folder = ROOT / "lep_bench" / "mini" / "checkpoints" / "mini-llama" / "base"
-    known = TaskManager(include_defaults=False, include_path=str(TASKS), metadata={"tokenizer": str(folder)})
+    known = TaskManager(
+        include_defaults=False, include_path=str(TASKS), metadata={"tokenizer": str(folder)}
+    )
     results, _ = run(known.load(["mini_text_ru"])["tasks"]["mini_text_ru"], Oracle(), limit=20)
     assert 1.5 < results["symbols_per_token,none"] < 2.6
 
@@ -111,7 +124,11 @@ def test_scores_are_recomputed_from_samples(loaded, metrics):
         assert metrics.score_choice(values, sample["doc"]["gold"])["score"] == sample["score"]
     _, samples = run(loaded["mini_copy_ru"], Oracle(True), limit=5)
     for sample in samples:
-        assert metrics.score_copy(sample["resps"][0][0], sample["doc"]["answer"])["score"] == sample["score"] == 0.0
+        assert (
+            metrics.score_copy(sample["resps"][0][0], sample["doc"]["answer"])["score"]
+            == sample["score"]
+            == 0.0
+        )
 
 
 def test_a_tie_is_an_error(metrics):
@@ -130,7 +147,9 @@ def test_the_space_before_an_option_follows_the_template(loaded, suffix, space):
     model = Oracle(template=("<user>", suffix))
     run(loaded["mini_facts_ru"], model, limit=2, chat=True)
     doc = loaded["mini_facts_ru"].eval_docs[0]
-    assert model.seen[: len(doc["choices"])] == [(f"<user>{doc['query']}{suffix}", space + choice) for choice in doc["choices"]]
+    assert model.seen[: len(doc["choices"])] == [
+        (f"<user>{doc['query']}{suffix}", space + choice) for choice in doc["choices"]
+    ]
 
 
 def test_plain_prompts(loaded):
@@ -142,7 +161,11 @@ def test_plain_prompts(loaded):
     run(loaded["mini_copy_en"], model, limit=1)
     prompt, settings = model.seen[0]
     assert prompt == loaded["mini_copy_en"].eval_docs[0]["query"] and prompt.endswith("\nAnswer:")
-    assert settings["until"] == ["\n"] and settings["do_sample"] is False and settings["max_gen_toks"] <= 64
+    assert (
+        settings["until"] == ["\n"]
+        and settings["do_sample"] is False
+        and settings["max_gen_toks"] <= 64
+    )
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -175,10 +198,13 @@ def test_data_files_are_what_the_generator_writes(tmp_path):
 def test_tasks_load_from_another_folder_without_lep_bench(tmp_path):
     code = (
         "import json, sys; from lm_eval.tasks import TaskManager;"
-        f"found = TaskManager(include_defaults=False, include_path={str(TASKS)!r}).load({list(ALL)!r})['tasks'];"
+        f"found = TaskManager(include_defaults=False, include_path={str(TASKS)!r}).load("
+        f"{list(ALL)!r})['tasks'];"
         "print(json.dumps([len(found), 'lep_bench' in sys.modules]))"
     )
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [5, False]

@@ -1,4 +1,6 @@
-"""A propagation method as an installable package: the entry point names this module, and lep-bench finds what is in it."""
+"""A propagation method as an installable package: the entry point names this module, and lep-bench
+finds what is in it.
+"""
 
 from lep_bench.plugin import Params, propagation
 

@@ -1,0 +1,1 @@
+"""Families, suites, baselines and hardware as YAML, and the models that follow from them."""

@@ -1,1 +1,0 @@
-"""The table as text: terminal, Markdown, CSV, JSON, HTML, LaTeX. Nothing here computes a statistic."""

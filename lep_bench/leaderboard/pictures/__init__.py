@@ -1,1 +1,0 @@
-"""The table as pictures, and the curves of pre-training."""

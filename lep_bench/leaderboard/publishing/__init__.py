@@ -1,1 +1,0 @@
-"""What leaves the machine: leaderboard folders, model cards, the Hub's metadata, the paper's figures beside ours."""

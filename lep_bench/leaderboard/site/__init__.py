@@ -1,1 +1,0 @@
-"""The table as one HTML page that needs no network: sorting, details of every model, its answers."""

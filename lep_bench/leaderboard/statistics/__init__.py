@@ -1,1 +1,0 @@
-"""Errors, tests, intervals and ranks from stored answers. Plain numbers in, plain numbers out; nothing here prints."""

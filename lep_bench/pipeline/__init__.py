@@ -1,0 +1,1 @@
+"""The way of a run: plan the stages, schedule them, execute them in worker processes."""

@@ -1,0 +1,1 @@
+"""Tokenizers as files: their tokens, how they are trained, loaded and measured."""

@@ -1,0 +1,1 @@
+"""Weights as files: shards, checkpoints, patches and LoRA adapters."""
