@@ -153,7 +153,7 @@ def store(
         word = "there" if here(one, root) else "stored"
         try:
             entries.append(_store(one, root))
-        except hub.HubUnreachable as error:
+        except hub.HubUnreachableError as error:
             raise LepBenchError(
                 f"{error}; what was stored is kept, the same command goes on"
             ) from error

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lep_bench import bundle
-from lep_bench.errors import CheckpointError, unknown
+from lep_bench.errors import CheckpointError, unknown_name
 from lep_bench.files import builtin_checkpoints, digest, files_digest, join_names
 
 BUILTIN = "builtin:"
@@ -43,7 +43,7 @@ def find_local(location: str) -> Path | None:
                 for p in builtin_checkpoints().glob("*/*")
                 if p.is_dir()
             ]
-            raise unknown("built-in checkpoint", location, known)
+            raise unknown_name("built-in checkpoint", location, known)
         return folder
     if parse_served_name(location) is not None:
         raise CheckpointError(
@@ -126,11 +126,11 @@ def locate(location: str, revision: str | None = None) -> Path:
     return folder
 
 
-class HubUnreachable(CheckpointError):
+class HubUnreachableError(CheckpointError):
     """There is no way to the Hub now: asking for the next checkpoint is in vain too."""
 
     @classmethod
-    def of(cls, repo: str) -> HubUnreachable:
+    def of(cls, repo: str) -> HubUnreachableError:
         return cls(
             f"{repo}: no such folder here, not in the local cache, and cannot reach the "
             "Hugging Face Hub for it: connect, or give a local folder"
@@ -153,8 +153,8 @@ def _download(repo: str, revision: str | None, patterns: Sequence[str] = MODEL_F
 
 @contextlib.contextmanager
 def explain_hub_errors(repo: str, revision: str | None) -> Iterator[None]:
-    """Turn what huggingface_hub raises into one line. Raises CheckpointError, and HubUnreachable
-    when there is no way to the Hub.
+    """Turn what huggingface_hub raises into one line. Raises CheckpointError, and
+    HubUnreachableError when there is no way to the Hub.
     """
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -188,7 +188,7 @@ def explain_hub_errors(repo: str, revision: str | None) -> Iterator[None]:
                 f"{repo}: the Hub refuses access: run `hf auth login`, or ask for access on "
                 "its Hub page"
             ) from error
-        raise HubUnreachable.of(repo) from error
+        raise HubUnreachableError.of(repo) from error
 
 
 def checkpoint_digest(location: str, revision: str | None = None, weights: bool = True) -> str:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from lep_bench.errors import AdapterError, LepBenchError, unknown
+from lep_bench.errors import AdapterError, LepBenchError, unknown_name
 from lep_bench.files import check_name, digest, file_digest, load_module, shipped_folder
 from lep_bench.yamlfile import Frozen
 
@@ -143,8 +143,8 @@ class Registry:
     broken: dict[str, str] = field(default_factory=dict)
 
     def get(self, kind: Kind, name: str) -> RegisteredAdapter:
-        """The entry; raises UnknownName with near names, or AdapterError when a broken package may
-        hold it.
+        """The entry; raises UnknownNameError with near names, or AdapterError when a broken package
+        may hold it.
         """
         if (kind, name) in self.entries:
             return self.entries[kind, name]
@@ -153,7 +153,7 @@ class Registry:
             raise AdapterError(
                 f"unknown {kind} adapter {name!r}, and {package} could not be loaded: {why}"
             )
-        raise unknown(
+        raise unknown_name(
             f"{kind} adapter", name, self.names(kind), "(lep-bench adapters lists them all)"
         )
 

@@ -16,7 +16,7 @@ import yaml
 
 from lep_bench import bundle
 from lep_bench.bundle import DATA
-from lep_bench.errors import TaskError, unknown
+from lep_bench.errors import TaskError, unknown_name
 from lep_bench.files import check_name, digest, file_digest, join_names, shipped_folder
 
 _ROWS = {".jsonl", ".json", ".csv", ".parquet"}
@@ -114,9 +114,9 @@ class TaskFiles:
     tasks: dict[str, TaskFile]
 
     def get(self, name: str) -> TaskFile:
-        """The task; raises UnknownName with near names."""
+        """The task; raises UnknownNameError with near names."""
         if name not in self.tasks:
-            raise unknown("task", name, self.tasks, "(lep-bench tasks lists them all)")
+            raise unknown_name("task", name, self.tasks, "(lep-bench tasks lists them all)")
         return self.tasks[name]
 
 
@@ -169,7 +169,7 @@ def lm_eval_folders(names: Sequence[str]) -> tuple[Path, ...]:
 
 
 def select_tasks(names: Sequence[str], extra: Sequence[Path] = ()) -> list[TaskFile]:
-    """The named tasks in that order, each once; raises UnknownName with near names."""
+    """The named tasks in that order, each once; raises UnknownNameError with near names."""
     known = scan_tasks(extra)
     return [known.get(name) for name in dict.fromkeys(names)]
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lep_bench.errors import ConfigError, unknown
+from lep_bench.errors import ConfigError, unknown_name
 
 
 class Frozen(BaseModel):
@@ -54,7 +54,7 @@ def _explain(path: Path, tree: yaml.Node, model: type[BaseModel], item: Any) -> 
     if item["type"] == "extra_forbidden":
         known = _known_fields(model, where[:-1])
         return f"{path}:{line}: {field}: " + (
-            str(unknown("field", str(where[-1]), known)) if known else "unknown field"
+            str(unknown_name("field", str(where[-1]), known)) if known else "unknown field"
         )
     return f"{path}:{line}: {field}: {item['msg'][0].lower()}{item['msg'][1:]}"
 

@@ -7,7 +7,7 @@ import pytest
 
 from lep_bench import files, plugin, yamlfile
 from lep_bench.config import load, models, schema
-from lep_bench.errors import ConfigError, LepBenchError, UnknownName
+from lep_bench.errors import ConfigError, LepBenchError, UnknownNameError
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_a_model_of_a_family_beside_the_suites_own_is_no_hub_id(known, methods):
     assert {m.family for m in models.select_models(["all"], suite, known, methods)} == set(
         suite.families
     )
-    with pytest.raises(UnknownName, match="did you mean mini-llama/instruct"):
+    with pytest.raises(UnknownNameError, match="did you mean mini-llama/instruct"):
         models.select_models(["mini-llama/instrct"], suite, known, methods)
 
 
@@ -122,7 +122,7 @@ def test_a_link_gives_a_folder_another_name(known, methods, tmp_path):
 
 
 def test_unknown_suite_offers_near_names(known):
-    with pytest.raises(UnknownName, match="did you mean mini"):
+    with pytest.raises(UnknownNameError, match="did you mean mini"):
         known.suite("minni")
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from lep_bench.config.schema import Conversation
 from lep_bench.engines.hf import HfEngine
-from lep_bench.errors import CheckpointError, TaskError, UnknownName
+from lep_bench.errors import CheckpointError, TaskError, UnknownNameError
 from lep_bench.evaluate.encode import Encoder
 from lep_bench.evaluate.engine_lm import EngineLM
 from lep_bench.evaluate.lmeval import compile_task, compile_tasks, tokenizer_digest
@@ -310,7 +310,7 @@ def test_which_texts_ended_by_themselves(
 def test_bad_input_is_named(tmp_path: Path, tasks: Path) -> None:
     _, model = pico.family(tmp_path)
     plain = Conversation(format="plain")
-    with pytest.raises(UnknownName, match="did you mean pico_choice"):
+    with pytest.raises(UnknownNameError, match="did you mean pico_choice"):
         compile_task("pico_choise", model, plain, task_folders=[tasks])
     with pytest.raises(CheckpointError, match="no such folder"):
         compile_task("pico_choice", tmp_path / "none", plain, task_folders=[tasks])

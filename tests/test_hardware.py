@@ -13,7 +13,7 @@ import pytest
 
 from lep_bench import files as files_module
 from lep_bench.config.load import Configs
-from lep_bench.errors import ConfigError, LepBenchError, UnknownName
+from lep_bench.errors import ConfigError, LepBenchError, UnknownNameError
 from lep_bench.pipeline import hardware
 from lep_bench.pipeline.hardware import Vllm, choose_engine, gpu_is_hinted, list_visible_gpus
 
@@ -164,7 +164,7 @@ def test_bad_hardware_is_one_clear_line(machine, tmp_path):
         LepBenchError, match="hardware gpu asks for a GPU and none is here .*--hardware cpu"
     ):
         hardware.resolve_hardware(Configs.of(), "gpu")
-    with pytest.raises(UnknownName, match="unknown hardware 'tpu'.*gpu"):
+    with pytest.raises(UnknownNameError, match="unknown hardware 'tpu'.*gpu"):
         hardware.resolve_hardware(Configs.of(), "tpu")
     (tmp_path / "hardware").mkdir()
     (tmp_path / "hardware/mine.yaml").write_text("device: cpu\nthread: 3\n")

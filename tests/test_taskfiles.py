@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lep_bench import files, tasks
-from lep_bench.errors import TaskError, UnknownName
+from lep_bench.errors import TaskError, UnknownNameError
 
 YAML = (
     "task: {name}\nclass: !function utils.Task\ndataset_kwargs: {{file: {name}.jsonl}}\nmetadata: "
@@ -35,7 +35,7 @@ def prints(folder: Path) -> dict[str, str]:
 def test_every_shipped_task_is_found_without_lm_eval() -> None:
     heavy = "{'lm_eval', 'torch', 'transformers', 'datasets'}"
     code = (
-        "import sys; from lep_bench import tasks as taskfiles; print(*taskfiles.scan().tasks); "
+        "import sys; from lep_bench import tasks; print(*tasks.scan_tasks().tasks); "
         f"assert not {heavy} & set(sys.modules)"
     )
     found = subprocess.run(
@@ -112,7 +112,7 @@ def test_rows_of_other_datasets_do_not_count(folder: Path, monkeypatch: pytest.M
 
 
 def test_what_is_wrong_is_named(folder: Path) -> None:
-    with pytest.raises(UnknownName, match=r"did you mean mini_facts_ru"):
+    with pytest.raises(UnknownNameError, match=r"did you mean mini_facts_ru"):
         tasks.select_tasks(["mini_fact_ru"])
     with pytest.raises(TaskError, match="no such folder"):
         tasks.scan_tasks([folder / "none"])

@@ -12,7 +12,7 @@ from lep_bench.cli.app import app
 from lep_bench.cli import run, leaderboard, compare, gate, adapt, vocabulary, tokenizer  # noqa: F401
 from lep_bench.cli import check, inspect, prompts, new, doctor  # noqa: F401
 from lep_bench.cli import bundle, contamination, publish, reproduce  # noqa: F401
-from lep_bench.errors import LepBenchError, RunFailed
+from lep_bench.errors import LepBenchError, RunFailedError
 # isort: on
 
 __all__ = ["app", "main"]
@@ -28,7 +28,7 @@ def main() -> None:
     """
     try:
         app(prog_name="lep-bench")
-    except RunFailed as error:
+    except RunFailedError as error:
         _say(f"error: {error}")
         sys.exit(FAILED)
     except LepBenchError as error:

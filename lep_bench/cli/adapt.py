@@ -9,7 +9,7 @@ import typer
 
 from lep_bench.cli.app import AdapterFolders, ConfigFolders, Out, app, check_folder
 from lep_bench.cli.run import SuiteName
-from lep_bench.errors import LepBenchError, RunFailed
+from lep_bench.errors import LepBenchError, RunFailedError
 
 
 @app.command()
@@ -124,7 +124,9 @@ def export(
                 todo, given.store, given.configs, hardware, terminal, given.adapter_folders
             )
         if outcome.broken:
-            raise RunFailed("; ".join(f"{name}: {why}" for name, why in outcome.broken.items()))
+            raise RunFailedError(
+                "; ".join(f"{name}: {why}" for name, why in outcome.broken.items())
+            )
     from lep_bench.surgery.export import export_checkpoint
 
     shop = Workshop(

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lep_bench.errors import LepBenchError, unknown
+from lep_bench.errors import LepBenchError, unknown_name
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -105,11 +105,13 @@ def names(text: str, option: str) -> list[str]:
 def fitting(
     names: Iterable[str], patterns: Sequence[str], kind: str = "model", hint: str = ""
 ) -> list[str]:
-    """The names that fit one of the patterns. Raises UnknownName for a pattern that fits none."""
+    """The names that fit one of the patterns. Raises UnknownNameError for a pattern that fits
+    none.
+    """
     known = list(names)
     for pattern in patterns:
         if not fnmatch.filter(known, pattern):
-            raise unknown(kind, pattern, known, hint)
+            raise unknown_name(kind, pattern, known, hint)
     return [
         name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
     ]

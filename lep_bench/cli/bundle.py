@@ -21,7 +21,7 @@ from lep_bench.cli.app import (
     names,
     print_table,
 )
-from lep_bench.errors import CheckpointError, LepBenchError, RunFailed, many
+from lep_bench.errors import CheckpointError, LepBenchError, RunFailedError, count_noun
 
 if TYPE_CHECKING:
     from lep_bench.config.schema import Suite
@@ -92,10 +92,12 @@ def bundle(
     entries, refused = bundling.store(found, folder, typer.echo)
     if wheels:
         entries.append(bundling.wheels(folder))
-        typer.echo(f"stored: {many(len(entries[-1].files), 'wheel')}, {entries[-1].bytes:,} bytes")
+        typer.echo(
+            f"stored: {count_noun(len(entries[-1].files), 'wheel')}, {entries[-1].bytes:,} bytes"
+        )
     made = bundling.write(folder, suites, entries)
     typer.echo(
-        f"{folder}: {many(len(made.entries), 'entry')}, "
+        f"{folder}: {count_noun(len(made.entries), 'entry')}, "
         f"{sum(entry.bytes for entry in made.entries):,} bytes"
     )
     for line in (*missing, *refused):
@@ -103,7 +105,7 @@ def bundle(
     if not (missing or refused):
         asked_of(suites, folder, configs, adapters, tasks_dir)
     if missing or refused:
-        raise RunFailed(
+        raise RunFailedError(
             f"the bundle has all but {len(missing) + len(refused)}: mend what is said above, "
             "the same command goes on"
         )
@@ -167,8 +169,8 @@ def asked_of(
     for line in wrong:
         typer.echo(f"cannot be asked: {line}", err=True)
     if wrong:
-        raise RunFailed(
-            f"the bundle is whole, but {many(len(wrong), 'task')} cannot be asked from its "
+        raise RunFailedError(
+            f"the bundle is whole, but {count_noun(len(wrong), 'task')} cannot be asked from its "
             "rows: mend what is said above"
         )
 
@@ -203,7 +205,7 @@ def find(
             if here is None and unreachable is None:
                 here = origins.Hub().find(need)
             found += [here] if here else []
-        except hub.HubUnreachable as error:
+        except hub.HubUnreachableError as error:
             if not listed:
                 raise
             unreachable = error
@@ -268,7 +270,7 @@ def show(needs: Sequence[Need], found: Sequence[LocatedNeed], folder: Path, whee
     print_table(["WHAT", "ID", "REVISION", "FILES", "BYTES", "LICENCE", "GATED", "HERE"], rows)
     if missing or unknown:
         more = (
-            f"{' and ' if missing else ''}{many(unknown, 'thing')} of unknown size"
+            f"{' and ' if missing else ''}{count_noun(unknown, 'thing')} of unknown size"
             if unknown
             else ""
         )

@@ -91,10 +91,10 @@ def fetch(checkpoints: dict[str, NamedCheckpoint]) -> dict[str, str]:
                     f"{format_size(free)} are free in {folder}: set HF_HOME, or fetch less"
                 )
             if not reachable:
-                raise hub.HubUnreachable.of(c.location)
+                raise hub.HubUnreachableError.of(c.location)
             hub.locate(c.location, c.revision)
         except CheckpointError as error:
-            reachable = reachable and not isinstance(error, hub.HubUnreachable)
+            reachable = reachable and not isinstance(error, hub.HubUnreachableError)
             missing[reference] = str(error)
     return missing
 

@@ -14,7 +14,7 @@ import typer
 
 from lep_bench.cli.app import ConfigFolders, Out, TaskFolders, app, fitting
 from lep_bench.cli.run import SuiteName
-from lep_bench.errors import LepBenchError, many
+from lep_bench.errors import LepBenchError, count_noun
 
 if TYPE_CHECKING:
     from lep_bench.config.schema import Suite
@@ -284,7 +284,8 @@ def remarks(c: Comparison, suite: Suite) -> list[str]:
             "draw."
         ),
         (
-            f"corrected: Holm over {many(len(c.lines), 'task')}; the mean is one comparison, its "
+            f"corrected: Holm over {count_noun(len(c.lines), 'task')}; the mean is one "
+            "comparison, its "
             "p needs no correction."
         ),
         f"A is higher or lower: corrected p ≤ 0.05. equal: the interval lies within ±{points}.",

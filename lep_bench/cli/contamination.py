@@ -19,7 +19,7 @@ from lep_bench.cli.app import (
     names,
     print_table,
 )
-from lep_bench.errors import LepBenchError, RunFailed, TaskError, unknown
+from lep_bench.errors import LepBenchError, RunFailedError, TaskError, unknown_name
 
 if TYPE_CHECKING:
     from lep_bench.config.schema import Family, Suite
@@ -127,7 +127,7 @@ def contamination(
     for why in left_out.values():
         typer.echo(f"left out: {why}", err=True)
     if left_out:
-        raise RunFailed(
+        raise RunFailedError(
             f"{len(left_out)} of {len(asked)} tasks were not looked for, their rows cannot "
             f"be read: {', '.join(left_out)}"
         )
@@ -195,7 +195,7 @@ def _builtin(family: Family) -> Text:
 def _rows(
     suite: Suite, tasks: Sequence[str], task_folders: Sequence[Path]
 ) -> tuple[list[EvaluationRow], dict[str, str]]:
-    """The rows of the tasks, and why those of a task cannot be read. Raises UnknownName, and
+    """The rows of the tasks, and why those of a task cannot be read. Raises UnknownNameError, and
     LepBenchError where none can be read.
     """
     from lep_bench.cli.bundle import metadata
@@ -204,7 +204,7 @@ def _rows(
 
     foreign = [name for name in tasks if name not in suite.tasks]
     if foreign:
-        raise unknown(f"task of suite {suite.name}", foreign[0], suite.tasks)
+        raise unknown_name(f"task of suite {suite.name}", foreign[0], suite.tasks)
     rows: list[EvaluationRow] = []
     left_out: dict[str, str] = {}
     for name in dict.fromkeys(tasks):

@@ -24,7 +24,7 @@ from rich.progress import (
 
 from lep_bench.cli.app import format_duration, format_size, print_table
 from lep_bench.config.load import Configs
-from lep_bench.errors import LepBenchError, RunFailed, many
+from lep_bench.errors import LepBenchError, RunFailedError, count_noun
 from lep_bench.pipeline.hardware import Hardware
 from lep_bench.pipeline.plan import Node, Plan
 from lep_bench.pipeline.schedule import estimate_makespan
@@ -74,8 +74,8 @@ class Terminal:
             or "nothing to do"
         )
         self.console.print(
-            f"{self.plan.suite.name}: {many(len(self.plan.models), 'model')}; to do: {todo}; "
-            f"{many(self.plan.current_cells, 'cell')} current",
+            f"{self.plan.suite.name}: {count_noun(len(self.plan.models), 'model')}; to do: {todo}; "
+            f"{count_noun(self.plan.current_cells, 'cell')} current",
             highlight=False,
         )
         self.progress.start()
@@ -144,14 +144,14 @@ def dry_run(plan: Plan, workers: int, out: Path) -> None:
     console = Console()
     span, bound = estimate_makespan(plan, workers)
     console.print(
-        f"{many(len(plan.models), 'model')}, {many(len(plan.nodes), 'stage')} to do, "
-        f"{len(plan.cached)} cached, {many(plan.cells, 'cell')} to score, "
+        f"{count_noun(len(plan.models), 'model')}, {count_noun(len(plan.nodes), 'stage')} to do, "
+        f"{len(plan.cached)} cached, {count_noun(plan.cells, 'cell')} to score, "
         f"{plan.current_cells} current",
         highlight=False,
         soft_wrap=True,
     )
     console.print(
-        f"estimate: {format_duration(span)} with {many(workers, 'worker')} (total / workers "
+        f"estimate: {format_duration(span)} with {count_noun(workers, 'worker')} (total / workers "
         f"= {format_duration(bound)}), "
         f"{format_size(sum(n.bytes for n in plan.nodes.values()))} on disk in {out}",
         highlight=False,
@@ -213,7 +213,9 @@ def check_disk(plan: Plan, out: Path) -> None:
 
 
 def finish(failed: list[tuple[str, str, str]], left_out: int, configs: Configs, suite: str) -> None:
-    """Raises RunFailed when anything failed (the reasons stand below the table) or was left out."""
+    """Raises RunFailedError when anything failed (the reasons stand below the table) or was left
+    out.
+    """
     if failed:
         setting = any("prompt_characters" in why for _, _, why in failed)
         where = (
@@ -221,12 +223,12 @@ def finish(failed: list[tuple[str, str, str]], left_out: int, configs: Configs, 
             if setting
             else ""
         )
-        raise RunFailed(
-            f"{many(len(failed), 'cell')} failed; why stands below the table{where}; the "
+        raise RunFailedError(
+            f"{count_noun(len(failed), 'cell')} failed; why stands below the table{where}; the "
             "same command tries them again"
         )
     if left_out:
-        raise RunFailed(
+        raise RunFailedError(
             f"models left out for lack of a checkpoint named above: {left_out}; the same "
             "command tries them again"
         )

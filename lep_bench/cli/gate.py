@@ -12,7 +12,7 @@ import typer
 
 from lep_bench.cli.app import ConfigFolders, Out, TaskFolders, app, names
 from lep_bench.cli.run import SuiteName
-from lep_bench.errors import LepBenchError, RunFailed
+from lep_bench.errors import LepBenchError, RunFailedError
 
 if TYPE_CHECKING:
     from lep_bench.config.schema import Suite
@@ -145,7 +145,7 @@ def matched(
 
 
 def show(gated: Sequence[Gated], max_drop: float) -> None:
-    """Print a line per model. Raises RunFailed naming those that do not pass."""
+    """Print a line per model. Raises RunFailedError naming those that do not pass."""
     from rich.console import Console
     from rich.text import Text
 
@@ -188,7 +188,7 @@ def show(gated: Sequence[Gated], max_drop: float) -> None:
             f"{points(g.difference.value)}, at worst {points(g.bound)}"
         )
     if failing:
-        raise RunFailed(
+        raise RunFailedError(
             f"{len(failing)} of {len(gated)} models do not pass --max-drop {max_drop:g}"
         )
     typer.echo(f"all {len(gated)} pass --max-drop {max_drop:g}")

@@ -10,7 +10,7 @@ import typer
 
 from lep_bench.cli.app import AdapterFolders, ConfigFolders, DataFolder, Out, TaskFolders, app
 from lep_bench.cli.run import SuiteName
-from lep_bench.errors import LepBenchError, RunFailed, many
+from lep_bench.errors import LepBenchError, RunFailedError, count_noun
 
 if TYPE_CHECKING:
     from lep_bench.cli.setup import Setup
@@ -126,7 +126,7 @@ def build_found(
     ):
         which = ", ".join(old[:4]) + (", ..." if old[4:] else "")
         said = (
-            f"not shown: {many(len(old), 'score')} in {out}, of other models, tasks, rows or "
+            f"not shown: {count_noun(len(old), 'score')} in {out}, of other models, tasks, rows or "
             f"settings than now: {which}"
         )
         typer.echo(
@@ -173,7 +173,7 @@ def say(table: Table, form: Form) -> None:
 
 def check_pages(folders: Sequence[Path] | None, out: Path) -> None:
     """Compare the pages of `folders` in `out` (None: the published ones) with their results. Raises
-    RunFailed, and LepBenchError without any.
+    RunFailedError, and LepBenchError without any.
     """
     from lep_bench import files
     from lep_bench.leaderboard.publish import check_excerpt, check_leaderboard
@@ -201,7 +201,7 @@ def check_pages(folders: Sequence[Path] | None, out: Path) -> None:
         else f"lep-bench leaderboard --suite NAME --out {out}"
     )
     if wrong:
-        raise RunFailed(f"pages differ from their results: {mend} writes them again")
+        raise RunFailedError(f"pages differ from their results: {mend} writes them again")
     typer.echo(
         f"every {'published page' if folders is None else f'page in {out}'} equals what its "
         "results render to"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lep_bench import bundle
-from lep_bench.errors import CheckpointError, LepBenchError, many
+from lep_bench.errors import CheckpointError, LepBenchError, count_noun
 
 if TYPE_CHECKING:
     from lep_bench.cli.doctor import Diagnosis
@@ -148,14 +148,14 @@ def rows(given: Setup, to_make: str) -> Iterator[Diagnosis]:
         yield Diagnosis(
             "error",
             "rows",
-            f"not complete: {lacking} of {many(total, 'task')} of {given.suite.name} cannot "
+            f"not complete: {lacking} of {count_noun(total, 'task')} of {given.suite.name} cannot "
             "be asked",
             to_make,
         )
     else:
         doubt = f"; {copies} of {len(groups)} data sets are unproven copies" if copies else ""
         yield Diagnosis(
-            "ok", "rows", f"complete for {many(total, 'task')} of {given.suite.name}{doubt}"
+            "ok", "rows", f"complete for {count_noun(total, 'task')} of {given.suite.name}{doubt}"
         )
 
 
@@ -180,7 +180,7 @@ def dataset(
             f"{why.removeprefix(f'{first}: ').removeprefix('its rows cannot be read: ')}"
         )
         return Diagnosis("error", name, text, to_make), len(wrong)
-    text, root = f"{count:,} rows of {many(len(tasks), 'task')}", bundle.given()
+    text, root = f"{count:,} rows of {count_noun(len(tasks), 'task')}", bundle.given()
     if root is None or name == OWN_ROWS or bundle.proven(name, tasks[0].revision):
         return Diagnosis("ok", name, text), 0
     if bundle.dataset(name) is None and bundle.read(root) is not None:
@@ -204,7 +204,7 @@ def checkpoints(given: Setup, models: Sequence[str], to_make: str) -> Iterator[D
     found = of_plan(plan, given.checkpoints(models))
     built_in = sum(c.location.startswith(BUILTIN) for c in found.values())
     if built_in:
-        yield Diagnosis("ok", "models", f"{many(built_in, 'built-in checkpoint')}")
+        yield Diagnosis("ok", "models", f"{count_noun(built_in, 'built-in checkpoint')}")
     yield from (
         checkpoint(c, to_make) for c in found.values() if not c.location.startswith(BUILTIN)
     )

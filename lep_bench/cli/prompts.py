@@ -25,7 +25,7 @@ from lep_bench.cli.app import (
     TaskFolders,
     app,
 )
-from lep_bench.errors import LepBenchError, many
+from lep_bench.errors import LepBenchError, count_noun
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +68,7 @@ def show_prompts(
     for line in (
         (
             f"asked in {form if _conversing(compiled) else 'no form: running text'}, "
-            f"{many(compiled.shots, 'shot')}; {bos}{positions}"
+            f"{count_noun(compiled.shots, 'shot')}; {bos}{positions}"
         ),
         *(notes if _conversing(compiled) else ()),
         f"tokenizer: {encoder.folder}",
@@ -95,11 +95,11 @@ def finish_prompts(compiled: CompiledTask, wrong: int) -> None:
     """The verdict in one line."""
     encoder, console = compiled.encoder, Console(highlight=False)
     rows = (
-        f"{many(sum(len(item.prompts) for item in compiled.items), 'prompt')} of "
-        f"{many(len(compiled.items), 'row')}"
+        f"{count_noun(sum(len(item.prompts) for item in compiled.items), 'prompt')} of "
+        f"{count_noun(len(compiled.items), 'row')}"
     )
     if wrong:
-        console.print(Text(f"{rows}: {many(wrong, 'fault')}, listed above", "bold red"))
+        console.print(Text(f"{rows}: {count_noun(wrong, 'fault')}, listed above", "bold red"))
         return
     proven = (
         ["BOS once"]
@@ -150,11 +150,11 @@ def _prompt(
     ids: bool,
 ) -> None:
     context = compiled.ids[prompt.requests[0]][0]
-    shots = f"{item.shots} of {many(item.asked_shots, 'shot')}" if item.asked_shots else ""
+    shots = f"{item.shots} of {count_noun(item.asked_shots, 'shot')}" if item.asked_shots else ""
     facts = [
         f"row {item.doc_id}",
         which,
-        many(len(context), "token"),
+        count_noun(len(context), "token"),
         shots,
         "cut on the left" if item.cut else "",
     ]
@@ -229,11 +229,12 @@ def _request(compiled: CompiledTask, number: int, ids: bool) -> Text:
             if drawn
             else "greedy"
         )
-        return Text(f"an answer of at most {many(wanted.new, 'token')}{ends}; {how}")
+        return Text(f"an answer of at most {count_noun(wanted.new, 'token')}{ends}; {how}")
     if request.request_type == "loglikelihood_rolling":
-        return Text(f"the log-probability of the text, {many(len(continuation), 'token')}")
+        return Text(f"the log-probability of the text, {count_noun(len(continuation), 'token')}")
     text = Text(
-        f"the log-probability of {_short(request.args[1])}, {many(len(continuation), 'token')}"
+        f"the log-probability of {_short(request.args[1])}, "
+        f"{count_noun(len(continuation), 'token')}"
     )
     return Text.assemble(text, ":  ", _pieces(compiled, continuation)) if ids else text
 

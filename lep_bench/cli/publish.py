@@ -334,7 +334,7 @@ def selected(
     """Models that get a record, and the ways of those that get a card; prints which get none, and
     whose licence nobody knows.
 
-    Raises UnknownName for a pattern that fits no scored model."""
+    Raises UnknownNameError for a pattern that fits no scored model."""
     from lep_bench.config.models import widen_suite
     from lep_bench.leaderboard import cards
     from lep_bench.leaderboard.upload import made_here

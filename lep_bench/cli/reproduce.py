@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lep_bench.cli.app import Out, app, check_folder, print_table
-from lep_bench.errors import LepBenchError, many
+from lep_bench.errors import LepBenchError, count_noun
 
 
 @app.command()
@@ -114,7 +114,7 @@ def _show(suite: str, out: Path, found: list, delta: float, any_results: bool) -
         print_table([head.upper() for head in ledger.BESIDE], measured)
     counts = ledger.tally(found)
     typer.echo(
-        f"\n{many(sum(counts.values()), 'figure')}, ±delta is ±{delta:g}: "
+        f"\n{count_noun(sum(counts.values()), 'figure')}, ±delta is ±{delta:g}: "
         + ", ".join(f"{n} {status}" for status, n in counts.items() if n)
     )
     if not any_results:

@@ -11,7 +11,7 @@ from pathlib import Path
 from lep_bench import plugin
 from lep_bench.cli.app import check_folder
 from lep_bench.config import load, models, schema
-from lep_bench.errors import LepBenchError, UnknownName
+from lep_bench.errors import LepBenchError, UnknownNameError
 from lep_bench.pipeline.plan import Plan, Server, Settings, make_plan
 from lep_bench.records.schema import ModelRecord, TaskResult
 from lep_bench.records.store import Store
@@ -73,11 +73,11 @@ class Setup:
         specs = models.select_models(patterns, self.suite, self.configs, self.registry, self.seeds)
         try:
             files = select_tasks(self.suite.tasks if tasks is None else tasks, self.task_folders)
-        except UnknownName as error:
+        except UnknownNameError as error:
             raise (
                 error
                 if tasks is not None
-                else UnknownName(
+                else UnknownNameError(
                     f"{self.configs.place('suites', self.suite.name, 'tasks')}: {error}"
                 )
             ) from error

@@ -9,7 +9,7 @@ import yaml
 
 from lep_bench import files, hub, yamlfile
 from lep_bench.config.schema import Baseline, Devices, Family, Suite, find_suite_faults
-from lep_bench.errors import ConfigError, LepBenchError, unknown
+from lep_bench.errors import ConfigError, LepBenchError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,14 @@ class Configs:
         )
 
     def file(self, kind: str, name: str) -> Path:
-        """The YAML of that name; raises UnknownName with near names."""
+        """The YAML of that name; raises UnknownNameError with near names."""
         for folder in self.folders:
             file = folder / kind / f"{name}.yaml"
             if name and file.parent == folder / kind and file.is_file():
                 return file
-        raise unknown({"families": "family"}.get(kind, kind.rstrip("s")), name, self.names(kind))
+        raise unknown_name(
+            {"families": "family"}.get(kind, kind.rstrip("s")), name, self.names(kind)
+        )
 
     def place(self, kind: str, name: str, *where: str) -> str:
         """``file:line: field`` of a field, or of the nearest one above it that is written; for

@@ -16,7 +16,7 @@ from lep_bench.config.schema import Conversation as Conversation
 from lep_bench.config.schema import Family, Suite
 from lep_bench.config.schema import Mean as Mean
 from lep_bench.config.schema import Pretraining as Pretraining
-from lep_bench.errors import LepBenchError, UnknownName, unknown
+from lep_bench.errors import LepBenchError, UnknownNameError, unknown_name
 from lep_bench.plugin import Kind, Registry
 from lep_bench.records.schema import Stage
 
@@ -207,8 +207,8 @@ def select_models(
     (`mini-llama/*/conversion`) of any family, which win over Hub ids of the same text, paths or Hub
     ids.
 
-    Raises UnknownName (with near names) for a name or pattern that fits nothing, ConfigError for a
-    broken family.
+    Raises UnknownNameError (with near names) for a name or pattern that fits nothing, ConfigError
+    for a broken family.
     """
     known = list_models(widen_suite(suite, patterns, configs), configs, registry)
     usual = names_of_all(suite, configs, registry)
@@ -262,9 +262,9 @@ def list_models(suite: Suite, configs: Configs, registry: Registry) -> list[Mode
     models = []
     for name in suite.families:
         if name not in configs.names("families"):
-            raise UnknownName(
+            raise UnknownNameError(
                 f"{configs.place('suites', suite.name, 'families')}: "
-                f"{unknown('family', name, configs.names('families'))}"
+                f"{unknown_name('family', name, configs.names('families'))}"
             )
         models += _derive_checked(name, configs, registry)
     for given in map(configs.baseline, suite.baselines):
@@ -291,8 +291,8 @@ def _derive_checked(name: str, configs: Configs, registry: Registry) -> list[Mod
         for method in getattr(family, kind):
             try:
                 registry.get(kind, method)
-            except UnknownName as error:
-                raise UnknownName(
+            except UnknownNameError as error:
+                raise UnknownNameError(
                     f"{configs.place('families', name, kind, method)}: {error}"
                 ) from error
     return derive_models(family, registry)
@@ -335,7 +335,7 @@ def _match_pattern(pattern: str, known: list[ModelSpec], usual: set[str]) -> lis
         ]
         if found:
             return found
-        raise unknown(
+        raise unknown_name(
             "model pattern", pattern, [m.name for m in known], "(lep-bench models lists them all)"
         )
     if pattern.startswith("builtin:"):
@@ -381,7 +381,7 @@ def _match_pattern(pattern: str, known: list[ModelSpec], usual: set[str]) -> lis
                 f"local/{_make_local_name(pattern.replace('/', '--'))}", "local", location=pattern
             )
         ]
-    raise unknown("model", pattern, names, "(lep-bench models lists them all)")
+    raise unknown_name("model", pattern, names, "(lep-bench models lists them all)")
 
 
 def _make_local_name(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from lep_bench import hub
 from lep_bench.config.schema import Conversation
-from lep_bench.errors import LepBenchError, TaskError, reason
+from lep_bench.errors import LepBenchError, TaskError, explain_error
 from lep_bench.evaluate import proof
 from lep_bench.evaluate.encode import NO_TEMPLATE, Encoder, MessageEncoder, Pair
 from lep_bench.evaluate.rows import doc_digest, quiet_lm_eval, task_request
@@ -129,7 +129,7 @@ def compile_tasks(
     `limit`: first documents only. `task_folders`: the user's, beside the shipped one. `metadata` is
     passed on to the tasks, with "tokenizer" set to the folder (`api:NAME` has none) and
     "max_length" to the model's positions unless given; its "conversation" names a listed format
-    that the tasks render themselves. Raises UnknownName for a task that does not exist and
+    that the tasks render themselves. Raises UnknownNameError for a task that does not exist and
     TaskError for a missing chat template or dataset and, unless `prove` is off, for the first fault
     that `proof` finds.
     """
@@ -258,7 +258,7 @@ def _compile(
     except LepBenchError:
         raise
     except Exception as error:  # a task's own code: refused by name, whatever it raises
-        why = reason(error)
+        why = explain_error(error)
         raise TaskError(
             why
             if why.startswith(f"{file.name}: ")
@@ -356,7 +356,7 @@ def _ask_group_and_gold(name: str, task: Any, doc_id: int, doc: Any) -> tuple[An
         return task.doc_to_target(doc), task.asked(doc) if hasattr(task, "asked") else None
     except Exception as error:  # a row that is not as the task's code expects it: refused by name
         raise TaskError(
-            f"task {name}, row {doc_id}: its answer cannot be read: {reason(error)}"
+            f"task {name}, row {doc_id}: its answer cannot be read: {explain_error(error)}"
         ) from error
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lep_bench import bundle
-from lep_bench.errors import TaskError, reason
+from lep_bench.errors import TaskError, explain_error
 from lep_bench.files import text_digest
 from lep_bench.tasks import TaskFile, scan_tasks
 
@@ -33,7 +33,7 @@ def list_files(
 
 def count_rows(task: TaskFile, folders: Sequence[Path], metadata: dict[str, Any]) -> int:
     """How many rows the task asks, after every row of it was read. Raises TaskError in one line
-    when they cannot be read, NotFetched when there is no way to them."""
+    when they cannot be read, RowsNotFetchedError when there is no way to them."""
     if task.dataset:
         bundle.look_for_hub(task.dataset[0], task.own_class)
     built = build_task(task, folders, metadata)
@@ -51,7 +51,7 @@ def explain_row_errors(task: TaskFile) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError) as error:
-        why = reason(error)
+        why = explain_error(error)
         raise _error_class(error)(
             why
             if why.startswith(f"{task.name}: ")
@@ -78,7 +78,7 @@ def build_task(task: TaskFile, folders: Sequence[Path], metadata: dict[str, Any]
             Exception
         ) as error:  # a task's code and the datasets library: whatever they raise is theirs
             raise _error_class(error)(
-                f"task {task.name} ({task.path}) cannot be loaded: {reason(error)}"
+                f"task {task.name} ({task.path}) cannot be loaded: {explain_error(error)}"
             ) from error
 
 
@@ -113,8 +113,8 @@ def read_evaluation_rows(
     """(task, doc_id, doc_hash, row) of every row of the named tasks, numbered and hashed as in
     their samples.
 
-    `metadata` as in a run (protocol, data): it decides which rows there are. Raises UnknownName for
-    a task that does not exist, TaskError for one whose rows cannot be read.
+    `metadata` as in a run (protocol, data): it decides which rows there are. Raises
+    UnknownNameError for a task that does not exist, TaskError for one whose rows cannot be read.
     """
 
     known = scan_tasks(task_folders)

@@ -33,7 +33,7 @@ from lep_bench import hub
 from lep_bench.config.load import Configs
 from lep_bench.config.models import ModelSpec
 from lep_bench.config.schema import Baseline, Family, Suite
-from lep_bench.errors import LepBenchError, many
+from lep_bench.errors import LepBenchError, count_noun
 from lep_bench.leaderboard import measure, paper, published
 from lep_bench.leaderboard.cells import Chosen, Condition, Lookup, choose_results
 from lep_bench.leaderboard.measure import Draft, Scale
@@ -339,7 +339,7 @@ class _Measured:
         missing = (
             "not counted"
             if there == len(tasks)
-            else f"{there} of {many(len(tasks), 'task')} scored"
+            else f"{there} of {count_noun(len(tasks), 'task')} scored"
         )
         return NOT_RUN, "; ".join([f"{FIGURES[name]}: {missing}", *failed])
 

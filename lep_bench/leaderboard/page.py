@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from lep_bench.errors import many
+from lep_bench.errors import count_noun
 from lep_bench.leaderboard import cost, health, recommend, text
 from lep_bench.leaderboard.table import BITS, SYMBOLS, Block, Difference, Row, Table
 from lep_bench.records.schema import Noise
@@ -385,8 +385,8 @@ def render_page(table: Table, pictures: Sequence[Picture] = ()) -> str:
     families = [f for f in table.families if f not in ("baselines", "local")]
     lines += [
         (
-            f"{many(table.models, 'model')} in {many(len(families), 'family')}, "
-            f"{many(len(table.items), 'task')}, {_engines(table)}."
+            f"{count_noun(table.models, 'model')} in {count_noun(len(families), 'family')}, "
+            f"{count_noun(len(table.items), 'task')}, {_engines(table)}."
         ),
         "",
     ]
@@ -519,7 +519,7 @@ def _measured(table: Table) -> list[str]:
         return [*head, *lines]
     return [
         *head,
-        f"<details><summary>{many(len(shown), 'task')}</summary>",
+        f"<details><summary>{count_noun(len(shown), 'task')}</summary>",
         "",
         *lines,
         "",
@@ -589,7 +589,7 @@ def _summaries(table: Table) -> list[str]:
     for one in (s for s in table.summaries if not s.group):
         rest = [format_code(task) for task, _ in table.mean_tasks if task not in one.tasks]
         lines.append(
-            f"- *{escape(one.label)}*: the same over {many(len(one.tasks), 'task')}, without "
+            f"- *{escape(one.label)}*: the same over {count_noun(len(one.tasks), 'task')}, without "
             f"{', '.join(rest)}."
         )
     groups = ", ".join(f"*{escape(s.label)}*" for s in table.summaries if s.group)

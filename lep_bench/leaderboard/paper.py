@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from lep_bench import files
 from lep_bench.config.load import Configs
-from lep_bench.errors import LepBenchError, many
+from lep_bench.errors import LepBenchError, count_noun
 from lep_bench.leaderboard.page import escape, format_code, format_table
 from lep_bench.leaderboard.text import MISSING
 
@@ -273,7 +273,8 @@ def _beside(folder: Path) -> list[str]:
             f"reproduce --suite {ledger.SUITE}` prints this for results of"
         ),
         (
-            f"your own. {many(len(found), 'row')}, {many(sum(counts.values()), 'figure')}, "
+            f"your own. {count_noun(len(found), 'row')}, "
+            f"{count_noun(sum(counts.values()), 'figure')}, "
             f"±delta is ±{delta:g}:"
         ),
         "",

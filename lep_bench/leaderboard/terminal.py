@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lep_bench.errors import many
+from lep_bench.errors import count_noun
 from lep_bench.leaderboard import cost, health, recommend, text
 from lep_bench.leaderboard.table import Block, Failure, Row, Section, Table
 from lep_bench.leaderboard.text import failed_tasks
@@ -30,8 +30,8 @@ def show_table(table: Table, console: Console) -> None:
 
     console.print(
         Text(
-            f"{text.clean(table.title)}: {many(table.models, 'model')}, "
-            f"{many(len(table.items), 'task')}",
+            f"{text.clean(table.title)}: {count_noun(table.models, 'model')}, "
+            f"{count_noun(len(table.items), 'task')}",
             style="bold",
         )
     )
@@ -391,7 +391,7 @@ def _legend(table: Table, layouts: list[_Layout], elsewhere: list[str]) -> list[
         )
         lines.append("  for the other donors original/donor: the same text, the old vocabulary.")
     lines += [
-        f"Not compared with their controls: {many(len(rows), 'row')}: {text.clean(reason)}."
+        f"Not compared with their controls: {count_noun(len(rows), 'row')}: {text.clean(reason)}."
         for reason, rows in cost.refusals(table)
     ]
     lines += [

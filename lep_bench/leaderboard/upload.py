@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lep_bench import bundle
-from lep_bench.errors import LepBenchError, reason
+from lep_bench.errors import LepBenchError, explain_error
 from lep_bench.leaderboard import text
 from lep_bench.leaderboard.table import SYMBOLS, Block, Cell, Column, Row, Table
 from lep_bench.records.schema import ModelRecord, TaskResult
@@ -345,7 +345,7 @@ def upload(
         why = (
             "refuses the token: it must be valid and may write there"
             if status in (401, 403)
-            else f"answered {status} ({reason(error)})"
+            else f"answered {status} ({explain_error(error)})"
         )
         raise LepBenchError(f"{repo}: the Hub {why}. {kept}") from error
     except Exception as error:
@@ -356,6 +356,6 @@ def upload(
         ):
             raise
         raise LepBenchError(
-            f"{repo}: cannot reach the Hugging Face Hub ({reason(error)}). {kept}"
+            f"{repo}: cannot reach the Hugging Face Hub ({explain_error(error)}). {kept}"
         ) from error
     return str(made)

@@ -18,7 +18,7 @@ from lep_bench import corpora, hub
 from lep_bench.config.load import Configs
 from lep_bench.config.models import ORIGINAL, ModelSpec
 from lep_bench.config.schema import Conversation, Family, Suite
-from lep_bench.errors import ConfigError, UnknownName
+from lep_bench.errors import ConfigError, UnknownNameError
 from lep_bench.files import digest
 from lep_bench.plugin import Kind, Params, Registry
 from lep_bench.records import artifact
@@ -372,8 +372,8 @@ class Planner:
             raise ConfigError(
                 f"{place}: {wrong}; parameters of {name}: {', '.join(cls.model_fields) or 'none'}"
             ) from error
-        except UnknownName as error:
-            raise UnknownName(
+        except UnknownNameError as error:
+            raise UnknownNameError(
                 f"{self.configs.place('families', family.name, *where)}: {error}"
             ) from error
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from lep_bench import hub, plugin
 from lep_bench.config.load import Configs
-from lep_bench.errors import AdapterError, EngineError, LepBenchError, TrainingDiverged
+from lep_bench.errors import AdapterError, EngineError, LepBenchError, TrainingDivergedError
 from lep_bench.pipeline import build, provenance
 from lep_bench.pipeline.hardware import Hardware
 from lep_bench.pipeline.plan import Node, PlannedCell, Server
@@ -184,7 +184,7 @@ def run_node(node: Node, state: State, tell: Callable[[Event], None]) -> Event:
             text = score_node(node, state, tell)
         else:
             text = build.build_node(node, state.shop, progress)
-    except (AdapterError, EngineError, TrainingDiverged) as error:
+    except (AdapterError, EngineError, TrainingDivergedError) as error:
         return Event("failed", node.id, str(error), seconds=time.monotonic() - start)
     except LepBenchError as error:
         return Event("error", node.id, str(error), seconds=time.monotonic() - start)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from lep_bench import files
-from lep_bench.errors import AdapterError, CheckpointError, LepBenchError, unknown
+from lep_bench.errors import AdapterError, CheckpointError, LepBenchError, unknown_name
 from lep_bench.plugin import Adapter, Params
 from lep_bench.records.artifact import REVISIONS, Artifact, Lep, Parent
 from lep_bench.surgery import assembly
@@ -388,7 +388,7 @@ def adapt(
     if target.exists():
         raise LepBenchError(f"{target} exists already: choose another folder or remove it first")
     if policy not in get_args(Policy):
-        raise unknown("row policy", policy, get_args(Policy))
+        raise unknown_name("row policy", policy, get_args(Policy))
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise LepBenchError(
             f"--device {device}: "

@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from lep_bench.errors import CheckpointError, LepBenchError, TrainingDiverged
+from lep_bench.errors import CheckpointError, LepBenchError, TrainingDivergedError
 from lep_bench.records.artifact import Artifact, Lep
 from lep_bench.surgery.tokenizers import loading
 from lep_bench.training import data
@@ -115,7 +115,7 @@ def finetune(
         rate = learning_rate(step, steps, recipe.learning_rate, recipe.warmup, recipe.schedule)
         losses.append(take_step(model, optimizer, ids, labels, rate))
         if not math.isfinite(losses[-1]):
-            raise TrainingDiverged(
+            raise TrainingDivergedError(
                 f"{lep.model}: the loss is not finite at step {step + 1} of {steps}: lower "
                 "the learning rate"
             )

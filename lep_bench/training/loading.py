@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, linear
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from lep_bench.errors import CheckpointError, TrainingDiverged
+from lep_bench.errors import CheckpointError, TrainingDivergedError
 from lep_bench.records import artifact
 from lep_bench.records.artifact import Artifact, Lep
 from lep_bench.surgery.weights.patch import load_tensors, tensor_digest, write_patch
@@ -124,8 +124,8 @@ def save_trained(trained: Trainable, out: Path, lep: Lep) -> Artifact:
     """Write every tensor that differs from the body's, in the body's dtype, with the start's
     tokenizer and configs.
 
-    Raises TrainingDiverged when a tensor is not finite: a diverged training must not look like a
-    model.
+    Raises TrainingDivergedError when a tensor is not finite: a diverged training must not look like
+    a model.
     """
     start = trained.start
     # padding of ours is the mean row; a foreign checkpoint's stays as it came
@@ -137,7 +137,7 @@ def save_trained(trained: Trainable, out: Path, lep: Lep) -> Artifact:
         dtype, digest = trained.stored[name]
         tensor = parameter.detach().to("cpu", dtype)
         if not torch.isfinite(tensor).all():
-            raise TrainingDiverged(
+            raise TrainingDivergedError(
                 f"{lep.model}: tensor {name} is not finite after training: lower the learning rate"
             )
         if tensor_digest(tensor) != digest:

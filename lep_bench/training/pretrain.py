@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lep_bench.config.schema import Pretraining
-from lep_bench.errors import TrainingDiverged
+from lep_bench.errors import TrainingDivergedError
 from lep_bench.records.artifact import Artifact, Lep
 from lep_bench.training import data, loading
 from lep_bench.training.loading import IGNORED, Trainable, load_trainable, save_trained
@@ -39,7 +39,7 @@ def pretrain(
     the patch has the body's dtype. `lep` must name the parent "body"; its `training` is filled in:
     characters, documents, tokens, steps, flops, loss curve (nats per token),
     last_bits_per_character (comparable between vocabularies), seconds. Raises LepBenchError when
-    the corpus is too short, TrainingDiverged when the loss or a tensor is not finite.
+    the corpus is too short, TrainingDivergedError when the loss or a tensor is not finite.
     """
     began = time.monotonic()
     blocks = data.pack_texts(start.folder, corpus, settings.characters, settings.block)
@@ -62,7 +62,7 @@ def pretrain(
         )
         losses.append(loading.take_step(model, optimizer, ids, labels, rate))
         if not math.isfinite(losses[-1]):
-            raise TrainingDiverged(
+            raise TrainingDivergedError(
                 f"{lep.model}: the loss is not finite at step {step + 1} of {steps}: lower "
                 "pretraining.learning_rate"
             )

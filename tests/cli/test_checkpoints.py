@@ -13,7 +13,13 @@ from huggingface_hub import constants
 
 from lep_bench import files
 from lep_bench.cli.setup import Setup
-from lep_bench.hub import HubUnreachable, find_cached, format_reference, locate, parse_reference
+from lep_bench.hub import (
+    HubUnreachableError,
+    find_cached,
+    format_reference,
+    locate,
+    parse_reference,
+)
 
 BASE = files.builtin_checkpoints() / "mini-llama" / "base"
 pytestmark = pytest.mark.skipif(not BASE.is_dir(), reason="no shipped checkpoints")
@@ -106,7 +112,7 @@ def test_a_dry_run_asks_no_network(cli, monkeypatch: pytest.MonkeyPatch, tmp_pat
         == 0
     )
     assert not asked
-    with pytest.raises(HubUnreachable):
+    with pytest.raises(HubUnreachableError):
         locate("some-org/some-model")
     assert asked, "the guard of this test does not see the library's requests"
 
