@@ -248,7 +248,7 @@ def test_a_full_disk_while_weights_are_written_is_one_line(mistake, monkeypatch,
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(patch.shards, "write", full)
+    monkeypatch.setattr(patch.shards, "write_shard", full)
     said = mistake("adapt", pico / "base", pico / "instruct", pico / "donor", tmp_path / "out")
     assert "the disk is full" in said and not list(tmp_path.iterdir())
 

@@ -75,7 +75,7 @@ def test_without_a_gpu_torch_is_not_imported():
     script = (
         "import sys; from lep_bench.pipeline import hardware; from lep_bench.config.load "
         "import Configs\n"
-        "print(hardware.resolve(Configs.of())); sys.exit('torch' in sys.modules)"
+        "print(hardware.resolve_hardware(Configs.of())); sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False

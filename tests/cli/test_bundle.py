@@ -24,7 +24,7 @@ from lep_bench.files import shipped_folder
 pytestmark = pytest.mark.skipif(not BASE.is_dir(), reason="no shipped checkpoints")
 
 
-def files(folder: Path) -> list[str]:
+def list_files(folder: Path) -> list[str]:
     return sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     )
@@ -51,10 +51,10 @@ def test_a_bundle_holds_what_is_needed_and_proves_it(make, hub: Hub, tmp_path: P
     done = make("--models")
     assert done.code == 0, done.err
     root = tmp_path / "bundle"
-    assert files(root / "RefalMachine") == [f"darumeru/{name}" for name in STORED], (
+    assert list_files(root / "RefalMachine") == [f"darumeru/{name}" for name in STORED], (
         "another task's rows are not needed"
     )
-    assert files(root / "models") == sorted(f"org/pico/{name}" for name in MODEL), (
+    assert list_files(root / "models") == sorted(f"org/pico/{name}" for name in MODEL), (
         "no pickles, no folders below"
     )
     assert sorted(hub.downloads()) == sorted([*STORED, *MODEL])
@@ -100,12 +100,15 @@ def test_what_broke_off_goes_on(
         and "the same command goes on" in last
     )
     assert (
-        len(files(tmp_path / "bundle")) == 1 and not (tmp_path / "bundle" / "bundle.json").exists()
+        len(list_files(tmp_path / "bundle")) == 1
+        and not (tmp_path / "bundle" / "bundle.json").exists()
     )
     hub.fails_after, hub.asked[:] = None, []
     assert make().code == 0
     assert hub.downloads() == [name for name in STORED if name != "data/parus/prompt.jsonl"]
-    assert files(tmp_path / "bundle" / "RefalMachine") == [f"darumeru/{name}" for name in STORED]
+    assert list_files(tmp_path / "bundle" / "RefalMachine") == [
+        f"darumeru/{name}" for name in STORED
+    ]
 
 
 def test_a_file_that_is_not_the_revisions_is_refused(make, hub: Hub, tmp_path: Path) -> None:
@@ -115,7 +118,7 @@ def test_a_file_that_is_not_the_revisions_is_refused(make, hub: Hub, tmp_path: P
     assert (
         done.code == 1 and f"data/parus/test.jsonl is not what revision {DARUMERU} says" in done.err
     )
-    assert "data/parus/test.jsonl" not in str(files(tmp_path / "bundle"))
+    assert "data/parus/test.jsonl" not in str(list_files(tmp_path / "bundle"))
     assert bundle.read(tmp_path / "bundle").entry("dataset", "RefalMachine/darumeru") is None
 
 
