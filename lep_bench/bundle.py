@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -25,7 +24,7 @@ from pydantic import ValidationError
 
 from lep_bench import files
 from lep_bench.errors import CheckpointError, LepBenchError
-from lep_bench.files import LENGTH, file_digest
+from lep_bench.files import file_sha256
 from lep_bench.yamlfile import Frozen
 
 DATA = "LEP_BENCH_DATA"  # the environment variable that names the folder; tasks read it too
@@ -35,7 +34,7 @@ MANIFEST = "bundle.json"
 SCHEMA_VERSION = 1
 MODELS, WHEELS, LEMMAS = "models", "wheels", "dictionaries"
 Kind = Literal["dataset", "model", "dictionaries", "wheels"]
-HASH = re.compile(r"[0-9a-f]{5,40}")  # of a commit, whole or its beginning
+COMMIT = re.compile(r"[0-9a-f]{5,40}")  # a commit's hash, whole or its beginning
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -64,7 +63,7 @@ class BundleEntry(Frozen):
         """Whether this is proven to be that revision (None: any)."""
         return self.commit is not None and (
             revision in (None, self.revision)
-            or bool(HASH.fullmatch(revision))
+            or bool(COMMIT.fullmatch(revision))
             and self.commit.startswith(revision)
         )
 
@@ -90,7 +89,7 @@ class Bundle(Frozen):
         )
 
 
-def read(root: Path) -> Bundle | None:
+def read_manifest(root: Path) -> Bundle | None:
     """The manifest of a folder; None where it has none. Raises LepBenchError when it is damaged or
     from a newer version.
     """
@@ -99,11 +98,11 @@ def read(root: Path) -> Bundle | None:
         stat = file.stat()
     except OSError:
         return None
-    return _read(file, stat.st_mtime_ns, stat.st_size)
+    return _read_manifest(file, stat.st_mtime_ns, stat.st_size)
 
 
 @cache
-def _read(file: Path, mtime_ns: int, size: int) -> Bundle:
+def _read_manifest(file: Path, mtime_ns: int, size: int) -> Bundle:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(data, dict) and data.get("schema_version", 0) > SCHEMA_VERSION:
@@ -119,16 +118,16 @@ def _read(file: Path, mtime_ns: int, size: int) -> Bundle:
         ) from error
     for entry in found.entries:
         for one in entry.files:
-            inside(file.parent, one.path)
+            join_relative(file.parent, one.path)
     return found
 
 
-def given() -> Path | None:
+def data_folder() -> Path | None:
     """The folder that LEP_BENCH_DATA names."""
     return Path(os.environ[DATA]).expanduser() if os.environ.get(DATA) else None
 
 
-def inside(root: Path, name: str) -> Path:
+def join_relative(root: Path, name: str) -> Path:
     """`root` joined with a relative path that came from elsewhere. Raises LepBenchError for one
     that would leave the folder.
     """
@@ -147,7 +146,7 @@ def inside(root: Path, name: str) -> Path:
     return root / pure
 
 
-def place(root: Path, kind: Kind, name: str) -> Path:
+def entry_folder(root: Path, kind: Kind, name: str) -> Path:
     """The folder of an entry. Raises LepBenchError for an id that cannot be a folder here."""
     if kind in (LEMMAS, WHEELS):
         return root / kind
@@ -158,17 +157,17 @@ def place(root: Path, kind: Kind, name: str) -> Path:
     return files.join_names(root / MODELS if kind == "model" else root, name)
 
 
-def model(location: str, revision: str | None) -> tuple[Path, bool] | None:
+def locate_model(location: str, revision: str | None) -> tuple[Path, bool] | None:
     """A Hub id's folder in the data folder, and whether it is proven to be that revision; None
     where it is not there.
 
     Raises CheckpointError when the bundle holds another revision.
     """
-    root = given()
-    folder = place(root, "model", location) if root and location.count("/") == 1 else None
+    root = data_folder()
+    folder = entry_folder(root, "model", location) if root and location.count("/") == 1 else None
     if root is None or folder is None or not folder.is_dir():
         return None
-    held = read(root)
+    held = read_manifest(root)
     entry = held.entry("model", location) if held else None
     if entry is None or entry.commit is None:
         return folder, False
@@ -180,37 +179,37 @@ def model(location: str, revision: str | None) -> tuple[Path, bool] | None:
     return folder, True
 
 
-def dataset(name: str) -> Path | None:
+def locate_dataset(name: str) -> Path | None:
     """The folder of a Hub dataset in the data folder; None where it is not there."""
-    root = given()
+    root = data_folder()
     folder = root / name if root and HUB_ID.fullmatch(name) else None
     return folder if folder and folder.is_dir() else None
 
 
-def proven(name: str, revision: str | None) -> bool:
+def is_proven(name: str, revision: str | None) -> bool:
     """Whether the data folder's copy of a dataset is known to be that pinned revision: then its
     rows need no other fingerprint.
     """
-    root = given()
-    held = read(root) if root else None
+    root = data_folder()
+    held = read_manifest(root) if root else None
     entry = held.entry("dataset", name) if held else None
     return bool(entry and revision and entry.is_at(revision))
 
 
-def wrong(root: Path, entry: BundleEntry, *, hashes: bool = True) -> list[str]:
+def find_faults(root: Path, entry: BundleEntry, *, hashes: bool = True) -> list[str]:
     """What is not as the manifest says, one line per file. The digests of large files are
     remembered (see fingerprint).
     """
     lines = []
     for file in entry.files:
-        path = inside(root, file.path)
+        path = join_relative(root, file.path)
         try:
             found = path.stat().st_size
             if found != file.bytes:
                 lines.append(f"{file.path} has {found:,} bytes, {file.bytes:,} were stored")
-            elif hashes and file_digest(path) != file.sha256[:LENGTH]:
+            elif hashes and file_sha256(path) != file.sha256:
                 lines.append(
-                    f"{file.path} was changed: its sha256 is not {file.sha256[:LENGTH]}..."
+                    f"{file.path} was changed: its sha256 is not {file.sha256[:16]}..."
                 )
         except FileNotFoundError:
             lines.append(f"{file.path} is missing")
@@ -225,7 +224,7 @@ def _added(root: Path, entry: BundleEntry) -> list[str]:
     """
     if entry.commit is None or entry.kind not in ("dataset", "model"):
         return []
-    folder, known = place(root, entry.kind, entry.id), {file.path for file in entry.files}
+    folder, known = entry_folder(root, entry.kind, entry.id), {file.path for file in entry.files}
     found = sorted(
         path.relative_to(root).as_posix() for path in folder.rglob("*") if path.is_file()
     )
@@ -242,12 +241,12 @@ def verify(root: Path, models: Iterable[str] = ()) -> Bundle | None:
 
     None for a folder without one. Raises LepBenchError that names the first wrong file.
     """
-    held, chosen = read(root), set(models)
+    held, chosen = read_manifest(root), set(models)
     if held is not None:
         found = [
             (line, entry)
             for entry in held.entries
-            for line in wrong(
+            for line in find_faults(
                 root,
                 entry,
                 hashes=entry.kind in ("dataset", "dictionaries")
@@ -261,19 +260,19 @@ def verify(root: Path, models: Iterable[str] = ()) -> Bundle | None:
             )
             raise LepBenchError(
                 f"the bundle {root} is not what was stored: {line}{more}; make it again: "
-                f"{again(held, root, entry)}"
+                f"{render_remedy(held, root, entry)}"
             )
     return held
 
 
-def again(held: Bundle, root: Path, entry: BundleEntry) -> str:
+def render_remedy(held: Bundle, root: Path, entry: BundleEntry) -> str:
     """The command that stores an entry again."""
-    return command(
+    return render_command(
         held.suites, root, *{"model": ["--models"], "wheels": ["--wheels"]}.get(entry.kind, [])
     )
 
 
-def use(root: Path | None, offline: bool) -> None:
+def use_data_folder(root: Path | None, offline: bool) -> None:
     """Let this process and all it starts read `root` and, if asked, no network. To be called before
     anything reads the environment.
 
@@ -293,53 +292,6 @@ def use(root: Path | None, offline: bool) -> None:
         os.environ.update(dict.fromkeys(OFFLINE, "1"))
 
 
-def command(suites: Iterable[str], root: Path | str, *options: str) -> str:
+def render_command(suites: Iterable[str], root: Path | str, *options: str) -> str:
     """The command that makes (or completes) a bundle."""
     return " ".join([f"lep-bench bundle --suite {','.join(suites) or 'NAME'} {root}", *options])
-
-
-def look_for_hub(name: str, own_class: bool) -> None:
-    """Before the rows of a dataset are asked of the Hub: where it cannot be reached, this process
-    and all that it starts are offline from now on.
-
-    `own_class`: the task reads its rows itself, from the data folder where one is given. Without
-    this the `datasets` library tries six times, in half a minute, for every dataset.
-    """
-    if not HUB_ID.fullmatch(name):
-        return
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE or dataset(name) or (own_class and given()):
-        return
-    if not _answers(constants.ENDPOINT):
-        import datasets
-
-        print(
-            f"{constants.ENDPOINT} cannot be reached: only rows that are here already are read",
-            file=sys.stderr,
-        )
-        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
-        os.environ.update(dict.fromkeys(OFFLINE, "1"))
-
-
-@cache
-def _answers(endpoint: str) -> bool:
-    from huggingface_hub.utils import get_session
-
-    try:
-        get_session().head(endpoint, timeout=5)  # whatever it answers
-    except Exception as error:
-        if not of_network(error):
-            raise
-        return False
-    return True
-
-
-def of_network(error: BaseException) -> bool:
-    """Whether a library says that it could not ask the Hub, or was told not to."""
-    name = type(error).__name__
-    return type(error).__module__.startswith("httpx") or name in (
-        "ConnectionError",
-        "LocalEntryNotFoundError",
-        "OfflineModeIsEnabled",
-    )

@@ -19,8 +19,8 @@ from lep_bench import __version__, bundle, hub
 from lep_bench.bundle import Bundle, BundleEntry, BundleFile
 from lep_bench.config.models import NamedCheckpoint
 from lep_bench.errors import CheckpointError, LepBenchError, TaskError
-from lep_bench.files import explain_disk_errors, need_space, shipped_folder, write_json
-from lep_bench.origins import Copies, DatasetPart, LocatedNeed, Need, Remote, git_blob, sha256
+from lep_bench.files import explain_disk_errors, file_sha256, need_space, shipped_folder, write_json
+from lep_bench.origins import Copies, DatasetPart, LocatedNeed, Need, Remote, git_blob
 from lep_bench.tasks import TaskFile
 
 DICTIONARY = "pymorphy3_dicts_ru"
@@ -174,7 +174,7 @@ def store(
 
 
 def _store(found: LocatedNeed, root: Path) -> BundleEntry:
-    folder = bundle.place(root, found.need.kind, found.need.id)
+    folder = bundle.entry_folder(root, found.need.kind, found.need.id)
     try:
         made = [_stored(found, file, folder, root) for file in found.files]
     finally:
@@ -185,7 +185,7 @@ def _store(found: LocatedNeed, root: Path) -> BundleEntry:
 
 
 def _stored(found: LocatedNeed, file: Remote, folder: Path, root: Path) -> BundleFile:
-    path = bundle.inside(folder, file.path)
+    path = bundle.join_relative(folder, file.path)
     if not _is_here(found, file, root):
         with explain_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -200,7 +200,7 @@ def _stored(found: LocatedNeed, file: Remote, folder: Path, root: Path) -> Bundl
                 "expected): fetch again, or the revision was changed"
             )
     return BundleFile(
-        path=path.relative_to(root).as_posix(), bytes=path.stat().st_size, sha256=sha256(path)
+        path=path.relative_to(root).as_posix(), bytes=path.stat().st_size, sha256=file_sha256(path)
     )
 
 
@@ -210,17 +210,19 @@ def here(found: LocatedNeed, root: Path) -> bool:
 
 
 def _is_here(found: LocatedNeed, file: Remote, root: Path) -> bool:
-    path = bundle.inside(bundle.place(root, found.need.kind, found.need.id), file.path)
+    path = bundle.join_relative(
+        bundle.entry_folder(root, found.need.kind, found.need.id), file.path
+    )
     if not path.is_file() or path.stat().st_size != file.bytes:
         return False
     if file.sha256 is not None:
-        return sha256(path) == file.sha256
+        return file_sha256(path) == file.sha256
     return file.blob is None or git_blob(path) == file.blob
 
 
 def _pinned(found: LocatedNeed, root: Path) -> None:
     """Raise CheckpointError for files whose hash a task pins otherwise."""
-    folder = bundle.place(root, found.need.kind, found.need.id)
+    folder = bundle.entry_folder(root, found.need.kind, found.need.id)
     for part in found.need.parts:
         if part.sha256 is None:
             continue
@@ -262,7 +264,7 @@ def wheels(root: Path) -> BundleEntry:
         _pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(place))
     files = [
         BundleFile(
-            path=f"{bundle.WHEELS}/{path.name}", bytes=path.stat().st_size, sha256=sha256(path)
+            path=f"{bundle.WHEELS}/{path.name}", bytes=path.stat().st_size, sha256=file_sha256(path)
         )
         for path in sorted(folder.iterdir())
     ]
@@ -289,7 +291,7 @@ def _pip(*arguments: str) -> None:
 
 def write(root: Path, suites: Sequence[str], entries: Sequence[BundleEntry]) -> Bundle:
     """Write the manifest, whole, with what an earlier one of the same folder lists besides."""
-    old = bundle.read(root)
+    old = bundle.read_manifest(root)
     kept = {(entry.kind, entry.id): entry for entry in old.entries} if old else {}
     for entry in entries:
         before = kept.get((entry.kind, entry.id))
@@ -313,7 +315,7 @@ def keep_revisions(needs: Iterable[Need], root: Path) -> list[Need]:
 
     Raises LepBenchError where the folder holds another revision than the pinned one.
     """
-    old, kept = bundle.read(root), []
+    old, kept = bundle.read_manifest(root), []
     for need in needs:
         entry = old.entry(need.kind, need.id) if old else None
         if entry is not None and entry.commit and not entry.is_at(need.revision):

@@ -14,7 +14,7 @@ from typing import Any
 from lep_bench import files
 from lep_bench.errors import LepBenchError
 from lep_bench.files import digest, file_digest, files_digest
-from lep_bench.hub import BUILTIN
+from lep_bench.hub import BUILTIN, is_network_error
 
 Corpus = str | tuple[str, ...] | None
 FIELD = "text"
@@ -132,11 +132,11 @@ def hub_rows(
         yield from (
             chosen.select_columns([field]) if field in (chosen.column_names or ()) else chosen
         )
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # no network, no such dataset, gated, damaged: the class depends on the library
+    except Exception as error:  # no network, no such dataset, gated, damaged
+        if not isinstance(error, OSError | ValueError | RuntimeError) and not is_network_error(
+            error
+        ):
+            raise
         why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise LepBenchError(
             f"corpus: {path} is no file here, and cannot be read from the Hugging Face Hub: "

@@ -23,6 +23,7 @@ from lep_bench.errors import LepBenchError
 LARGE = 50_000_000  # bytes; hashing a larger file takes longer than looking its digest up
 # seconds; a file written later than that may change again within one tick of its clock
 SETTLED = 2.0
+SHA256_LENGTH = 64  # hexadecimal digits
 LENGTH = 16  # hexadecimal digits: 64 bits, no clash to expect below a billion artifacts
 
 
@@ -50,10 +51,17 @@ def ids_digest(ids: Iterable[int]) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Hash of a file's bytes; remembered within the process, that of a large file also across
-    processes (see `remembered`).
+    """Short hash of a file's bytes: the beginning of `file_sha256`."""
+    return file_sha256(path)[:LENGTH]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal.
+
+    A process reads each state of a file once. For large files the hash is also remembered across
+    processes (see `digest_cache_folder`).
     """
-    return _file_digest(*_identity(path))
+    return _file_sha256(*_identity(path))
 
 
 def _identity(path: Path) -> tuple[str, int, int, int]:
@@ -62,17 +70,17 @@ def _identity(path: Path) -> tuple[str, int, int, int]:
 
 
 @cache
-def _file_digest(path: str, size: int, mtime_ns: int, inode: int) -> str:
+def _file_sha256(path: str, size: int, mtime_ns: int, inode: int) -> str:
     note = digest_cache_folder() / f"{text_digest(f'{path} {size} {mtime_ns} {inode}')}.json"
     known = {"path": path, "size": size, "mtime_ns": mtime_ns, "inode": inode}
     if size >= LARGE:
         # not there, or damaged: hashed again
         with contextlib.suppress(OSError, ValueError, AttributeError, KeyError):
             found = json.loads(note.read_text(encoding="utf-8"))
-            if known.items() <= found.items() and len(found["digest"]) == LENGTH:
-                return str(found["digest"])
+            if known.items() <= found.items() and len(found["sha256"]) == SHA256_LENGTH:
+                return str(found["sha256"])
     with open(path, "rb") as file:
-        made = hashlib.file_digest(file, "sha256").hexdigest()[:LENGTH]
+        made = hashlib.file_digest(file, "sha256").hexdigest()
     if (
         size >= LARGE
         and time.time() - mtime_ns / 1e9 > SETTLED
@@ -80,7 +88,7 @@ def _file_digest(path: str, size: int, mtime_ns: int, inode: int) -> str:
     ):
         # no room or no right to write there: hashed again next time
         with contextlib.suppress(OSError, LepBenchError):
-            write_json(note, {**known, "digest": made})
+            write_json(note, {**known, "sha256": made})
     return made
 
 

@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +23,29 @@ INDEX = "model.safetensors.index.json"
 LORA = "adapter_config.json"  # peft's; no adapter of lep-bench
 HEADER_LIMIT = 100_000_000  # bytes; the safetensors library refuses longer headers too
 PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "consolidated*.pth")
-TOKENIZER_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
-MODEL_FILES = ("*.safetensors", *TOKENIZER_FILES)
+# A folder with one of these files has a tokenizer.
 TOKENIZER_MARKERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
+# What a patch and an export carry of a fast tokenizer. tokenizer.model is left out on purpose:
+# beside a new tokenizer.json it would describe another vocabulary.
+FAST_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+# What decides the ids and the chat template of any tokenizer: equal files make equal prompts.
+TOKENIZER_FILES = (
+    *FAST_TOKENIZER_FILES,
+    "tokenizer.model",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+# What is downloaded of a tokenizer, and of a model: repositories name their files differently.
+TOKENIZER_PATTERNS = ("*.json", "*.jinja", "*.model", "*.txt")
+MODEL_PATTERNS = ("*.safetensors", *TOKENIZER_PATTERNS)
+# The branch where the Hub keeps a Parquet copy: the only way to rows that a script makes.
+PARQUET_BRANCH = "refs/convert/parquet"
 
 
 def parse_served_name(location: str) -> str | None:
@@ -82,7 +105,7 @@ def find_here(location: str, revision: str | None = None) -> Path | None:
     CheckpointError for another revision of it.
     """
     folder = find_local(location)
-    held = bundle.model(location, revision) if folder is None else None
+    held = bundle.locate_model(location, revision) if folder is None else None
     return held[0] if held else folder
 
 
@@ -141,10 +164,10 @@ def locate_tokenizer(location: str, revision: str | None = None) -> Path:
     """The folder of a tokenizer, with or without a model; of a Hub id the weights are not fetched.
     Raises as `locate` does.
     """
-    return find_here(location, revision) or _download(location, revision, TOKENIZER_FILES)
+    return find_here(location, revision) or _download(location, revision, TOKENIZER_PATTERNS)
 
 
-def _download(repo: str, revision: str | None, patterns: Sequence[str] = MODEL_FILES) -> Path:
+def _download(repo: str, revision: str | None, patterns: Sequence[str] = MODEL_PATTERNS) -> Path:
     from huggingface_hub import snapshot_download
 
     with explain_hub_errors(repo, revision):
@@ -177,11 +200,10 @@ def explain_hub_errors(repo: str, revision: str | None) -> Iterator[None]:
             f"{repo} is neither a local folder nor a repository on the Hub: check its name"
         ) from error
     except Exception as error:
-        # No network: OSError, ValueError or RuntimeError from downloads, the HTTP library's own
-        # classes from questions.
-        if not isinstance(error, (OSError, ValueError, RuntimeError)) and not type(
+        # Downloads that break off raise any of these three.
+        if not isinstance(error, OSError | ValueError | RuntimeError) and not is_network_error(
             error
-        ).__module__.startswith("httpx"):
+        ):
             raise
         if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
             raise CheckpointError(
@@ -189,6 +211,79 @@ def explain_hub_errors(repo: str, revision: str | None) -> Iterator[None]:
                 "its Hub page"
             ) from error
         raise HubUnreachableError.of(repo) from error
+
+
+def is_network_error(error: BaseException) -> bool:
+    """Whether a library says that it could not ask the Hub, or was told not to.
+
+    The HTTP library's own classes come through huggingface_hub, datasets and lm-eval.
+    """
+    return type(error).__module__.startswith("httpx") or type(error).__name__ in (
+        "ConnectionError",
+        "LocalEntryNotFoundError",
+        "OfflineModeIsEnabled",
+    )
+
+
+def go_offline_if_unreachable(dataset: str, own_class: bool) -> None:
+    """Switch this process and all that it starts to offline work when rows would be asked of the
+    Hub and it does not answer.
+
+    Without this the `datasets` library tries six times, for half a minute, for every dataset.
+    `own_class`: the task reads its rows itself, from the data folder where one is named.
+    """
+    if not bundle.HUB_ID.fullmatch(dataset):
+        return
+    from huggingface_hub import constants
+
+    local = bundle.locate_dataset(dataset) or (own_class and bundle.data_folder())
+    if constants.HF_HUB_OFFLINE or local or _answers(constants.ENDPOINT):
+        return
+    import datasets
+
+    print(
+        f"{constants.ENDPOINT} cannot be reached: only rows that are here already are read",
+        file=sys.stderr,
+    )
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    os.environ.update(dict.fromkeys(bundle.OFFLINE, "1"))
+
+
+@cache
+def _answers(endpoint: str) -> bool:
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(endpoint, timeout=5)  # whatever it answers
+    except Exception as error:
+        if not is_network_error(error):
+            raise
+        return False
+    return True
+
+
+def resolve_commit(repo: str, kind: str, revision: str | None) -> str | None:
+    """The whole hash of a shortened one, among the commits of main and of the Parquet conversion.
+    Any other revision is given back as it is: the Hub knows whole hashes, branches and tags itself.
+
+    `kind` is "model" or "dataset". Raises CheckpointError when no commit, or more than one, begins
+    so; errors of the Hub pass through (see `explain_hub_errors`).
+    """
+    if revision is None or len(revision) >= 40 or not bundle.COMMIT.fullmatch(revision):
+        return revision
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    found = set()
+    for branch in (None, PARQUET_BRANCH) if kind == "dataset" else (None,):
+        with contextlib.suppress(RevisionNotFoundError):  # a dataset need not have a conversion
+            commits = HfApi().list_repo_commits(repo, repo_type=kind, revision=branch)
+            found |= {c.commit_id for c in commits if c.commit_id.startswith(revision)}
+    if len(found) != 1:
+        raise CheckpointError(
+            f"{repo}: {len(found)} commits begin with {revision}: the pinned revision is not there"
+        )
+    return found.pop()
 
 
 def checkpoint_digest(location: str, revision: str | None = None, weights: bool = True) -> str:
@@ -199,7 +294,7 @@ def checkpoint_digest(location: str, revision: str | None = None, weights: bool 
     if name is not None:
         return digest({"served": name})
     folder = find_local(location)
-    held = bundle.model(location, revision) if folder is None else None
+    held = bundle.locate_model(location, revision) if folder is None else None
     if held is not None and not held[1]:
         folder = held[0]
     if folder is None:

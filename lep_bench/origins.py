@@ -4,7 +4,6 @@ are wanted, and their hashes.
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import hashlib
 import re
@@ -19,11 +18,9 @@ import yaml
 from lep_bench import bundle, hub
 from lep_bench.bundle import BundleEntry, BundleFile, Kind
 from lep_bench.errors import CheckpointError, LepBenchError
-from lep_bench.files import UNFINISHED, explain_disk_errors
+from lep_bench.files import UNFINISHED, explain_disk_errors, file_sha256
 
 CARD = "README.md"
-# the branch where the Hub keeps a Parquet copy: the way to rows that a script makes
-CONVERTED = "refs/convert/parquet"
 
 
 @dataclass(frozen=True)
@@ -124,7 +121,7 @@ class Copies:
         """Copy one file; nothing where the folder is copied to itself (a mirror that gets a
         manifest).
         """
-        copy = bundle.inside(folder, file.path)
+        copy = bundle.join_relative(folder, file.path)
         if (self.origin / file.path).resolve() == copy.resolve():
             return
         work = copy.with_name(f"{UNFINISHED}{copy.name}")
@@ -148,7 +145,7 @@ class Copies:
                 (value for key, value in held.items() if key.endswith(f"{need.id}/{name}")), None
             )
             proven = proven and known is not None
-            files.append(Remote(name, path.stat().st_size, known or sha256(path)))
+            files.append(Remote(name, path.stat().st_size, known or file_sha256(path)))
         licence, gated = (entry.licence, entry.gated) if entry else (need.licence, need.gated)
         return LocatedNeed(
             need, self, tuple(files), entry.commit if entry and proven else None, licence, gated
@@ -163,14 +160,14 @@ class Folder:
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
             raise LepBenchError(f"--data {root}: there is no such folder")
-        self.root, self.bundle = root, bundle.read(root)
+        self.root, self.bundle = root, bundle.read_manifest(root)
 
     def find(self, need: Need) -> LocatedNeed | None:
         """None where the folder does not hold all of it, or holds another revision."""
         entry = self.bundle.entry(need.kind, need.id) if self.bundle else None
         if entry is not None and entry.commit and not entry.is_at(need.revision):
             return None
-        folder = bundle.place(self.root, need.kind, need.id)
+        folder = bundle.entry_folder(self.root, need.kind, need.id)
         if not folder.is_dir():
             if need.kind == "model" or not need.parts:
                 return None
@@ -200,10 +197,7 @@ class Hub:
 
         api, kind = HfApi(), need.kind
         with hub.explain_hub_errors(need.id, need.revision):
-            revision = need.revision
-            # the Hub knows whole hashes, branches and tags
-            if revision and len(revision) < 40 and bundle.HASH.fullmatch(revision):
-                revision = _whole(api, need)
+            revision = hub.resolve_commit(need.id, kind, need.revision)
             about = api.repo_info(need.id, repo_type=kind, revision=revision, files_metadata=True)
             if revision and len(revision) == 40 and about.sha != revision:
                 raise CheckpointError(
@@ -240,7 +234,7 @@ class Hub:
         from huggingface_hub import HfApi
 
         # the library would keep what its notes of an earlier try call good
-        bundle.inside(folder, file.path).unlink(missing_ok=True)
+        bundle.join_relative(folder, file.path).unlink(missing_ok=True)
         with hub.explain_hub_errors(found.need.id, found.commit), explain_disk_errors(folder):
             HfApi().hf_hub_download(
                 found.need.id,
@@ -251,37 +245,17 @@ class Hub:
             )
 
 
-def _whole(api: Any, need: Need) -> str:
-    """The full hash of a short one, among the commits of main and of the Parquet conversion."""
-    from huggingface_hub.errors import RevisionNotFoundError
-
-    found = set()
-    for branch in (None, CONVERTED) if need.kind == "dataset" else (None,):
-        with contextlib.suppress(RevisionNotFoundError):
-            found |= {
-                one.commit_id
-                for one in api.list_repo_commits(need.id, repo_type=need.kind, revision=branch)
-            }
-    commits = sorted(commit for commit in found if commit.startswith(str(need.revision)))
-    if len(commits) != 1:
-        raise CheckpointError(
-            f"{need.id}: {len(commits)} commits begin with {need.revision}: the revision "
-            "that the suite pins is not there"
-        )
-    return commits[0]
-
-
 def wanted(need: Need, names: Sequence[str], card: str) -> list[str]:
     """Which of a repository's files are stored. Names that would leave the folder are refused with
     LepBenchError.
     """
     for name in names:
-        bundle.inside(Path(), name)
+        bundle.join_relative(Path(), name)
     if need.kind == "model":
         chosen = [
             name
             for name in names
-            if "/" not in name and any(fnmatch.fnmatchcase(name, p) for p in hub.MODEL_FILES)
+            if "/" not in name and any(fnmatch.fnmatchcase(name, p) for p in hub.MODEL_PATTERNS)
         ]
         # then consolidated.safetensors is a second copy
         whole = any(name in names for name in (hub.INDEX, "model.safetensors"))
@@ -359,19 +333,6 @@ def _nothing(need: Need, names: list[str]) -> str:
         f"{need.id} at {need.revision or 'main'} has no file for {', '.join(missing[:3])}: a "
         "script makes its rows, or the revision is another one"
     )
-
-
-def sha256(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal; within the process each state of a file is read once."""
-    stat = path.stat()
-    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino)
-    if key not in _SEEN:
-        with open(path, "rb") as file:
-            _SEEN[key] = hashlib.file_digest(file, "sha256").hexdigest()
-    return _SEEN[key]
-
-
-_SEEN: dict[tuple[str, int, int, int], str] = {}
 
 
 def git_blob(path: Path) -> str:

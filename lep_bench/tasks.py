@@ -60,7 +60,7 @@ class TaskFile:
         if (
             os.environ.get(DATA)
             and self.dataset
-            and not bundle.proven(self.dataset[0], self.revision)
+            and not bundle.is_proven(self.dataset[0], self.revision)
         ):
             files |= {
                 f"{DATA}/{os.path.relpath(path, Path(os.environ[DATA]).expanduser())}": path
@@ -69,9 +69,9 @@ class TaskFile:
         return digest({name: file_digest(path) for name, path in files.items()})
 
     def _local(self) -> list[Path]:
-        own, root = bundle.dataset(self.dataset[0]), Path(os.environ[DATA]).expanduser()
+        own, root = bundle.locate_dataset(self.dataset[0]), Path(os.environ[DATA]).expanduser()
         # Only a task's own class takes the folder itself for its dataset's.
-        if own is None and (not self.own_class or bundle.read(root) is not None):
+        if own is None and (not self.own_class or bundle.read_manifest(root) is not None):
             return []
         folders = (
             [own or root]

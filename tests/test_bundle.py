@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from lep_bench import bundle, bundling, origins
+from lep_bench import bundle, bundling, files, origins
 from lep_bench.bundle import Bundle, BundleEntry, BundleFile
 from lep_bench.errors import CheckpointError, LepBenchError, TaskError
 from lep_bench.evaluate.rows import count_rows
@@ -160,10 +160,10 @@ def test_names_do_not_leave_the_folder(tmp_path: Path) -> None:
         "a\nb",
     ):
         with pytest.raises(LepBenchError, match="is refused"):
-            bundle.inside(tmp_path, name)
+            bundle.join_relative(tmp_path, name)
     for name in ("../x", "a/b/c", "models/x", "org/..", "x"):
         with pytest.raises(LepBenchError):
-            bundle.place(tmp_path, "dataset", name)
+            bundle.entry_folder(tmp_path, "dataset", name)
     write(
         tmp_path,
         BundleEntry(
@@ -171,7 +171,7 @@ def test_names_do_not_leave_the_folder(tmp_path: Path) -> None:
         ),
     )
     with pytest.raises(LepBenchError, match="is refused"):
-        bundle.read(tmp_path)
+        bundle.read_manifest(tmp_path)
 
 
 def test_a_damaged_manifest_is_one_line(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_damaged_manifest_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(
             LepBenchError, match=r"bundle\.json is (no manifest|of version 9)"
         ) as error:
-            bundle.read(tmp_path)
+            bundle.read_manifest(tmp_path)
         assert "\n" not in str(error.value)
 
 
@@ -203,7 +203,7 @@ def test_a_second_suite_completes_a_bundle_but_never_changes_a_revision(tmp_path
 
     bundling.write(tmp_path, ["one"], [entry("a" * 40, "b", "a")])
     held = bundling.write(tmp_path, ["two"], [entry("a" * 40, "c")])
-    assert held == bundle.read(tmp_path) and held.suites == ("one", "two")
+    assert held == bundle.read_manifest(tmp_path) and held.suites == ("one", "two")
     assert [file.path for file in held.entries[0].files] == ["org/x/a", "org/x/b", "org/x/c"]
     assert [
         need.revision
@@ -235,7 +235,7 @@ def test_a_hub_id_is_found_in_the_data_folder_at_its_revision(
     file = BundleFile(
         path="models/org/model/model.safetensors",
         bytes=weights.stat().st_size,
-        sha256=origins.sha256(weights),
+        sha256=files.file_sha256(weights),
     )
     write(
         tmp_path,
@@ -384,7 +384,7 @@ def test_only_files_that_a_manifest_names_are_proven(tmp_path: Path) -> None:
     file = BundleFile(
         path="org/rows/a/test.jsonl",
         bytes=2,
-        sha256=origins.sha256(tmp_path / "org" / "rows" / "a" / "test.jsonl"),
+        sha256=files.file_sha256(tmp_path / "org" / "rows" / "a" / "test.jsonl"),
     )
     write(tmp_path, BundleEntry(kind="dataset", id="org/rows", commit="a" * 40, files=(file,)))
     parts = [DatasetPart(name, "test", (f"{name}/test.jsonl",)) for name in "ab"]

@@ -32,7 +32,7 @@ def age(file, content, seconds=10):
 
 def afresh(file):
     """The digest as a new process finds it."""
-    files._file_digest.cache_clear()
+    files._file_sha256.cache_clear()
     return files.file_digest(file)
 
 
@@ -48,14 +48,14 @@ def test_a_large_files_digest_is_kept_and_read_again(large):
     true = sha256(large.read_bytes()).hexdigest()[: files.LENGTH]
     assert afresh(large) == true and len(notes()) == 1
     note = json.loads(notes()[0].read_text())
-    notes()[0].write_text(json.dumps({**note, "digest": "0" * files.LENGTH}))
+    notes()[0].write_text(json.dumps({**note, "sha256": "0" * files.SHA256_LENGTH}))
     assert afresh(large) == "0" * files.LENGTH, "the file was read again"
     link = large.with_name("link")
     link.symlink_to(large)
     assert afresh(link) == "0" * files.LENGTH, "one file under two names is one file"
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"digest": "0000000000000000"}', "\x00"])
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"sha256": "0000000000000000"}', "\x00"])
 def test_a_damaged_note_is_not_believed(large, text):
     true = afresh(large)
     notes()[0].write_text(text)

@@ -151,11 +151,11 @@ def asked_of(
     run would take is found while one can mend it.
     """
     from lep_bench import tasks
-    from lep_bench.bundle import use
+    from lep_bench.bundle import use_data_folder
     from lep_bench.cli.setup import Setup
     from lep_bench.evaluate.rows import count_rows
 
-    use(folder, offline=False)
+    use_data_folder(folder, offline=False)
     wrong = []
     for name in suites:
         given = Setup.read(name, folder / "no-results", configs, adapters, tasks_dir)
@@ -218,10 +218,10 @@ def find(
 def show(needs: Sequence[Need], found: Sequence[LocatedNeed], folder: Path, wheels: bool) -> None:
     """The table of `--list`."""
     from lep_bench import bundle, bundling
-    from lep_bench.bundle import read
+    from lep_bench.bundle import read_manifest
 
     known = {(one.need.kind, one.need.id): one for one in found}
-    old = read(folder)
+    old = read_manifest(folder)
     rows, missing, unknown = [], 0, 0
     for need in needs:
         one = known.get((need.kind, need.id))
@@ -231,7 +231,7 @@ def show(needs: Sequence[Need], found: Sequence[LocatedNeed], folder: Path, whee
         here = (
             bundling.here(one, folder)
             if one
-            else entry is not None and not bundle.wrong(folder, entry, hashes=False)
+            else entry is not None and not bundle.find_faults(folder, entry, hashes=False)
         )
         missing, unknown = missing + (0 if here else count or 0), unknown + (not here and not count)
         state = "here" if here else "to fetch"

@@ -99,7 +99,9 @@ def contamination(
     """
     from lep_bench import bundle
 
-    bundle.use(data, offline)  # before anything is imported that reads the environment once
+    bundle.use_data_folder(
+        data, offline
+    )  # before anything is imported that reads the environment once
     from lep_bench.config.load import Configs
     from lep_bench.files import write_json
     from lep_bench.tasks import lm_eval_folders

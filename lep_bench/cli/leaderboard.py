@@ -274,7 +274,9 @@ def leaderboard(
     """
     from lep_bench import bundle
 
-    bundle.use(data, offline=False)  # before anything is imported that reads the environment once
+    bundle.use_data_folder(
+        data, offline=False
+    )  # before anything is imported that reads the environment once
     if check:
         asked = context.get_parameter_source("out")
         check_pages(

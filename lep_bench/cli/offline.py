@@ -42,11 +42,13 @@ def check(
     from lep_bench.cli.doctor import Diagnosis
     from lep_bench.cli.setup import Setup
 
-    bundle.use(data, offline=True)  # before anything is imported that reads the environment once
+    bundle.use_data_folder(
+        data, offline=True
+    )  # before anything is imported that reads the environment once
     # Into a folder that somebody filled by hand no bundle is made: what stands there would be taken
     # for what was meant.
-    to_make = bundle.command(
-        suites, data if data is not None and bundle.read(data) is not None else "DIR"
+    to_make = bundle.render_command(
+        suites, data if data is not None and bundle.read_manifest(data) is not None else "DIR"
     )
     wheels = data / bundle.WHEELS if data is not None else None
     found = list(stored(data, to_make)) if data is not None else []
@@ -93,7 +95,7 @@ def stored(root: Path, to_make: str) -> Iterator[Diagnosis]:
     """The bundle against its manifest, every file by size and hash."""
     from lep_bench.cli.doctor import Diagnosis
 
-    held = bundle.read(root)
+    held = bundle.read_manifest(root)
     if held is None:
         yield Diagnosis(
             "note",
@@ -103,9 +105,9 @@ def stored(root: Path, to_make: str) -> Iterator[Diagnosis]:
             to_make,
         )
         return
-    wrong = [(line, entry) for entry in held.entries for line in bundle.wrong(root, entry)]
+    wrong = [(line, entry) for entry in held.entries for line in bundle.find_faults(root, entry)]
     for line, entry in wrong:
-        yield Diagnosis("error", "bundle", line, bundle.again(held, root, entry))
+        yield Diagnosis("error", "bundle", line, bundle.render_remedy(held, root, entry))
     count, of = sum(len(entry.files) for entry in held.entries), ", ".join(held.suites)
     if not wrong:
         yield Diagnosis(
@@ -117,7 +119,9 @@ def stored(root: Path, to_make: str) -> Iterator[Diagnosis]:
         if entry.kind in ("dataset", "model") and entry.commit is None
     ]
     if copies:
-        advice = f"with a network and without --data: {bundle.command(held.suites, 'NEW-DIR')}"
+        advice = (
+            f"with a network and without --data: {bundle.render_command(held.suites, 'NEW-DIR')}"
+        )
         yield Diagnosis(
             "note",
             "bundle",
@@ -180,10 +184,10 @@ def dataset(
             f"{why.removeprefix(f'{first}: ').removeprefix('its rows cannot be read: ')}"
         )
         return Diagnosis("error", name, text, to_make), len(wrong)
-    text, root = f"{count:,} rows of {count_noun(len(tasks), 'task')}", bundle.given()
-    if root is None or name == OWN_ROWS or bundle.proven(name, tasks[0].revision):
+    text, root = f"{count:,} rows of {count_noun(len(tasks), 'task')}", bundle.data_folder()
+    if root is None or name == OWN_ROWS or bundle.is_proven(name, tasks[0].revision):
         return Diagnosis("ok", name, text), 0
-    if bundle.dataset(name) is None and bundle.read(root) is not None:
+    if bundle.locate_dataset(name) is None and bundle.read_manifest(root) is not None:
         return Diagnosis("ok", name, f"{text}, from the Hub's cache"), 0
     return Diagnosis("note", name, f"{text}; a copy, nothing proves its revision"), 0
 
@@ -217,7 +221,11 @@ def checkpoint(c: NamedCheckpoint, to_make: str) -> Diagnosis:
 
     name = c.model or "model"
     try:
-        held = bundle.model(c.location, c.revision) if hub.find_local(c.location) is None else None
+        held = (
+            bundle.locate_model(c.location, c.revision)
+            if hub.find_local(c.location) is None
+            else None
+        )
         folder = held[0] if held else hub.find_cached(c.location, c.revision)
         if folder is None:
             return Diagnosis(

@@ -328,7 +328,9 @@ def prompts(
     from lep_bench import bundle, plugin, tasks
     from lep_bench.config.load import Configs
 
-    bundle.use(data, offline)  # before anything is imported that reads the environment once
+    bundle.use_data_folder(
+        data, offline
+    )  # before anything is imported that reads the environment once
     if data is not None:
         bundle.verify(data)
     known = Configs.of(configs or ())

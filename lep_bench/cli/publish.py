@@ -171,7 +171,9 @@ def publish(
     """
     from lep_bench import bundle
 
-    bundle.use(data, offline=False)  # before anything is imported that reads the environment once
+    bundle.use_data_folder(
+        data, offline=False
+    )  # before anything is imported that reads the environment once
     from lep_bench.cli import leaderboard
     from lep_bench.leaderboard import upload as leaderboard_upload
     from lep_bench.leaderboard.upload import token

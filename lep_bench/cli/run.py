@@ -159,7 +159,9 @@ def run(
     """
     from lep_bench import bundle
 
-    bundle.use(data, offline)  # before anything is imported that reads the environment once
+    bundle.use_data_folder(
+        data, offline
+    )  # before anything is imported that reads the environment once
     from lep_bench.cli import checkpoints, display, leaderboard, servers
     from lep_bench.cli.setup import Setup
     from lep_bench.config.load import Configs
@@ -213,7 +215,7 @@ def carry_out(
     Whoever calls holds the store's lock. Planned anew, since the lock was free only now: another
     run may just have finished some of it.
     """
-    from lep_bench import bundle
+    from lep_bench import hub
     from lep_bench.cli import display
     from lep_bench.pipeline.execute import execute_plan
 
@@ -222,7 +224,7 @@ def carry_out(
     for task in tasks_of(todo).values():
         assert task.dataset
         # first: what it finds out, the workers learn from the environment
-        bundle.look_for_hub(task.dataset[0], task.own_class)
+        hub.go_offline_if_unreachable(task.dataset[0], task.own_class)
 
     def meanwhile() -> None:
         rows_there(todo, given)

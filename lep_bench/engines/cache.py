@@ -377,7 +377,7 @@ def describe_owner(info: EngineInfo, artifact: Artifact) -> dict[str, str]:
     ]
     weights += hub.list_weight_files(artifact.body)
     texts = sorted(
-        {file for pattern in hub.TOKENIZER_FILES for file in artifact.folder.glob(pattern)}
+        {file for pattern in hub.TOKENIZER_PATTERNS for file in artifact.folder.glob(pattern)}
         - {artifact.folder / hub.INDEX}
     )
     return {

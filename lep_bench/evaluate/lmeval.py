@@ -20,16 +20,6 @@ from lep_bench.evaluate.rows import doc_digest, quiet_lm_eval, task_request
 from lep_bench.files import digest, file_digest, ids_digest
 from lep_bench.tasks import TaskFile, scan_tasks
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-)
 # lm-eval's own default: its samplers draw shots from one sequence of random numbers
 FEWSHOT_SEED = 1234
 
@@ -187,7 +177,7 @@ def tokenizer_digest(folder: Path) -> str:
     """Hash of the files a tokenizer and its chat template are made of: equal digests make equal
     prompts.
     """
-    files = [Path(folder) / name for name in TOKENIZER_FILES]
+    files = [Path(folder) / name for name in hub.TOKENIZER_FILES]
     return digest({file.name: file_digest(file) for file in files if file.is_file()})
 
 

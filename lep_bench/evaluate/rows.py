@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lep_bench import bundle
+from lep_bench import bundle, hub
 from lep_bench.errors import TaskError, explain_error
 from lep_bench.files import text_digest
 from lep_bench.tasks import TaskFile, scan_tasks
@@ -35,7 +35,7 @@ def count_rows(task: TaskFile, folders: Sequence[Path], metadata: dict[str, Any]
     """How many rows the task asks, after every row of it was read. Raises TaskError in one line
     when they cannot be read, RowsNotFetchedError when there is no way to them."""
     if task.dataset:
-        bundle.look_for_hub(task.dataset[0], task.own_class)
+        hub.go_offline_if_unreachable(task.dataset[0], task.own_class)
     built = build_task(task, folders, metadata)
     shots = getattr(built.config.fewshot_config, "split", None)
     with explain_row_errors(task):
@@ -90,7 +90,7 @@ def task_request(task: TaskFile) -> str | dict[str, Any]:
     Hub's layout it reads anywhere. lm-eval takes changes of a known task only as the member of a
     group.
     """
-    folder = bundle.dataset(task.dataset[0]) if task.dataset and not task.own_class else None
+    folder = bundle.locate_dataset(task.dataset[0]) if task.dataset and not task.own_class else None
     return (
         {"group": f"{task.name}-here", "task": [{"task": task.name, "dataset_path": str(folder)}]}
         if folder
@@ -104,7 +104,7 @@ def _error_class(error: BaseException) -> type[TaskError]:
         before := chain[-1].__cause__ or chain[-1].__context__
     ) is not None and before not in chain:
         chain.append(before)
-    return RowsNotFetchedError if any(map(bundle.of_network, chain)) else TaskError
+    return RowsNotFetchedError if any(map(hub.is_network_error, chain)) else TaskError
 
 
 def read_evaluation_rows(
@@ -120,7 +120,7 @@ def read_evaluation_rows(
     known = scan_tasks(task_folders)
     for task in [known.get(name) for name in names]:
         if task.dataset:
-            bundle.look_for_hub(task.dataset[0], task.own_class)
+            hub.go_offline_if_unreachable(task.dataset[0], task.own_class)
         built = build_task(task, known.folders, metadata)
         with explain_row_errors(task):
             rows = list(built.eval_docs)

@@ -141,8 +141,8 @@ def _licence(parent: Parent, known: Mapping[str, str]) -> str:
         )
         if isinstance(said, str) and said:
             return said
-    root = bundle.given()
-    held = bundle.read(root) if root else None
+    root = bundle.data_folder()
+    held = bundle.read_manifest(root) if root else None
     entry = held.entry("model", parent.location) if held else None
     return entry.licence if entry and entry.licence != "unknown" else known.get(parent.location, "")
 

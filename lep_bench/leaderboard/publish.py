@@ -327,6 +327,6 @@ def install_edition(work: Path, folder: Path, board: str) -> None:
 
 def put_file(work: Path, path: str, text: str) -> None:
     """Write a page below `work`. Raises LepBenchError for a path that would leave it."""
-    file = bundle.inside(work, path)
+    file = bundle.join_relative(work, path)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lep_bench import bundle
+from lep_bench import bundle, hub
 from lep_bench.errors import LepBenchError, explain_error
 from lep_bench.leaderboard import text
 from lep_bench.leaderboard.table import SYMBOLS, Block, Cell, Column, Row, Table
@@ -349,11 +349,8 @@ def upload(
         )
         raise LepBenchError(f"{repo}: the Hub {why}. {kept}") from error
     except Exception as error:
-        # No network: OSError, or the HTTP library's own classes; ValueError: an answer that is not
-        # the Hub's.
-        if not isinstance(error, OSError | ValueError) and not type(error).__module__.startswith(
-            "httpx"
-        ):
+        # ValueError: an answer that is not the Hub's.
+        if not isinstance(error, OSError | ValueError) and not hub.is_network_error(error):
             raise
         raise LepBenchError(
             f"{repo}: cannot reach the Hugging Face Hub ({explain_error(error)}). {kept}"

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from lep_bench import hub
 from lep_bench.errors import CheckpointError
 from lep_bench.files import need_space, new_folder
 from lep_bench.hub import INDEX
@@ -18,7 +19,7 @@ from lep_bench.records.artifact import LEP, Artifact
 from lep_bench.surgery.check import refuse_errors
 from lep_bench.surgery.weights import shards
 from lep_bench.surgery.weights.checkpoint import HEADS, Checkpoint
-from lep_bench.surgery.weights.patch import CONFIG, GENERATION_CONFIG, TOKENIZER_FILES, encode_json
+from lep_bench.surgery.weights.patch import CONFIG, GENERATION_CONFIG, encode_json
 
 # remote code and licences travel with the weights they belong to
 _OWN_CODE = ("*.py", "LICENSE*", "NOTICE*")
@@ -40,7 +41,7 @@ def export_checkpoint(artifact: Artifact, out: Path) -> Path:
     need_space(out, _bytes_to_write(model, body, dropped, out))
     with new_folder(out) as folder:
         _write_shards(folder, model, body, dropped)
-        for name in (CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES):
+        for name in (CONFIG, GENERATION_CONFIG, *hub.FAST_TOKENIZER_FILES):
             if (artifact.folder / name).is_file():
                 shutil.copyfile(artifact.folder / name, folder / name)
         for pattern in _OWN_CODE:

@@ -58,7 +58,7 @@ def test_a_bundle_holds_what_is_needed_and_proves_it(make, hub: Hub, tmp_path: P
         "no pickles, no folders below"
     )
     assert sorted(hub.downloads()) == sorted([*STORED, *MODEL])
-    held = bundle.read(root)
+    held = bundle.read_manifest(root)
     assert held.suites == ("tiny",) and {entry.kind for entry in held.entries} == {
         "dataset",
         "dictionaries",
@@ -119,7 +119,7 @@ def test_a_file_that_is_not_the_revisions_is_refused(make, hub: Hub, tmp_path: P
         done.code == 1 and f"data/parus/test.jsonl is not what revision {DARUMERU} says" in done.err
     )
     assert "data/parus/test.jsonl" not in str(list_files(tmp_path / "bundle"))
-    assert bundle.read(tmp_path / "bundle").entry("dataset", "RefalMachine/darumeru") is None
+    assert bundle.read_manifest(tmp_path / "bundle").entry("dataset", "RefalMachine/darumeru") is None
 
 
 def test_a_gated_model_is_one_line_and_the_rest_is_stored(make, hub: Hub, tmp_path: Path) -> None:
@@ -133,8 +133,11 @@ def test_a_gated_model_is_one_line_and_the_rest_is_stored(make, hub: Hub, tmp_pa
         )
         in done.err
     )
-    assert bundle.read(tmp_path / "bundle").entry("dataset", "RefalMachine/darumeru") is not None
-    assert bundle.read(tmp_path / "bundle").entry("model", "org/pico") is None
+    assert (
+        bundle.read_manifest(tmp_path / "bundle").entry("dataset", "RefalMachine/darumeru")
+        is not None
+    )
+    assert bundle.read_manifest(tmp_path / "bundle").entry("model", "org/pico") is None
     assert " yes " in make("--models", "--list").out
 
 
@@ -184,7 +187,10 @@ def test_a_local_folder_feeds_a_bundle(make, cli, hub: Hub, configs: Path, tmp_p
         (mirror / "RefalMachine" / "darumeru" / name).write_bytes(DATA[name])
     done = make("--data", mirror)
     assert done.code == 0 and not hub.downloads() and "no manifest proves its revision" in done.out
-    assert bundle.read(tmp_path / "bundle").entry("dataset", "RefalMachine/darumeru").commit is None
+    assert (
+        bundle.read_manifest(tmp_path / "bundle").entry("dataset", "RefalMachine/darumeru").commit
+        is None
+    )
     own = mirror / "RefalMachine" / "darumeru" / "data"  # one dataset's own folder
     assert make("--data", own, folder=tmp_path / "second").code == 0 and not hub.downloads()
     assert make(folder=tmp_path / "proven").code == 0
@@ -193,7 +199,8 @@ def test_a_local_folder_feeds_a_bundle(make, cli, hub: Hub, configs: Path, tmp_p
         make("--data", tmp_path / "proven", folder=tmp_path / "third").code == 0 and not hub.asked
     )
     assert (
-        bundle.read(tmp_path / "third").entry("dataset", "RefalMachine/darumeru").commit == DARUMERU
+        bundle.read_manifest(tmp_path / "third").entry("dataset", "RefalMachine/darumeru").commit
+        == DARUMERU
     )
     assert make("--data", mirror, folder=mirror).code == 0 and (mirror / "bundle.json").is_file(), (
         "a mirror gets its manifest in place"
@@ -395,9 +402,11 @@ def test_a_wheelhouse_has_every_requirement(make, index: Path, tmp_path: Path) -
         name.startswith("lep_bench-") for name in held
     )
     entry = next(
-        entry for entry in bundle.read(tmp_path / "bundle").entries if entry.kind == "wheels"
+        entry
+        for entry in bundle.read_manifest(tmp_path / "bundle").entries
+        if entry.kind == "wheels"
     )
-    assert len(entry.files) == len(held) and not bundle.wrong(tmp_path / "bundle", entry)
+    assert len(entry.files) == len(held) and not bundle.find_faults(tmp_path / "bundle", entry)
     next(index.glob("typer-*")).unlink()
     shutil.rmtree(tmp_path / "bundle" / "wheels")
     done = make("--wheels")

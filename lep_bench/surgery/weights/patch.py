@@ -21,14 +21,6 @@ from lep_bench.files import LENGTH, need_space, new_folder
 from lep_bench.records.artifact import LEP, PATCH, Artifact, Lep
 from lep_bench.surgery.weights import shards
 
-# tokenizer.model is left out on purpose: beside a new tokenizer.json it would describe another
-# vocabulary.
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 MULTIPLE = 64  # rows are padded last, to a multiple of this: matrix kernels want aligned sizes
@@ -67,7 +59,7 @@ def write_patch(
     """
     files = {
         name: (tokenizer_from / name).read_bytes()
-        for name in TOKENIZER_FILES
+        for name in hub.FAST_TOKENIZER_FILES
         if (tokenizer_from / name).is_file()
     }
     if "tokenizer.json" not in files:
