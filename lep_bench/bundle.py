@@ -208,9 +208,7 @@ def find_faults(root: Path, entry: BundleEntry, *, hashes: bool = True) -> list[
             if found != file.bytes:
                 lines.append(f"{file.path} has {found:,} bytes, {file.bytes:,} were stored")
             elif hashes and file_sha256(path) != file.sha256:
-                lines.append(
-                    f"{file.path} was changed: its sha256 is not {file.sha256[:16]}..."
-                )
+                lines.append(f"{file.path} was changed: its sha256 is not {file.sha256[:16]}...")
         except FileNotFoundError:
             lines.append(f"{file.path} is missing")
         except OSError as error:

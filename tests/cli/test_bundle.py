@@ -119,7 +119,9 @@ def test_a_file_that_is_not_the_revisions_is_refused(make, hub: Hub, tmp_path: P
         done.code == 1 and f"data/parus/test.jsonl is not what revision {DARUMERU} says" in done.err
     )
     assert "data/parus/test.jsonl" not in str(list_files(tmp_path / "bundle"))
-    assert bundle.read_manifest(tmp_path / "bundle").entry("dataset", "RefalMachine/darumeru") is None
+    assert (
+        bundle.read_manifest(tmp_path / "bundle").entry("dataset", "RefalMachine/darumeru") is None
+    )
 
 
 def test_a_gated_model_is_one_line_and_the_rest_is_stored(make, hub: Hub, tmp_path: Path) -> None:
