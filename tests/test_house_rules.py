@@ -82,7 +82,9 @@ def test_one_class_name_is_one_class() -> None:
 def test_no_module_at_the_top_hides_a_function_of_the_api() -> None:
     """Importing `lep_bench.run.plan` would rebind `lep_bench.run`."""
     functions = {name for name in dir(lep_bench) if callable(getattr(lep_bench, name))}
-    modules = {file.stem for file in (ROOT / "lep_bench").iterdir() if not file.stem.startswith("_")}
+    modules = {
+        file.stem for file in (ROOT / "lep_bench").iterdir() if not file.stem.startswith("_")
+    }
     assert "adapt" in functions and not functions & modules
 
 
