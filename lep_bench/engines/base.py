@@ -13,6 +13,9 @@ from typing import Any, Protocol
 from lep_bench.errors import CheckpointError
 from lep_bench.records.artifact import Artifact
 
+MAX_OPTIONS = (
+    128  # ids whose log-probabilities one request may ask vLLM for (MAX_LOGPROB_TOKEN_IDS)
+)
 Ids = Sequence[int]
 Decode = Callable[[list[int]], str]
 

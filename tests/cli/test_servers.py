@@ -141,7 +141,7 @@ def test_refused_before_anything_is_asked(cli: Any, place: Path) -> None:
             ),
             (
                 ["--url", server.url, "--key-variable", "NOT_SET_HERE"],
-                "NOT_SET_HERE is to hold the key",
+                "NOT_SET_HERE should hold the key",
             ),
         ):
             done = cli(*common, *more)

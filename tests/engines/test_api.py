@@ -4,6 +4,7 @@ answers is tested in test_api_vllm.py.
 
 from __future__ import annotations
 
+import gzip
 import math
 import time
 from pathlib import Path
@@ -81,10 +82,10 @@ def test_what_may_pass_is_tried_again(first: tuple[int, Any, dict[str, str]]) ->
             (500, {"error": {"message": "out of memory\nTraceback ..."}}, {}),
             "the server answers 500: out of memory",
         ),
-        ((200, b"<html>not JSON", {}), "no JSON object: '<html>not JSON'"),
-        ((200, HANG, {}), "no answer in"),
-        ((200, DRIP, {}), "no whole answer in"),
-        ((200, b"{", {"Content-Length": "100"}), "no whole answer in"),
+        ((200, b"<html>not JSON", {}), "is no JSON object: '<html>not JSON'"),
+        ((200, HANG, {}), "no complete answer within"),
+        ((200, DRIP, {}), "no complete answer within"),
+        ((200, b"{", {"Content-Length": "100"}), "no complete answer within"),
     ],
 )
 def test_a_server_that_stays_broken_ends_in_one_line(
@@ -116,7 +117,7 @@ def test_nothing_listens() -> None:
 
 def test_a_refusal_is_not_tried_again() -> None:
     with serving(lambda *_: (400, {"error": {"message": "too long"}}, {})) as server:
-        with pytest.raises(api.Refused, match="the server answers 400: too long"):
+        with pytest.raises(api.RefusedError, match="the server answers 400: too long"):
             server.client().answer("/completions", {})
         assert len(server.asked) == 1
 
@@ -140,6 +141,34 @@ def test_redirects_are_not_followed() -> None:
             with pytest.raises(LepBenchError, match="redirects to .*not followed"):
                 server.client("sk-secret").models()
         assert not other.asked
+
+
+def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "MAX_ANSWER_BYTES", 1 << 20)
+    with serving(lambda *_: (200, b" " * (2 << 20), {})) as server:
+        with pytest.raises(api.RefusedError, match="the answer has more than 1 MiB"):
+            server.client().answer("/x", {})
+        assert len(server.asked) == 1
+
+
+def test_a_packed_answer_is_not_unpacked() -> None:
+    packed = gzip.compress(b'{"data": []}')
+    with serving(lambda *_: (200, packed, {"Content-Encoding": "gzip"})) as server:
+        with pytest.raises(LepBenchError, match="is no JSON object"):
+            server.client().answer("/x", {})
+
+
+def test_nothing_of_the_environment_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Custom: secret\nAuthorization: Bearer secret")
+    with serving(lambda *_: (200, MODELS, {})) as server:
+        server.client().models()
+        server.client().answer("/x", {})
+        sent = [headers for _, _, headers in server.asked]
+    assert len(sent) == 2 and "secret" not in repr(sent)
+    allowed = {*api.SENT_HEADERS, "accept-encoding"}
+    assert {name.lower() for headers in sent for name in headers} <= allowed
 
 
 def test_proxies_of_the_environment_are_not_for_this_machine(
@@ -174,7 +203,7 @@ def test_addresses() -> None:
         "http://host:port/v1",
         "http://host:99999",
     ):
-        with pytest.raises(LepBenchError, match="is no address"):
+        with pytest.raises(LepBenchError, match="is not the address"):
             api.check_url(url)
     for url in ("http://me:secret@host/v1", "http://host/v1?key=secret"):
         with pytest.raises(LepBenchError, match="no name, password or query") as error:
@@ -211,7 +240,7 @@ def test_keys() -> None:
     assert api.find_key("http://127.0.0.1/v1", "OTHER", held) == "two"
     with pytest.raises(LepBenchError, match="readable"):
         api.find_key("http://host/v1", "OTHER", held)
-    with pytest.raises(LepBenchError, match="MISSING is to hold the key"):
+    with pytest.raises(LepBenchError, match="MISSING should hold the key"):
         api.find_key("https://host/v1", "MISSING", held)
 
 
@@ -338,7 +367,7 @@ def test_a_plain_server_gives_what_it_can(mini: Any) -> None:
         engine = ApiEngine(server.client())
         engine.exchange(model)
         with pytest.raises(
-            TaskError, match="gives no log-probabilities of what it reads .* generation tasks can"
+            TaskError, match="gives no log-probabilities of prompts .* only generation tasks"
         ):
             engine.option_logprobs(*options)
 
@@ -365,6 +394,76 @@ def test_a_server_without_token_ids() -> None:
     with serving(reply) as server:
         with pytest.raises(LepBenchError, match="asks in token ids, and this server takes none"):
             ApiEngine(server.client()).exchange(built_in())
+
+
+def echo_server(damage: Any) -> Any:
+    """A server that echoes prompts, every token with log-probability -1; `damage` changes what it
+    says.
+    """
+
+    def reply(path: str, body: Any, number: int) -> tuple[int, Any, dict[str, str]]:
+        if body is None:
+            return 200, {"data": [{"id": "mini-llama/instruct"}]}, {}
+        if "return_token_ids" in body or "logprob_token_ids" in body:
+            return 400, {"error": {"message": "unknown argument"}}, {}
+        length = len(body["prompt"])
+        logprobs: Any = {
+            "tokens": ["?"] * length,
+            "token_logprobs": [None, *[-1.0] * (length - 1)],
+            "top_logprobs": [None, *[{"?": -1.0}] * (length - 1)],
+        }
+        choice = {"text": "да", "logprobs": logprobs}
+        if length > 3:  # what the server can do is found out with three ids
+            damage(choice)
+        return 200, {"choices": [choice]}, {}
+
+    return reply
+
+
+def set_value(name: str, value: Any) -> Any:
+    return lambda choice: choice["logprobs"][name].__setitem__(2, value)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        set_value("token_logprobs", None),
+        set_value("token_logprobs", float("nan")),
+        set_value("token_logprobs", 1.0),
+        set_value("top_logprobs", None),
+        set_value("top_logprobs", {}),
+        set_value("top_logprobs", {"?": None}),
+        lambda choice: choice["logprobs"]["token_logprobs"].pop(),
+        lambda choice: choice["logprobs"]["top_logprobs"].pop(),
+        lambda choice: choice.update(logprobs=None),
+    ],
+)
+def test_a_missing_log_probability_is_never_filled_in(damage: Any) -> None:
+    pair = ([1, 2], [3, 4])
+    with serving(echo_server(lambda choice: None)) as server:
+        engine = ApiEngine(server.client())
+        engine.exchange(built_in())
+        assert [scores.logprobs for scores in engine.continuation_logprobs([pair])] == [(-1, -1)]
+    with serving(echo_server(damage)) as server:
+        engine = ApiEngine(server.client())
+        engine.exchange(built_in())
+        with pytest.raises(LepBenchError, match="the answer lacks what was asked for"):
+            engine.continuation_logprobs([pair])
+
+
+@pytest.mark.parametrize(
+    "answer", [{"text": None}, {"text": 7}, {}, {"token_ids": None}, {"token_ids": ["1"]}]
+)
+def test_a_missing_text_is_never_filled_in(answer: Any) -> None:
+    def damage(choice: Any) -> None:
+        choice.clear()
+        choice.update(answer)
+
+    with serving(echo_server(damage)) as server:
+        engine = ApiEngine(server.client())
+        engine.exchange(built_in())
+        with pytest.raises(LepBenchError, match="the answer lacks what was asked for"):
+            engine.generate([[1, 2, 3, 4]], 8, [], [], str)
 
 
 # ---- chat
@@ -415,22 +514,15 @@ def test_options_by_their_own_token() -> None:
     with serving(chat_server(lambda messages: listed)) as server:
         engine = ChatEngine(server.client())
         engine.exchange(named("small"))
-        pairs = [(bytes_of(CHAT), tuple(option.encode())) for option in (" A", " B", " C", " D")]
-        found = engine.continuation_logprobs(pairs)
-        assert (
-            found[0].total == pytest.approx(math.log(math.exp(-1.0) + math.exp(-3.0)))
-            and found[0].greedy
-        )
-        assert found[1].total == pytest.approx(-1.5) and not found[1].greedy
-        # of C and D it is known only that they have no more
-        left = math.log(1 - sum(math.exp(value) for _, value in listed))
-        assert found[2].total == found[3].total == pytest.approx(min(-4.0, left))
+        pairs = [(bytes_of(CHAT), tuple(option.encode())) for option in (" A", " B")]
+        first, second = engine.continuation_logprobs(pairs)
+        assert first.total == pytest.approx(math.log(math.exp(-1.0) + math.exp(-3.0)))
+        assert second.total == pytest.approx(-1.5)
+        assert first.greedy and not second.greedy
         asked = [body for _, body, _ in server.asked if body and body.get("logprobs")]
         assert len(asked) == 1 and asked[0]["messages"] == CHAT and asked[0]["top_logprobs"] == 20
-        assert engine.counts.requests == 4 and (
-            engine.counts.tokens_in,
-            engine.counts.tokens_out,
-        ) == (7, 1)
+        assert engine.counts.requests == 2
+        assert (engine.counts.tokens_in, engine.counts.tokens_out) == (7, 1)
 
 
 def questions(count: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -438,30 +530,38 @@ def questions(count: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     return [(context, tuple(option.encode())) for context in contexts for option in ("A", "B")]
 
 
-def test_options_that_are_not_listed() -> None:
-    def asked(thinks: range) -> tuple[ChatEngine, Any]:
-        server = serving(
-            chat_server(
-                lambda messages: [("Думаю" if int(messages[0]["content"]) in thinks else "A", -0.1)]
-            )
-        )
-        engine = ChatEngine(server.__enter__().client())
-        engine.exchange(named("small"))
-        return engine, server
+@pytest.mark.parametrize(
+    ("number", "asked_before"), [(3, 20), (19, 20), (20, 50), (49, 50)], ids=str
+)
+def test_an_option_that_is_not_listed_fails_the_task(number: int, asked_before: int) -> None:
+    """It has no value: the server returned none. The first questions show it before the rest are
+    paid for.
+    """
 
-    engine, server = asked(range(3))
-    values = [score.total for score in engine.continuation_logprobs(questions(50))]
-    assert values[0] == values[1] and values[6] > values[7]
-    assert "3 of 50 questions: no option" in engine.remarks()[1] and len(engine.remarks()) == 1
-    server.__exit__(None, None, None)
-    for thinks, said in (
-        (range(40), "in 20 of 20 questions"),
-        (range(10, 50), "in 40 of 50 questions"),
-    ):
-        engine, server = asked(thinks)
-        with pytest.raises(TaskError, match=said):
+    def tokens(messages: Any) -> list[tuple[str, float]]:
+        return [("A", -0.1), ("B", -3.0) if messages[0]["content"] != str(number) else ("C", -3.0)]
+
+    with serving(chat_server(tokens)) as server:
+        engine = ChatEngine(server.client())
+        engine.exchange(named("small"))
+        with pytest.raises(
+            TaskError, match=f"1 options of {asked_before} questions, such as 'B', .* 'A', 'C':"
+        ):
             engine.continuation_logprobs(questions(50))
-        server.__exit__(None, None, None)
+        assert sum(bool(body and body.get("logprobs")) for _, body, _ in server.asked) == (
+            asked_before
+        )
+
+
+@pytest.mark.parametrize("value", [None, "-1.0", True, float("nan"), float("-inf"), 0.5])
+def test_what_is_no_log_probability_is_no_answer(value: Any) -> None:
+    with serving(chat_server(lambda messages: [("A", value), ("B", -1.0)])) as server:
+        engine = ChatEngine(server.client())
+        engine.exchange(named("small"))
+        with pytest.raises(TaskError, match="no log-probabilities"):
+            engine.continuation_logprobs(questions(1))
+    with pytest.raises(ValueError, match="is no log-probability"):
+        api.read_logprob(value)
 
 
 @pytest.mark.parametrize(
@@ -519,7 +619,16 @@ def test_generation_by_chat() -> None:
         assert all(expected.items() <= body.items() for body in asked)
         remarks = " ".join(engine.remarks())
         assert "sampled without top_k 40" in remarks and "begins another" in remarks
-    with serving(chat_server(content=None)) as server:
+
+
+@pytest.mark.parametrize("content", [None, 3, ["text"]])
+def test_an_answer_without_text_is_not_an_empty_one(content: Any) -> None:
+    with serving(chat_server(content=content)) as server:
+        engine = ChatEngine(server.client())
+        engine.exchange(named("small"))
+        with pytest.raises(LepBenchError, match="no text"):
+            engine.generate([bytes_of(CHAT)], 16, [], [], bytes.decode)
+    with serving(chat_server(content="")) as server:
         engine = ChatEngine(server.client())
         engine.exchange(named("small"))
         assert engine.generate([bytes_of(CHAT)], 16, [], [], bytes.decode) == [[]]

@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 
 from lep_bench import files
 from lep_bench.config.schema import Conversation
-from lep_bench.engines.base import Sampling
+from lep_bench.engines.base import MAX_OPTIONS, Sampling
 from lep_bench.engines.hf import HfEngine
 from lep_bench.engines.vllm import start
-from lep_bench.engines.vllm.engine import OPTIONS, VllmEngine
+from lep_bench.engines.vllm.engine import VllmEngine
 from lep_bench.errors import CheckpointError, LepBenchError
 from lep_bench.evaluate.lmeval import compile_task
 from lep_bench.evaluate.score import score
@@ -137,7 +137,11 @@ def test_options_at_block_boundaries_in_any_number(
     contexts += [contexts[4] + contexts[6], contexts[6][:BLOCK], contexts[6], contexts[4]]
     generator = random.Random(2)
     options = [[generator.randrange(rows) for _ in range(1 + n % 5)] for n in range(len(contexts))]
-    options[3], options[8], options[-1] = list(range(2 * OPTIONS + 7)), list(range(rows)), [7, 7, 9]
+    options[3], options[8], options[-1] = (
+        list(range(2 * MAX_OPTIONS + 7)),
+        list(range(rows)),
+        [7, 7, 9],
+    )
     before = ours.counts.requests
     got, expected = (
         ours.option_logprobs(contexts, options),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lep_bench.engines.base import (
+    MAX_OPTIONS,
     Decode,
     EngineInfo,
     Ids,
@@ -32,7 +33,6 @@ from lep_bench.surgery.export import export_checkpoint
 from lep_bench.surgery.weights.checkpoint import Checkpoint
 
 DTYPES = ("float32", "bfloat16", "float16")
-OPTIONS = 128  # ids that one request may ask for (vLLM's MAX_LOGPROB_TOKEN_IDS)
 COLDEST, HOTTEST = 0.01, 2  # a colder one vLLM would raise, with a warning only
 # vLLM keeps room for one sequence of full length: of a model for 131,072 tokens that is 16 GiB and
 # more
@@ -185,7 +185,7 @@ class VllmEngine:
     def option_logprobs(
         self, contexts: Sequence[Ids], options: Sequence[Ids]
     ) -> list[list[tuple[float, bool]]]:
-        """See `Engine`. One request per distinct context (and `OPTIONS` options)."""
+        """See `Engine`. One request per distinct context (and `MAX_OPTIONS` options)."""
         self._begin([*contexts, *options], max(map(len, contexts), default=0))
         self.counts.requests += sum(map(len, options))
         wanted: dict[Key, dict[int, None]] = {}
@@ -281,9 +281,9 @@ class VllmEngine:
     def _options(self, wanted: dict[Key, list[int]]) -> dict[Key, dict[int, tuple[float, bool]]]:
         """Per context and option, its log-probability next and whether it is the arg max."""
         asked = [
-            (context, own[i : i + OPTIONS])
+            (context, own[i : i + MAX_OPTIONS])
             for context, own in wanted.items()
-            for i in range(0, len(own), OPTIONS)
+            for i in range(0, len(own), MAX_OPTIONS)
         ]
         found: dict[Key, dict[int, tuple[float, bool]]] = {context: {} for context in wanted}
 
