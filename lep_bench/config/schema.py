@@ -1,4 +1,6 @@
-"""What stands in `configs/*/*.yaml`: the fields of a family, a suite, a baseline and a hardware."""
+"""The keys of `configs/*/*.yaml`: families, suites, baselines and hardware. The descriptions are
+the reference that users read.
+"""
 
 from __future__ import annotations
 
@@ -24,143 +26,200 @@ PaperFormat = Literal[
 
 
 class Pretraining(Frozen):
-    """Continued pre-training of embeddings and head (paper, section 3.3). Lengths in tokens, rates
-    per optimiser step.
+    """Continued pre-training of embeddings and head (arXiv 2412.21140, section 3.3)."""
 
-    `characters` counts text: every vocabulary of a family reads the same characters in the same
-    order, one pass.
-    """
-
-    characters: int
-    block: int = 1024
-    batch: int = 256
-    learning_rate: float = 2e-4
-    warmup: int = 100
-    weight_decay: float = 0.1
-    schedule: Literal["cosine", "constant"] = "cosine"
+    characters: int = Field(
+        description="Text to read, in characters: one pass, the same text for every vocabulary."
+    )
+    block: int = Field(1024, description="Length of a training row, in tokens.")
+    batch: int = Field(256, description="Rows per optimiser step.")
+    learning_rate: float = Field(2e-4, description="Peak learning rate.")
+    warmup: int = Field(100, description="Steps before the peak learning rate.")
+    weight_decay: float = Field(0.1, description="Weight decay of AdamW.")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="Learning rate after the warm-up."
+    )
 
 
 class Vocabulary(Frozen):
-    """One vocabulary of a family: its method (default: its name) and parameters, or a given donor
-    (path or Hub id).
+    """One vocabulary of a family. With `donor` it is taken from a model that exists; without, its
+    method makes it and pre-training makes the donor.
     """
 
-    method: str | None = None
-    params: dict[str, Any] = {}
-    donor: str | None = None
-    donor_revision: str | None = None
-    # what nobody could check about the donor's id, in words; listings and dry runs say it
-    unverified: str = ""
+    method: str | None = Field(
+        None, description="The vocabulary adapter. Default: the name of the vocabulary."
+    )
+    params: dict[str, Any] = Field({}, description="Parameters of the adapter.")
+    donor: str | None = Field(None, description="A donor that exists: a folder or a Hub id.")
+    donor_revision: str | None = Field(None, description="Commit, tag or branch of the donor.")
+    unverified: str = Field(
+        "", description="What nobody could check about the donor. Listings and dry runs print it."
+    )
 
 
 class Tuning(Frozen):
-    """One tuning: which propagation methods it follows, and the method's parameters."""
+    """A tuning that the family runs after some of its propagation methods."""
 
-    after: tuple[str, ...] = ("conversion",)
-    params: dict[str, Any] = {}
+    after: tuple[str, ...] = Field(
+        ("conversion",), description="The propagation methods that it follows."
+    )
+    params: dict[str, Any] = Field({}, description="Parameters of the adapter.")
 
 
 class Family(Frozen):
-    """`configs/families/NAME.yaml`: base, instruct, vocabularies. `builtin:NAME/base` is a shipped
-    checkpoint, paths are relative to the YAML; `corpus` is a list of text files, a Hub dataset, or
-    `builtin:mini`."""
+    """`configs/families/NAME.yaml`: a base, its instruct model, and the vocabularies to try.
+
+    A checkpoint is a folder (relative to the YAML file), a Hub id, or a shipped model such as
+    `builtin:mini-llama/base`.
+    """
 
     name: str
-    description: str = ""
-    base: str
-    instruct: str
-    base_revision: str | None = None
-    instruct_revision: str | None = None
-    parameters: int | None = None  # of each model, for estimates while it is not here
-    # of the instruct model under protocol paper; base and donors: non_instruct_simple
-    conversation: PaperFormat | None = None
-    gated: bool = False  # whether base and instruct need their licence accepted on the Hub
-    # of base and instruct, by the Hub's id of it (apache-2.0, llama3); for model cards
-    licence: str = ""
-    unverified: dict[Literal["base", "instruct", "corpus"], str] = {}
-    corpus: str | tuple[str, ...] | None = None
-    row_policy: RowPolicy = "bytes-exact"
-    vocabularies: dict[str, Vocabulary]
-    pretraining: Pretraining | None = None
-    propagation: dict[str, dict[str, Any]] = {"swap": {}, "overlap": {}, "conversion": {}}
-    tuning: dict[str, Tuning] = {}
+    description: str = Field("", description="One line for listings.")
+    base: str = Field(description="The base model: folder, Hub id or `builtin:NAME/base`.")
+    instruct: str = Field(description="The instruct model that was tuned from the base.")
+    base_revision: str | None = Field(None, description="Commit, tag or branch of the base.")
+    instruct_revision: str | None = Field(
+        None, description="Commit, tag or branch of the instruct model."
+    )
+    parameters: int | None = Field(
+        None, description="Parameters of each model. Estimates use it before the model is fetched."
+    )
+    conversation: PaperFormat | None = Field(
+        None,
+        description="Conversation format of the instruct model under protocol `paper`. Base models "
+        "and donors are asked in `non_instruct_simple`.",
+    )
+    gated: bool = Field(
+        False, description="Whether the Hub asks you to accept a licence for base and instruct."
+    )
+    licence: str = Field(
+        "",
+        description="The Hub's id of the licence of base and instruct (`apache-2.0`, `llama3`). "
+        "Model cards print it.",
+    )
+    unverified: dict[Literal["base", "instruct", "corpus"], str] = Field(
+        {}, description="What nobody could check about these. Listings and dry runs print it."
+    )
+    corpus: str | tuple[str, ...] | None = Field(
+        None, description="Text to train on: files, a Hub dataset, or `builtin:mini`."
+    )
+    row_policy: RowPolicy = Field(
+        "bytes-exact",
+        description="How new tokens are split into old ones: `bytes-exact`, or `paper` as the "
+        "authors' code does.",
+    )
+    vocabularies: dict[str, Vocabulary] = Field(
+        description="Name of a vocabulary -> its settings. `original` keeps the old one."
+    )
+    pretraining: Pretraining | None = Field(
+        None, description="How donors are trained. Needed where a vocabulary names no donor."
+    )
+    propagation: dict[str, dict[str, Any]] = Field(
+        {"swap": {}, "overlap": {}, "conversion": {}},
+        description="Propagation adapter -> its parameters.",
+    )
+    tuning: dict[str, Tuning] = Field({}, description="Tuning adapter -> its settings.")
 
 
 class Baseline(Frozen):
-    """`configs/baselines/NAME.yaml`: a stand-alone model to compare with. `model: api:NAME` is one
-    behind an OpenAI-compatible server: `url` its address where it is this machine (others are named
-    with --url), `key_variable` the environment variable with its key."""
+    """`configs/baselines/NAME.yaml`: a model to compare with that belongs to no family."""
 
     name: str
-    description: str = ""
-    model: str
-    revision: str | None = None
-    format: Literal["plain", "chat"] = "chat"
-    conversation: PaperFormat | None = None  # under protocol paper
-    url: str | None = None
-    key_variable: str | None = None
-    parameters: int | None = None
-    gated: bool = False
-    unverified: str = ""
-    notes: str = ""
+    description: str = Field("", description="One line for listings.")
+    model: str = Field(
+        description="Folder, Hub id, `builtin:NAME`, or `api:NAME` for a model behind an "
+        "OpenAI-compatible server."
+    )
+    revision: str | None = Field(None, description="Commit, tag or branch of the model.")
+    format: Literal["plain", "chat"] = Field("chat", description="How the model is asked.")
+    conversation: PaperFormat | None = Field(
+        None, description="Conversation format under protocol `paper`."
+    )
+    url: str | None = Field(
+        None,
+        description="Address of the server of `api:NAME`. Only this machine may be named here; "
+        "name another one with `--url`.",
+    )
+    key_variable: str | None = Field(
+        None, description="Environment variable that holds the server's key."
+    )
+    parameters: int | None = Field(None, description="Parameters of the model, for estimates.")
+    gated: bool = Field(False, description="Whether the Hub asks you to accept a licence.")
+    unverified: str = Field("", description="What nobody could check about the model.")
+    notes: str = Field("", description="For readers of the file.")
 
 
 class Conversation(Frozen):
-    """How one role of models is asked: plain text or chat, and the number of shots."""
+    """How one kind of model is asked."""
 
-    format: Literal["plain", "chat"]
-    shots: int = 0
+    format: Literal["plain", "chat"] = Field(
+        description="`plain` text, or `chat` in the model's own chat template."
+    )
+    shots: int = Field(0, description="Solved examples before the question.")
 
 
 class Mean(Frozen):
-    """The suite's mean: which tasks, plain or centred; `chance` is what guessing gives, per task
-    (centred only).
+    """The suite's mean over named tasks."""
 
-    `name` heads its column ("Micro-Avg" is the paper's plain mean over its 17 tasks and nothing
-    else)."""
-
-    name: str | None = None
-    kind: Literal["plain", "centred"]
+    name: str | None = Field(
+        None,
+        description="Head of the column. `Micro-Avg` is the paper's plain mean over its 17 tasks "
+        "and nothing else.",
+    )
+    kind: Literal["plain", "centred"] = Field(
+        description="`plain`, or `centred`: (score - chance) / (1 - chance)."
+    )
     tasks: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
-        description="task -> chance level of its primary score"
+        description="Task -> chance level of its primary score. Only a centred mean uses the level."
     )
     delta: float = Field(
         0.01,
         gt=0,
         lt=1,
-        description="differences within this, either way, count as equal (0.01: one point of 100)",
+        description="Differences within this, either way, count as equal (0.01: one point of 100).",
     )
 
 
 class Suite(Frozen):
-    """`configs/suites/NAME.yaml`: families + tasks + scoring + mean. `models` are the patterns that
-    `all` stands for.
-
-    `protocol`: "paper" and "strict" are rules of the Darumeru tasks; others are names. `samplings`:
-    how often a task that samples its answers is asked, with seeds 0, 1, ... `groups`: columns of
-    plain means over some of the tasks; `without`: further means, and the tasks of the suite's mean
-    that each leaves out. `metadata` is passed on to the tasks. `lm_eval`: folders below lm-eval's
-    own task folder, whose tasks the suite may name beside those of ours and the user's.
-    """
+    """`configs/suites/NAME.yaml`: families, tasks, how models are asked, what is averaged."""
 
     name: str
-    title: str
-    note: str = ""
-    families: tuple[str, ...] = ()
-    baselines: tuple[str, ...] = ()
-    models: tuple[str, ...] = ("*",)
-    tasks: tuple[str, ...]
-    lm_eval: tuple[str, ...] = ()
-    protocol: str
-    base: Conversation = Conversation(format="plain")
-    instruct: Conversation = Conversation(format="chat")
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    samplings: int = Field(1, ge=1)
-    metadata: dict[str, Any] = {}
-    mean: Mean
-    groups: dict[str, tuple[str, ...]] = {}
-    without: dict[str, tuple[str, ...]] = {}
-    seeds: int = 1
+    title: str = Field(description="Title of the leaderboard.")
+    note: str = Field("", description="A remark below the title of the leaderboard.")
+    families: tuple[str, ...] = Field((), description="Families whose models are compared.")
+    baselines: tuple[str, ...] = Field((), description="Baselines that are scored beside them.")
+    models: tuple[str, ...] = Field(("*",), description="Patterns that `--models all` stands for.")
+    tasks: tuple[str, ...] = Field(description="Tasks, in the order of their columns.")
+    lm_eval: tuple[str, ...] = Field(
+        (),
+        description="Folders below lm-eval's own task folder. The suite may name their tasks too.",
+    )
+    protocol: str = Field(
+        description="A name for the rules. `paper` and `strict` are those of the Darumeru tasks."
+    )
+    base: Conversation = Field(
+        Conversation(format="plain"), description="How base models and donors are asked."
+    )
+    instruct: Conversation = Field(
+        Conversation(format="chat"), description="How instruct models are asked."
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Number format of the weights."
+    )
+    samplings: int = Field(
+        1,
+        ge=1,
+        description="How often a task that samples its answers is asked, with seeds 0, 1, ...",
+    )
+    metadata: dict[str, Any] = Field({}, description="Settings that are passed on to the tasks.")
+    mean: Mean = Field(description="The mean that models are ranked by.")
+    groups: dict[str, tuple[str, ...]] = Field(
+        {}, description="Column -> the tasks whose plain mean it shows."
+    )
+    without: dict[str, tuple[str, ...]] = Field(
+        {}, description="Further mean -> the tasks of the suite's mean that it leaves out."
+    )
+    seeds: int = Field(1, description="Training seeds of every donor and tuning.")
 
 
 # the names of its tasks begin so; the protocols they know
@@ -168,9 +227,9 @@ DARUMERU, PROTOCOLS = "darumeru_", ("paper", "strict")
 # Metadata that tasks are told by a run itself, and who says it.
 RESERVED_METADATA = {
     "protocol": "the suite's own field `protocol` says it",
-    "conversation": "strict asks in the model's own chat template (`instruct: {format: plain}`: as plain "
-    "text), paper in the format that the "
-    "family's or baseline's YAML names (`conversation: llama3_no_system`)",
+    "conversation": "strict asks in the model's own chat template (`instruct: {format: plain}`: as "
+    "plain text), paper in the format that the family's or baseline's YAML names (`conversation: "
+    "llama3_no_system`)",
     "tokenizer": "it is the asked model's own",
     "pretrained": "it is the asked model",
     "data": "give it on the command line, --data DIR",
@@ -220,17 +279,33 @@ def find_suite_faults(suite: Suite) -> Iterator[tuple[tuple[str, ...], str]]:
 
 
 class Devices(Frozen):
-    """`configs/hardware/NAME.yaml`: what a run may use. Recorded with results, never part of a key;
-    `--engine` and `--workers` take the place of its own. Without `workers`: one per GPU (or per
-    `tensor_parallel` of them), else one per core, at most 8."""
+    """`configs/hardware/NAME.yaml`: what a run may use. It is recorded with results and is never
+    part of a key.
+    """
 
     name: str
-    description: str = ""
-    engine: Literal["auto", "hf", "vllm", "api"] = "auto"
-    device: Literal["cpu", "cuda"]
-    workers: int | None = Field(None, ge=1, le=64)
-    threads: int | None = Field(None, ge=1)  # of each worker; default cores / workers
-    tensor_parallel: int = Field(1, ge=1)  # GPUs that share a model (engine vllm)
-    # engine vllm: on a GPU the share of its memory (0.85), else GiB for keys and values (1)
-    memory: float | None = Field(None, gt=0)
-    batch_tokens: int | None = Field(None, ge=1)  # engine hf: tokens in one batch
+    description: str = Field("", description="One line for listings.")
+    engine: Literal["auto", "hf", "vllm", "api"] = Field(
+        "auto", description="What scores the models. `--engine` wins."
+    )
+    device: Literal["cpu", "cuda"] = Field(description="Where models run.")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Worker processes; `--workers` wins. Default: one per GPU (or per "
+        "`tensor_parallel` GPUs), else one per core, at most 8.",
+    )
+    threads: int | None = Field(
+        None, ge=1, description="Threads of each worker. Default: cores / workers."
+    )
+    tensor_parallel: int = Field(1, ge=1, description="GPUs that share one model (engine vllm).")
+    memory: float | None = Field(
+        None,
+        gt=0,
+        description="Engine vllm. On a GPU: the share of its memory (default 0.85). On a CPU: GiB "
+        "for keys and values (default 1).",
+    )
+    batch_tokens: int | None = Field(
+        None, ge=1, description="Most tokens in one batch (engine hf)."
+    )
