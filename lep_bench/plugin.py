@@ -154,7 +154,7 @@ class Registry:
                 f"unknown {kind} adapter {name!r}, and {package} could not be loaded: {why}"
             )
         raise unknown_name(
-            f"{kind} adapter", name, self.names(kind), "(lep-bench adapters lists them all)"
+            f"{kind} adapter", name, self.names(kind), "(see lep-bench list adapters)"
         )
 
     def names(self, kind: Kind) -> list[str]:

@@ -116,7 +116,7 @@ class TaskFiles:
     def get(self, name: str) -> TaskFile:
         """The task; raises UnknownNameError with near names."""
         if name not in self.tasks:
-            raise unknown_name("task", name, self.tasks, "(lep-bench tasks lists them all)")
+            raise unknown_name("task", name, self.tasks, "(see lep-bench list tasks)")
         return self.tasks[name]
 
 

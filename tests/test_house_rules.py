@@ -22,7 +22,9 @@ from lep_bench.config.load import Configs
 from lep_bench.config.models import select_models
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = sorted((ROOT / "lep_bench").rglob("*.py"))
+PACKAGE = sorted(
+    file for file in (ROOT / "lep_bench").rglob("*.py") if "templates" not in file.parts
+)
 SHIPPED = [
     *PACKAGE,
     *(file for folder in ("adapters", "tasks") for file in sorted((ROOT / folder).rglob("*.py"))),
@@ -109,7 +111,15 @@ def test_light_modules_do_not_import_heavy_ones() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    ["--help", "adapters", "families", "models", "tasks", "where", "doctor", "run --help"],
+    [
+        "--help",
+        *(
+            f"list {what}"
+            for what in ("adapters", "families", "models", "suites", "tasks", "paths")
+        ),
+        "doctor",
+        "run --help",
+    ],
 )
 def test_looking_imports_nothing_heavy(arguments: str) -> None:
     result = run_python("-X", "importtime", "-m", "lep_bench", *arguments.split())

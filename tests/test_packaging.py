@@ -68,7 +68,7 @@ def test_an_installed_wheel_finds_its_own_folders(wheel: Path, tmp_path: Path) -
     folders = [str(tmp_path), *{sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}]
     script = f"import sys; sys.path[:0] = {folders!r}; from lep_bench.cli import main; main()"
     result = subprocess.run(
-        [sys.executable, "-S", "-c", script, "where", "tasks"],
+        [sys.executable, "-S", "-c", script, "list", "paths", "tasks"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -78,7 +78,7 @@ def test_an_installed_wheel_finds_its_own_folders(wheel: Path, tmp_path: Path) -
         result.stdout + result.stderr
     )
     result = subprocess.run(
-        [sys.executable, "-S", "-c", script, "models", "all"],
+        [sys.executable, "-S", "-c", script, "list", "models", "all"],
         capture_output=True,
         text=True,
         cwd=tmp_path,

@@ -73,7 +73,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_installed_package_is_listed_with_its_origin(site: Path) -> None:
-    result = lep_bench(site, "adapters")
+    result = lep_bench(site, "list", "adapters")
     assert result.returncode == 0, result.stderr
     line = next(line for line in result.stdout.splitlines() if " shift " in line)
     assert line.split()[:2] == ["propagation", "shift"]
@@ -82,20 +82,20 @@ def test_an_installed_package_is_listed_with_its_origin(site: Path) -> None:
 
 
 def test_its_method_gives_models_and_all_means_them(site: Path) -> None:
-    result = lep_bench(site, "models", "mini-llama/*/shift")
+    result = lep_bench(site, "list", "models", "mini-llama/*/shift")
     assert result.returncode == 0, result.stderr
     rows = [line.split() for line in result.stdout.splitlines()[1:]]
     assert ["mini-llama/extended/shift", "propagation", "yes"] in rows
-    assert "mini-llama/extended/shift" in lep_bench(site, "models", "all").stdout
+    assert "mini-llama/extended/shift" in lep_bench(site, "list", "models", "all").stdout
 
 
 def test_a_broken_package_is_listed_with_its_reason_and_stops_nothing(site: Path) -> None:
-    result = lep_bench(site, "adapters")
+    result = lep_bench(site, "list", "adapters")
     assert result.returncode == 0
     broken = next(line for line in result.stdout.splitlines() if line.startswith("broken:"))
     assert "lep-bench-broken 1.2.3" in broken and "a_module_that_nobody_has" in broken
     assert "conversion" in result.stdout
-    assert lep_bench(site, "models", "all").returncode == 0
+    assert lep_bench(site, "list", "models", "all").returncode == 0
 
 
 def test_a_broken_package_is_named_when_an_unknown_adapter_is_asked_for(
@@ -106,7 +106,7 @@ def test_a_broken_package_is_named_when_an_unknown_adapter_is_asked_for(
     (tmp_path / "families" / "mini-llama.yaml").write_text(
         shipped.read_text(encoding="utf-8").replace("  swap: {}", "  lost: {}"), encoding="utf-8"
     )
-    result = lep_bench(site, "models", "--configs", str(tmp_path))
+    result = lep_bench(site, "list", "models", "--configs", str(tmp_path))
     assert result.returncode == 2
     assert (
         "'lost'" in result.stderr
@@ -117,6 +117,6 @@ def test_a_broken_package_is_named_when_an_unknown_adapter_is_asked_for(
 
 def test_two_adapters_of_one_name_are_refused_with_both_places(site: Path, tmp_path: Path) -> None:
     shutil.copy(EXAMPLE / "lep_bench_shift" / "__init__.py", tmp_path / "again.py")
-    result = lep_bench(site, "adapters", "--adapters", str(tmp_path))
+    result = lep_bench(site, "list", "adapters", "--adapters", str(tmp_path))
     assert result.returncode == 2
     assert "again.py" in result.stderr and "lep_bench_shift" in result.stderr

@@ -29,14 +29,14 @@ def lep_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_plugin_example_gives_models(tmp_path: Path) -> None:
     example(tmp_path)
-    result = lep_bench("models", "mini-llama/*/shift", "--adapters", str(tmp_path))
+    result = lep_bench("list", "models", "mini-llama/*/shift", "--adapters", str(tmp_path))
     assert result.returncode == 0, result.stderr
     rows = [line.split() for line in result.stdout.splitlines()[1:]]
     assert [row[0] for row in rows] == [
         f"mini-llama/{v}/shift" for v in ("bpe", "unigram", "extended", "optimized")
     ]
     assert all(row[2] == "yes" for row in rows), "an adapter of the user's own belongs to `all`"
-    listed = lep_bench("adapters", "--adapters", str(tmp_path)).stdout
+    listed = lep_bench("list", "adapters", "--adapters", str(tmp_path)).stdout
     assert "shift" in listed and "mean move of the shared tokens" in listed
 
 

@@ -16,12 +16,77 @@ from typer.core import TyperGroup
 from lep_bench.errors import LepBenchError, unknown_name
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+# The sections of `lep-bench --help`, each with its commands in the order they are shown.
+SECTIONS = {
+    "Run and compare": ("run", "leaderboard", "compare", "gate", "reproduce"),
+    "Adapt a checkpoint": ("adapt", "vocabulary", "export"),
+    "Extend": ("new",),
+    "Inspect": ("list", "doctor", "check", "tokenizer", "prompts", "contamination"),
+    "Publish": ("publish", "bundle"),
+}
+# Old name -> the command that does it now. The old ones are not in the help and go in 0.3.
+RENAMED = {
+    "models": "list models",
+    "adapters": "list adapters",
+    "families": "list families",
+    "tasks": "list tasks",
+    "where": "list paths",
+}
 
 
-class Commands(TyperGroup):
-    """The group of all commands. Typer would end silently, or with "Aborted!", on Ctrl-C."""
+def warn_renamed(old: str, new: str) -> None:
+    """Tell somebody who typed an old spelling what to type now."""
+    typer.echo(f"`lep-bench {old}` is now `lep-bench {new}`; the old name goes in 0.3", err=True)
+
+
+class HelpGroup(TyperGroup):
+    """A group whose help shows the first sentence of every command whole.
+
+    click cuts it to the terminal's width.
+    """
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write a list of commands for every section."""
+        width = max(len(name) for name in self.commands)
+        for title, names in self.sections():
+            with formatter.section(title):
+                for name in names:
+                    summary = self.commands[name].get_short_help_str(limit=1000).rstrip(".")
+                    formatter.write(f"  {name:<{width}}  {summary}\n")
+
+    def sections(self) -> Iterable[tuple[str, Sequence[str]]]:
+        """The titles of the help and the commands below each."""
+        yield "Commands", list(self.commands)
+
+
+class Commands(HelpGroup):
+    """The group of all commands."""
+
+    def sections(self) -> Iterable[tuple[str, Sequence[str]]]:
+        """See `SECTIONS`."""
+        yield from SECTIONS.items()
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Accept --debug and --project after the command too: that is where people type them."""
+        first, rest = [], list(args)
+        end = rest.index("--") if "--" in rest else len(rest)
+        for i in reversed(range(end)):
+            if rest[i] == "--debug" or rest[i].startswith("--project="):
+                first[:0] = [rest.pop(i)]
+            elif rest[i] == "--project" and i + 1 < end:
+                first[:0] = [rest.pop(i), rest.pop(i)]
+        return super().parse_args(ctx, [*first, *rest] if rest else list(args))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; an old name leads to the new one."""
+        if args[0] in RENAMED:
+            new = RENAMED[args[0]]
+            warn_renamed(args[0], new)
+            args = [*new.split(), *args[1:]]
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
+        """Run the command. Typer would end silently, or with "Aborted!", on Ctrl-C."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -33,7 +98,7 @@ app = typer.Typer(
     cls=Commands,
     name="lep-bench",
     help="Give language models a new vocabulary, carry it into their instruct versions (LEP), and "
-    "measure what came out.",
+    "measure the result.",
     epilog="Start with: lep-bench run --models all --dry-run. Then: lep-bench COMMAND -h.",
     no_args_is_help=True,
     add_completion=False,
@@ -42,10 +107,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-new = typer.Typer(
-    help="Write a new adapter, family or task that works at once.", no_args_is_help=True
-)
-app.add_typer(new, name="new")
 
 AdapterFolders = Annotated[
     list[Path] | None,
@@ -70,7 +131,7 @@ TaskFolders = Annotated[
     typer.Option(
         "--tasks-dir",
         metavar="DIR",
-        help="Also look for tasks in this folder (repeatable).",
+        help="Also read tasks from this folder (repeatable).",
         show_default=False,
     ),
 ]
@@ -80,34 +141,33 @@ DataFolder = Annotated[
         "--data",
         metavar="DIR",
         envvar="LEP_BENCH_DATA",
-        help="A bundle, or rows (and models) in the Hub's layout, read first.",
+        help="Read rows and models from this folder first: a bundle, or files in the Hub's layout.",
         show_default=False,
     ),
 ]
 Offline = Annotated[
-    bool, typer.Option("--offline", help="Touch no network: what is not here already is an error.")
+    bool,
+    typer.Option("--offline", help="Never use the network; fail when something is not here."),
 ]
 Out = Annotated[
-    Path, typer.Option("--out", metavar="DIR", help="The folder that everything is written to.")
+    Path, typer.Option("--out", metavar="DIR", help="The folder for everything that is written.")
 ]
 
 
-def names(text: str, option: str) -> list[str]:
-    """A comma-separated list without empty parts. Raises LepBenchError when nothing is left."""
-    found = [part.strip() for part in text.split(",") if part.strip()]
-    if not found:
+def split_names(text: str, option: str) -> list[str]:
+    """The parts of a comma-separated list. Raises LepBenchError for an empty one."""
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names:
         raise LepBenchError(
-            f"{option} names nothing: give names with commas between them, or leave the option out"
+            f"{option} names nothing: give names separated by commas, or leave it out"
         )
-    return found
+    return names
 
 
-def fitting(
+def match_names(
     names: Iterable[str], patterns: Sequence[str], kind: str = "model", hint: str = ""
 ) -> list[str]:
-    """The names that fit one of the patterns. Raises UnknownNameError for a pattern that fits
-    none.
-    """
+    """The names that match a pattern. Raises UnknownNameError for a pattern without a match."""
     known = list(names)
     for pattern in patterns:
         if not fnmatch.filter(known, pattern):
@@ -118,19 +178,16 @@ def fitting(
 
 
 def check_folder(path: Path, what: str = "") -> Path:
-    """`path` itself when it is a folder or can become one, else LepBenchError: a file stands in its
-    way.
-    """
-    there = next((p for p in (path, *path.parents) if p.exists()), path)
-    if there.is_file():
+    """Return `path`, a folder or one that can be made. Raises LepBenchError when a file is in the way."""
+    existing = next((p for p in (path, *path.parents) if p.exists()), path)
+    if existing.is_file():
         raise LepBenchError(
-            f"{what}{' ' if what else ''}{path}: {there} is a file, a folder is needed: "
-            "choose another name"
+            f"{f'{what} ' if what else ''}{path}: {existing} is a file, a folder is needed: choose another name"
         )
     return path
 
 
-def version(value: bool) -> None:
+def print_version(value: bool) -> None:
     """Print the version and stop."""
     if value:
         from lep_bench import __version__
@@ -140,15 +197,29 @@ def version(value: bool) -> None:
 
 
 @app.callback()
-def options(
+def read_global_options(
+    context: typer.Context,
     _: Annotated[
         bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Print the version."),
+    ] = False,
+    project: Annotated[
+        Path | None,
         typer.Option(
-            "--version", callback=version, is_eager=True, help="Print the version and stop."
+            "--project",
+            metavar="FILE|DIR",
+            help="Take options from this lep-bench.yaml; default: the one in the working folder.",
+            show_default=False,
         ),
+    ] = None,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Print the traceback of a bug in lep-bench.")
     ] = False,
 ) -> None:
-    """Options that stand before the command."""
+    """Options of every command. `main` reads --debug itself: errors reach it without a context."""
+    from lep_bench.cli.project import apply_project
+
+    apply_project(context, project)
 
 
 WIDE = 1000  # columns when the output is no terminal: a line per row, so that grep and cut work

@@ -18,8 +18,8 @@ from lep_bench.cli.app import (
     app,
     check_folder,
     format_size,
-    names,
     print_table,
+    split_names,
 )
 from lep_bench.errors import CheckpointError, LepBenchError, RunFailedError, count_noun
 
@@ -64,8 +64,9 @@ def bundle(
     adapters: AdapterFolders = None,
     tasks_dir: TaskFolders = None,
 ) -> None:
-    """Store what a suite needs for work without a network: rows, dictionaries and, on request,
-    models and packages.
+    """Store everything that a suite needs to run offline.
+
+    Rows and dictionaries; on request also models and packages.
 
     Every file is checked against the Hub's hash; bundle.json lists ids, revisions, bytes, hashes,
     licences and gating. Interrupted, the same command goes on. Then: lep-bench doctor --offline
@@ -78,7 +79,7 @@ def bundle(
     from lep_bench import bundling, origins
 
     check_folder(folder)
-    suites = names(suite, "--suite")
+    suites = split_names(suite, "--suite")
     needs = bundling.keep_revisions(
         wanted(suites, folder, models, configs, adapters, tasks_dir), folder
     )

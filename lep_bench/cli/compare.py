@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lep_bench.cli.app import ConfigFolders, Out, TaskFolders, app, fitting
+from lep_bench.cli.app import ConfigFolders, Out, TaskFolders, app, match_names
 from lep_bench.cli.run import SuiteName
 from lep_bench.errors import LepBenchError, count_noun
 
@@ -63,7 +63,7 @@ class StoredResults:
                 f"no results of suite {suite} in {out}: run lep-bench run --suite {suite} "
                 "first, or name its --out folder"
             )
-        names = fitting(
+        names = match_names(
             {r.model.name for r in results},
             patterns,
             hint=f"(models with results of suite {suite} in {out})",
@@ -109,9 +109,9 @@ def compare(
     ] = 4,
     json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Compare two models item by item, from stored samples: is the difference real?
+    """Compare two models item by item: is the difference real?
 
-    For every task and the mean: both scores, their difference with its 95% interval, p (also
+    Reads stored samples. For every task and the mean: both scores, their difference with its 95% interval, p (also
     corrected for the number of tasks), and what may be said: higher, lower, equal (within the
     suite's delta) or undecided. Refused where the two were not asked alike.
 

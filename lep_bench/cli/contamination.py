@@ -16,8 +16,8 @@ from lep_bench.cli.app import (
     TaskFolders,
     app,
     check_folder,
-    names,
     print_table,
+    split_names,
 )
 from lep_bench.errors import LepBenchError, RunFailedError, TaskError, unknown_name
 
@@ -115,7 +115,7 @@ def contamination(
     looked_through = _texts(
         (*(text or ()), *(more or ())), [known.family(name) for name in family or ()]
     )
-    asked = chosen.tasks if tasks is None else names(tasks, "--tasks")
+    asked = chosen.tasks if tasks is None else split_names(tasks, "--tasks")
     rows, left_out = _rows(chosen, asked, (*(tasks_dir or ()), *lm_eval_folders(chosen.lm_eval)))
 
     from lep_bench.leaderboard.contamination import scan

@@ -17,8 +17,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from lep_bench.cli import app as cli_app
-from lep_bench.cli.app import AdapterFolders, ConfigFolders, DataFolder, Out, TaskFolders, app
+from lep_bench.cli.app import (
+    AdapterFolders,
+    ConfigFolders,
+    DataFolder,
+    Out,
+    TaskFolders,
+    app,
+    split_names,
+)
 from lep_bench.errors import LepBenchError
 
 GIB = 2**30
@@ -111,9 +118,9 @@ def doctor(
     if suite is not None:
         parts.append(
             check(
-                cli_app.names(suite, "--suite"),
+                split_names(suite, "--suite"),
                 data,
-                cli_app.names(models, "--models"),
+                split_names(models, "--models"),
                 configs,
                 adapters,
                 tasks_dir,

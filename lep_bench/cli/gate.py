@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lep_bench.cli.app import ConfigFolders, Out, TaskFolders, app, names
+from lep_bench.cli.app import ConfigFolders, Out, TaskFolders, app, split_names
 from lep_bench.cli.run import SuiteName
 from lep_bench.errors import LepBenchError, RunFailedError
 
@@ -53,8 +53,7 @@ def gate(
         bool, typer.Option("--write", help="Write the file from the scores in --out, and stop.")
     ] = False,
 ) -> None:
-    """Fail where a model's mean may have dropped by --max-drop or more since the baseline was
-    written.
+    """Fail where a model may be worse than a stored baseline.
 
     A model passes if the one-sided 95% lower bound of its paired difference, now minus baseline, is
     above -max_drop; the bounds are corrected for the number of models (Holm). Exit codes: 0 all
@@ -74,7 +73,7 @@ def gate(
             f"{baseline}: a folder, a file is needed: what --write wrote, or the "
             "results.jsonl of a leaderboard folder"
         )
-    patterns = names(models, "--models")
+    patterns = split_names(models, "--models")
     given = StoredResults.read(suite, out, configs, tasks_dir, patterns)
     if write:
         chosen = list(

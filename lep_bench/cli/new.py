@@ -1,223 +1,52 @@
-"""What `lep-bench new` writes. @NAME@ is the adapter's or family's name, @FUNCTION@ a Python name
-made of it.
-"""
+"""`lep-bench new`: write an adapter, a family or a task from the files in lep_bench/templates/."""
 
 from __future__ import annotations
 
 import json
 import keyword
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from lep_bench.cli.app import AdapterFolders, ConfigFolders, check_folder
-from lep_bench.cli.app import new as app
+from lep_bench.cli.app import AdapterFolders, ConfigFolders, HelpGroup, app, check_folder
 from lep_bench.errors import CheckpointError, ConfigError, LepBenchError
 
-PROPAGATION = '''\
-"""@NAME@: say here in one line what the method does."""
+TEMPLATES = Path(__file__).parent.parent / "templates"
 
-from lep_bench.plugin import Params, propagation
-
-
-class Settings(Params):
-    """Set in a family's YAML: `propagation: {@NAME@: {strength: 0.5}}`. Every field needs a default."""
-
-    strength: float = 1.0
+new = typer.Typer(
+    cls=HelpGroup,
+    help="Write a new adapter, family or task that works at once.",
+    no_args_is_help=True,
+)
+app.add_typer(new, name="new")
 
 
-@propagation("@NAME@")
-def @FUNCTION@(problem, params: Settings):
-    """The donor's rows, moved by what instruction tuning did to the shared tokens on average.
-
-    Source: cite the paper or page the method comes from. This example is after task arithmetic (arXiv 2212.04089).
-    """
-    # Called once for the input embedding and once for the head (problem.matrix says which). `overlap` pairs (new id,
-    # old id) of the tokens in both vocabularies; base_at and instruct_at take old ids, donor_at takes new ones, and
-    # all give float64 rows [n, d]. For a linear map: problem.fit(problem.mixed("base"), problem.mixed("instruct")).
-    old_ids = problem.overlap[:, 1]
-    move = (problem.instruct_at(old_ids) - problem.base_at(old_ids)).mean(dim=0)
-    # The function gets blocks of donor rows [n, d] with their new ids [n], and gives back the new rows [n, d].
-    return lambda donor_rows, ids: donor_rows + params.strength * move
-'''
-
-VOCABULARY = '''\
-"""@NAME@: say here in one line what the vocabulary is like."""
-
-from lep_bench.plugin import Params, vocabulary
-
-
-class Settings(Params):
-    """Set in a family's YAML: `vocabularies: {@NAME@: {params: {size: 8000}}}`. Every field needs a default."""
-
-    size: int = 1000  # ordinary tokens, the 256 byte tokens included
-    characters: int = 1_000_000_000  # text is read up to this many characters
-
-
-@vocabulary("@NAME@")
-def @FUNCTION@(base, texts, params: Settings):
-    """A new BPE vocabulary, learned from lines that hold a Cyrillic letter.
-
-    Source: cite the paper or page the method comes from. This example is nobody's.
-    """
-    # `base` is the base model's tokenizers.Tokenizer, `texts` an iterator over documents that can be read once. What is
-    # given back is a tokenizers.Tokenizer with every special token of the base and ids without holes; new_bpe, extended
-    # and optimized of lep_bench.surgery.vocabulary see to that, and any tokenizer is checked before it is used.
-    from lep_bench.surgery import vocabulary as made
-
-    russian = (text for text in texts if any("а" <= letter <= "я" for letter in text.lower()))
-    return made.new_bpe(base, made.limited(russian, params.characters), params.size)
-'''
-
-TUNING = '''\
-"""@NAME@: say here in one line how the model is tuned."""
-
-from lep_bench.plugin import Params, tuning
-
-
-class Settings(Params):
-    """Set in a family's YAML: `tuning: {@NAME@: {after: [conversion], params: {copies: 100}}}`. Every field needs a default."""
-
-    # A run lets the original instruct model write `answers` answers of at most `answer_tokens` tokens beforehand.
-    answers: int = 32
-    answer_tokens: int = 64
-    copies: int = 32
-    learning_rate: float = 1e-4
-
-
-@tuning("@NAME@")
-def @FUNCTION@(model, params: Settings):
-    """A short tuning of all layers on the instruct model's own answers and on copying.
-
-    Source: cite the paper or page the method comes from. This example is after arXiv 2412.21140, section 3.5.
-    """
-    # `model` gives examples (prompt, answer) and tunes: answers(n, max_tokens) are the ORIGINAL instruct model's, copies(n)
-    # ask to repeat a text, examples(file) reads a JSONL of yours. Recipe holds every setting of the tuning.
-    from lep_bench.training.finetune import Recipe
-
-    examples = model.answers(params.answers, params.answer_tokens) + model.copies(params.copies)
-    recipe = Recipe(layers="all", learning_rate=params.learning_rate, batch=16)
-    return model.finetune(examples, recipe)
-'''
-
-TEST = '''\
-"""@NAME@ keeps its contract on small models of every kind (pytest runs this)."""
-
-from pathlib import Path
-
-from lep_bench.testing import check_adapter
-
-
-def test_@FUNCTION@() -> None:
-    check_adapter(Path(__file__).with_name("@FILE@"))
-'''
-
-DONOR_FAMILY = """\
-# A family: base, instruct, and the vocabularies that a donor exists for. Run it with the suite of the same name.
-description: @DESCRIPTION@
-base: @BASE@
-instruct: @INSTRUCT@
-# bytes-exact cuts new tokens into old ones exactly as bytes; paper does it as the paper's authors did.
-row_policy: bytes-exact
-vocabularies:
-@VOCABULARIES@
-propagation:
-  swap: {}
-  overlap: {}
-  conversion: {}
-"""
-
-TRAINED_FAMILY = """\
-# A family: base, instruct, and the vocabularies that are made and trained here. Run it with the suite of the same name.
-description: @DESCRIPTION@
-base: @BASE@
-instruct: @INSTRUCT@
-# Text (one document a line) or JSONL files with a "text" field, a name or a list of names: for tokenizers and training.
-corpus: @CORPUS@
-row_policy: bytes-exact
-vocabularies:
-  original: {} # the control: the same text, the old vocabulary
-  bpe: {}
-  extended: {}
-# Embeddings and head only, the body stays frozen. `characters` of the corpus are read once, by every vocabulary alike.
-pretraining: {characters: 100000000, block: 1024, batch: 256, learning_rate: 2.0e-4}
-propagation:
-  swap: {}
-  overlap: {}
-  conversion: {}
-"""
-
-SUITE = """\
-# What `lep-bench run --suite @NAME@` means: these families, tasks and scoring rules.
-title: @NAME@
-families: [@NAME@]
-@REST@"""
-
-
-TASK = """\
-# A plain lm-eval task: `lm_eval run --include_path DIR --tasks @NAME@` runs it too.
-task: @NAME@
-custom_dataset: !function utils.load_rows
-output_type: multiple_choice
-test_split: test
-doc_to_text: "Question: {{question}}\\nAnswer:"
-doc_to_choice: "{{choices}}"
-doc_to_target: gold
-metric_list:
-  - metric: acc
-metadata:
-  # Raise it whenever a score may change.
-  version: 1.0
-  # The metric that a table shows.
-  primary: acc
-"""
-
-TASK_UTILS = '''\
-"""The rows of this task. lm-eval loads this file by path; it imports nothing of lep-bench."""
-
-import json
-from pathlib import Path
-
-import datasets
-
-
-def load_rows(**_):
-    """One row a line in rows.jsonl: question, choices, gold (the right choice's number), group (for standard errors)."""
-    lines = (Path(__file__).parent / "rows.jsonl").read_text(encoding="utf-8").splitlines()
-    return {"test": datasets.Dataset.from_list([json.loads(line) for line in lines])}
-'''
-
-TASK_ROWS = """\
-{"question": "Which of these is a colour?", "choices": ["green", "seven", "river"], "gold": 0, "group": "colours"}
-{"question": "Which of these is a number?", "choices": ["green", "seven", "river"], "gold": 1, "group": "numbers"}
-"""
-
-
-def fill(template: str, **values: str) -> str:
-    """`template` with every @KEY@ replaced by `values[key]`."""
-    for key, value in values.items():
-        template = template.replace(f"@{key.upper()}@", value)
-    return template
+def fill_template(name: str, words: Mapping[str, str]) -> str:
+    """The text of a template with every placeholder, such as my_method or BASE, replaced."""
+    text = (TEMPLATES / name).read_text(encoding="utf-8")
+    # In one pass: what stands for one placeholder may hold another.
+    return re.sub("|".join(map(re.escape, words)), lambda match: words[match[0]], text)
 
 
 Name = Annotated[
     str,
     typer.Argument(
         metavar="NAME",
-        help="Letters, digits, . _ and -; models are called by it.",
+        help="Letters, digits, . _ and -; it becomes part of models' names.",
         show_default=False,
     ),
 ]
 
 
-@app.command()
+@new.command()
 def adapter(
     name: Name,
     kind: Annotated[
         Literal["propagation", "vocabulary", "tuning"],
-        typer.Option("--kind", help="Which step it provides."),
+        typer.Option("--kind", help="The step that the adapter provides."),
     ] = "propagation",
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The folder to write to.")] = Path(
         "my-adapters"
@@ -226,11 +55,10 @@ def adapter(
     """Write a new adapter: one working file, and its test.
 
     \b
-    Examples:
-      lep-bench new adapter my-method
-      lep-bench models '*/my-method' --adapters my-adapters
-      lep-bench run --models 'mini-llama/extended/*' --adapters my-adapters
-      lep-bench new adapter my-words --kind vocabulary --to ../methods
+    lep-bench new adapter my-method
+    lep-bench list models '*/my-method' --adapters my-adapters
+    lep-bench run --models 'mini-llama/extended/*' --adapters my-adapters
+    lep-bench new adapter my-words --kind vocabulary --to ../methods
     """
     from lep_bench import plugin
     from lep_bench.files import write_text
@@ -242,26 +70,26 @@ def adapter(
             f"there is a {kind} adapter {name!r} already ({known.entries[kind, name].origin}"
             "): choose another name"
         )
-    function = identifier(name)
+    function = make_identifier(name)
     file, test = to / f"{function}.py", to / f"test_{function}.py"
     refuse_existing(file, test)
-    template = {"propagation": PROPAGATION, "vocabulary": VOCABULARY, "tuning": TUNING}[kind]
-    write_text(file, fill(template, name=name, function=function))
-    write_text(test, fill(TEST, name=name, function=function, file=file.name))
+    words = {"my-method": name, "my_method": function}
+    write_text(file, fill_template(f"adapter/{kind}.py", words))
+    write_text(test, fill_template("adapter/contract.py", words))
     plugin.load_adapters(file)
-    typer.echo(f"written: {file}\nwritten: {test}\nits test: python -m pytest {test}")
+    typer.echo(f"written: {file}\nwritten: {test}\nto test it: python -m pytest {test}")
     if kind == "propagation":
-        typer.echo(f"its models: lep-bench models '*/{name}' --adapters {to}")
+        typer.echo(f"its models: lep-bench list models '*/{name}' --adapters {to}")
     elif kind == "tuning":
-        typer.echo(f"its models: lep-bench models '*+{name}' --adapters {to}")
+        typer.echo(f"its models: lep-bench list models '*+{name}' --adapters {to}")
     else:
         typer.echo(
-            f"to use it: add `{name}: {{}}` under `vocabularies` of a family (lep-bench new "
-            f"family), and give --adapters {to}"
+            f"to use it: add `{name}: {{}}` to the `vocabularies` of a family (lep-bench new "
+            f"family), and run with --adapters {to}"
         )
 
 
-@app.command()
+@new.command()
 def family(
     name: Name,
     base: Annotated[
@@ -284,7 +112,7 @@ def family(
         typer.Option(
             "--donor",
             metavar="VOCABULARY=PATH_OR_HUB_ID",
-            help="A donor that exists (repeatable).",
+            help="An existing donor (repeatable).",
             show_default=False,
         ),
     ] = None,
@@ -293,7 +121,7 @@ def family(
         typer.Option(
             "--corpus",
             metavar="FILE",
-            help="Text to make vocabularies and donors from.",
+            help="The text to make vocabularies and donors from.",
             show_default=False,
         ),
     ] = None,
@@ -303,16 +131,15 @@ def family(
     configs: ConfigFolders = None,
     adapters: AdapterFolders = None,
 ) -> None:
-    """Write a new family, checked, and a suite that runs it.
+    """Write a new family, and a suite that runs it.
 
-    Give the donors that exist with --donor, or a text with --corpus to make them.
+    Name existing donors with --donor, or a text to make them from with --corpus.
 
     \b
-    Examples:
-      lep-bench new family ruadapt --base mistralai/Mistral-7B-v0.1 --instruct openchat/openchat-3.5-0106 \\
-          --donor extended=ORGANISATION/DONOR
-      lep-bench new family mine --base ./base --instruct ./instruct --corpus texts.txt
-      lep-bench run --suite mine --configs my-configs --models all --dry-run
+    lep-bench new family ruadapt --base mistralai/Mistral-7B-v0.1 --instruct openchat/openchat-3.5-0106 \\
+        --donor extended=ORGANISATION/DONOR
+    lep-bench new family mine --base ./base --instruct ./instruct --corpus texts.txt
+    lep-bench run --suite mine --configs my-configs --models all --dry-run
     """
     from lep_bench import plugin
     from lep_bench.config.load import Configs
@@ -329,63 +156,62 @@ def family(
     files = (to / "families" / f"{name}.yaml", to / "suites" / f"{name}.yaml")
     refuse_existing(*files)
     donors = {
-        vocabulary: placed(location) for vocabulary, location in map(split_donor, donor or ())
+        vocabulary: resolve_location(location)
+        for vocabulary, location in map(split_donor, donor or ())
     }
-    base, instruct, corpus = placed(base), placed(instruct), corpus and placed(corpus)
+    base, instruct = resolve_location(base), resolve_location(instruct)
     check_models(base, instruct, donors)
+    words = {
+        "DESCRIPTION": quote_scalar(f"{instruct} with new vocabularies"),
+        "BASE": quote_scalar(base),
+        "INSTRUCT": quote_scalar(instruct),
+    }
     if donors:
-        rows = "\n".join(
-            f"  {vocabulary}: {{donor: {quoted(location)}}}"
+        template = "family/donors.yaml"
+        words["  VOCABULARY: {}"] = "\n".join(
+            f"  {vocabulary}: {{donor: {quote_scalar(location)}}}"
             for vocabulary, location in donors.items()
         )
-        text = fill(DONOR_FAMILY, vocabularies=rows)
     elif corpus is not None:
-        text = fill(TRAINED_FAMILY, corpus=quoted(corpus))
+        template = "family/trained.yaml"
+        words["CORPUS"] = quote_scalar(resolve_location(corpus))
     else:
         raise LepBenchError(
-            "a family needs donors: --donor VOCABULARY=PATH_OR_HUB_ID for one that exists, or "
+            "a family needs donors: give --donor VOCABULARY=PATH_OR_HUB_ID for an existing one, or "
             "--corpus FILE to make them from a text"
         )
-    text = fill(
-        text,
-        description=quoted(f"{instruct} with new vocabularies"),
-        base=quoted(base),
-        instruct=quoted(instruct),
-    )
-    rest = folders.file("suites", "mini").read_text(encoding="utf-8")
-    # the tasks and rules of the mini suite, under another title
-    rest = rest[rest.index("tasks:") :]
+    # The tasks and rules of the mini suite, under another title.
+    mini = folders.file("suites", "mini").read_text(encoding="utf-8")
+    rules = mini[mini.index("tasks:") :]
     try:
-        write_text(files[0], text)
-        write_text(files[1], fill(SUITE, name=name, rest=rest))
-        made = Configs.of((to, *(configs or ())))
-        listed = select_models(
-            ["all"], made.suite(name), made, plugin.discover_adapters(tuple(adapters or ()))
-        )
+        write_text(files[0], fill_template(template, words))
+        write_text(files[1], fill_template("family/suite.yaml", {"my-family": name}) + rules)
+        known = Configs.of((to, *(configs or ())))
+        registry = plugin.discover_adapters(adapters or ())
+        specs = select_models(["all"], known.suite(name), known, registry)
     except LepBenchError:
         for file in files:
             file.unlink(missing_ok=True)
         raise
     typer.echo(
-        f"written: {files[0]}\nwritten: {files[1]}\n{len(listed)} models: lep-bench models "
+        f"written: {files[0]}\nwritten: {files[1]}\n{len(specs)} models: lep-bench list models "
         f"--suite {name} --configs {to}"
     )
     typer.echo(f"to run: lep-bench run --suite {name} --configs {to} --models all --dry-run")
 
 
-@app.command()
+@new.command()
 def task(
     name: Name,
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The folder to write to.")] = Path(
         "my-tasks"
     ),
 ) -> None:
-    """Write a new lm-eval task: its YAML, its rows and the code that reads them.
+    """Write a new lm-eval task: YAML, rows, and the code that reads them.
 
     \b
-    Examples:
-      lep-bench new task my-questions
-      lep-bench run --tasks my-questions --tasks-dir my-tasks --models 'mini-llama/instruct'
+    lep-bench new task my-questions
+    lep-bench run --tasks my-questions --tasks-dir my-tasks --models 'mini-llama/instruct'
     """
     from lep_bench import tasks
     from lep_bench.files import write_text
@@ -397,15 +223,15 @@ def task(
             f"there is a task {name!r} already ({known.tasks[name].path}): choose another name"
         )
     folder = to / name
-    contents = {
-        f"{name}.yaml": fill(TASK, name=name),
-        "utils.py": TASK_UTILS,
-        "rows.jsonl": TASK_ROWS,
+    templates = {
+        folder / f"{name}.yaml": "task/my-task.yaml",
+        folder / "utils.py": "task/utils.py",
+        folder / "rows.jsonl": "task/rows.jsonl",
     }
-    refuse_existing(*(folder / file for file in contents))
-    for file, text in contents.items():
-        write_text(folder / file, text)
-        typer.echo(f"written: {folder / file}")
+    refuse_existing(*templates)
+    for file, template in templates.items():
+        write_text(file, fill_template(template, {"my-task": name}))
+        typer.echo(f"written: {file}")
     tasks.scan_tasks((to,))
     typer.echo(
         f"to run it: lep-bench run --tasks {name} --tasks-dir {to} --models 'mini-llama/instruct'"
@@ -413,22 +239,22 @@ def task(
 
 
 def check_name(name: str, what: str) -> None:
-    """Raise LepBenchError unless `name` can stand in a model's name and in a file's."""
+    """Raise LepBenchError unless `name` can be part of a model's name and of a file's."""
     from lep_bench import files
 
     files.check_name(name, f"{what} name")
     if any(mark in name for mark in "+@="):
-        raise LepBenchError(f"{what} name {name!r} may not hold + @ or =: model names use them")
+        raise LepBenchError(f"{what} name {name!r} may not contain + @ or =: model names use them")
 
 
-def identifier(name: str) -> str:
+def make_identifier(name: str) -> str:
     """A Python name for an adapter's function and file: my-method -> my_method."""
-    made = re.sub(r"\W", "_", name, flags=re.ASCII)
-    return made if made.isidentifier() and not keyword.iskeyword(made) else f"adapter_{made}"
+    word = re.sub(r"\W", "_", name, flags=re.ASCII)
+    return word if word.isidentifier() and not keyword.iskeyword(word) else f"adapter_{word}"
 
 
 def refuse_existing(*files: Path) -> None:
-    """Raise LepBenchError when one of the files is there: nothing of the user's is overwritten."""
+    """Raise LepBenchError when one of the files exists: nothing of the user's is overwritten."""
     for file in files:
         check_folder(file.parent, "--to")
         if file.exists():
@@ -448,17 +274,19 @@ def split_donor(text: str) -> tuple[str, str]:
     return vocabulary, location
 
 
-def placed(location: str) -> str:
-    """`location` with the whole path of what is here: in a YAML a path is relative to the YAML, on
-    the command line to where one is.
+def resolve_location(location: str) -> str:
+    """A location of the command line for a YAML: an existing path in full, anything else as it is.
+
+    A relative path in a YAML is relative to the YAML.
     """
     path = Path(location).expanduser()
     return str(path.resolve()) if location and path.exists() else location
 
 
 def check_models(base: str, instruct: str, donors: dict[str, str]) -> None:
-    """Raise CheckpointError for local folders that are no checkpoints or whose shapes differ. Hub
-    ids are not looked up.
+    """Raise CheckpointError for a local folder that is no checkpoint, and for shapes that differ.
+
+    Hub ids are not looked up.
     """
     shapes: dict[str, tuple[object, ...]] = {}
     for what, location in {
@@ -495,7 +323,7 @@ def read_shape(location: str) -> tuple[object, ...] | None:
         ) from error
 
 
-def quoted(text: str) -> str:
+def quote_scalar(text: str) -> str:
     """`text` as a YAML scalar: plain where that is safe."""
     if "\n" in text:
         raise ConfigError(f"{text!r}: one line is expected")

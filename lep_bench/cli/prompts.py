@@ -281,7 +281,7 @@ def prompts(
             "id."
         ),
     ],
-    task: Annotated[str, typer.Argument(help="A task (lep-bench tasks lists them).")],
+    task: Annotated[str, typer.Argument(help="A task (see lep-bench list tasks).")],
     rows: Annotated[
         int,
         typer.Option("-n", "--rows", min=0, help="How many rows to show; all of them are checked."),

@@ -19,8 +19,8 @@ from lep_bench.cli.app import (
     TaskFolders,
     app,
     check_folder,
-    fitting,
-    names,
+    match_names,
+    split_names,
 )
 from lep_bench.cli.run import SuiteName
 from lep_bench.errors import LepBenchError
@@ -196,7 +196,7 @@ def publish(
             "without it, then publish"
         )
     chosen, ways = (
-        selected(given, whole, None if models is None else names(models, "--models"))
+        selected(given, whole, None if models is None else split_names(models, "--models"))
         if place.board
         else ([], {})
     )
@@ -345,7 +345,7 @@ def selected(
     # the first training seed's way is told
     for result in sorted((r for r in results if r.status == "ok"), key=lambda r: r.model.seed):
         records.setdefault(result.model.name, result)
-    chosen = list(records) if wanted is None else fitting(records, wanted, "scored model")
+    chosen = list(records) if wanted is None else match_names(records, wanted, "scored model")
     families = map(given.configs.family, widen_suite(given.suite, chosen, given.configs).families)
     licences = {
         location: family.licence

@@ -33,9 +33,9 @@ def reproduce(
         bool, typer.Option("--json", help="Print JSON: every figure with its errors and interval.")
     ] = False,
 ) -> None:
-    """Set what was measured beside the paper's figures: reproduced, differs, inconclusive.
+    """Compare your results with the paper's figures.
 
-    Nothing is run: results are those of lep-bench run --suite paper in --out. Only what was asked
+    Each figure is reproduced, differs or is inconclusive. Nothing is run: results are those of lep-bench run --suite paper in --out. Only what was asked
     as the paper asked is set beside its figures, and only what was made of the paper's own
     checkpoints gets a verdict. leaderboards/paper/README.md says how it is reached.
 

@@ -16,8 +16,9 @@ from lep_bench.cli.app import (
     Out,
     TaskFolders,
     app,
-    names,
+    split_names,
 )
+from lep_bench.cli.project import show_project
 from lep_bench.errors import LepBenchError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ SuiteName = Annotated[
     typer.Option(
         "--suite",
         metavar="NAME",
-        help="The suite: families, tasks, scoring and mean (lep-bench where configs).",
+        help="The suite: families, tasks, scoring and mean (see lep-bench list suites).",
     ),
 ]
 Dtype = Annotated[
@@ -108,6 +109,7 @@ KeyVariable = Annotated[
 
 @app.command()
 def run(
+    context: typer.Context,
     models: Models = "all",
     suite: SuiteName = "mini",
     tasks: Annotated[
@@ -182,8 +184,12 @@ def run(
         engine=place.engine,
         server=server,
     )
-    patterns, chosen = names(models, "--models"), None if tasks is None else names(tasks, "--tasks")
+    patterns, chosen = (
+        split_names(models, "--models"),
+        None if tasks is None else split_names(tasks, "--tasks"),
+    )
     todo = given.plan(patterns, chosen)
+    show_project(context)
     typer.echo(place)
     read = checkpoints.of_plan(todo, given.checkpoints(patterns))
     if data is not None:

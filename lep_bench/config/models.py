@@ -336,7 +336,7 @@ def _match_pattern(pattern: str, known: list[ModelSpec], usual: set[str]) -> lis
         if found:
             return found
         raise unknown_name(
-            "model pattern", pattern, [m.name for m in known], "(lep-bench models lists them all)"
+            "model pattern", pattern, [m.name for m in known], "(see lep-bench list models)"
         )
     if pattern.startswith("builtin:"):
         return [
@@ -358,7 +358,7 @@ def _match_pattern(pattern: str, known: list[ModelSpec], usual: set[str]) -> lis
         if not local.is_dir():
             raise LepBenchError(
                 f"{pattern}: no such folder; a model is a checkpoint folder, a Hub id or a "
-                "name from lep-bench models"
+                "name from lep-bench list models"
             )
         # The name as it was given: a link is how one of two folders of the same name gets another
         # one.
@@ -381,7 +381,7 @@ def _match_pattern(pattern: str, known: list[ModelSpec], usual: set[str]) -> lis
                 f"local/{_make_local_name(pattern.replace('/', '--'))}", "local", location=pattern
             )
         ]
-    raise unknown_name("model", pattern, names, "(lep-bench models lists them all)")
+    raise unknown_name("model", pattern, names, "(see lep-bench list models)")
 
 
 def _make_local_name(text: str) -> str:

@@ -5,9 +5,10 @@ the reference that users read.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from lep_bench.yamlfile import Frozen
 
@@ -309,3 +310,26 @@ class Devices(Frozen):
     batch_tokens: int | None = Field(
         None, ge=1, description="Most tokens in one batch (engine hf)."
     )
+
+
+Paths = Annotated[
+    tuple[Path, ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+]
+
+
+class Project(Frozen):
+    """`lep-bench.yaml`: options that every command in its folder takes, so that they need not be
+    repeated. Flags win. Paths are relative to the file; where a key says folders, give one or a list.
+    """
+
+    suite: str | None = Field(None, description="The suite (`--suite`).")
+    out: Path | None = Field(
+        None, description="The folder for everything that is written (`--out`)."
+    )
+    configs: Paths = Field(
+        (), description="Folders with families, suites and baselines (`--configs`)."
+    )
+    adapters: Paths = Field((), description="Folders with adapters (`--adapters`).")
+    tasks: Paths = Field((), description="Folders with tasks (`--tasks-dir`).")
+    data: Path | None = Field(None, description="A bundle, or a folder with rows (`--data`).")

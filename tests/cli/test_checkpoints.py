@@ -71,17 +71,17 @@ def test_a_dry_run_of_the_papers_suite_says_what_it_would_fetch(
 
 
 def test_models_names_checkpoints_on_stderr_and_only_those_it_lists(cli) -> None:
-    done = cli("models", "llama3-8b/optimized/swap", "--suite", "paper")
+    done = cli("list", "models", "llama3-8b/optimized/swap", "--suite", "paper")
     assert len(done.out.splitlines()) == 2
     assert "unverified" in line(done.err, "to fetch", "llama3_cut_extended") and "gated" in line(
         done.err, "Meta-Llama-3-8B-Instruct"
     )
     assert "mistral" not in done.err and "unigram" not in done.err
-    assert "CHECKPOINT" not in cli("models").err, "the built-in families need none"
+    assert "CHECKPOINT" not in cli("list", "models").err, "the built-in families need none"
 
 
 def test_families_marks_ids_that_are_gated_or_not_verified(cli) -> None:
-    out = cli("families").out
+    out = cli("list", "families").out
     assert "(gated)" in line(out, "llama3-8b", " base ") and "(unverified)" in line(
         out, "mistral-7b", " instruct "
     )
@@ -97,7 +97,7 @@ def test_a_dry_run_asks_no_network(cli, monkeypatch: pytest.MonkeyPatch, tmp_pat
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    assert cli("models", "--suite", "paper").code == 0
+    assert cli("list", "models", "--suite", "paper").code == 0
     assert (
         cli(
             "run",

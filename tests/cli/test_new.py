@@ -19,7 +19,7 @@ def test_a_new_adapter_works_and_its_test_passes(cli, kind: str, tmp_path: Path)
     assert answer.code == 0, answer.err
     found = plugin.discover_adapters([tmp_path]).get(kind, "my-method")
     assert found.adapter.params() is not None and "ource" in found.adapter.doc
-    assert "my-method" in cli("adapters", "--adapters", tmp_path).out
+    assert "my-method" in cli("list", "adapters", "--adapters", tmp_path).out
     # Called here, not by another pytest: importing torch again would take longer than the test.
     runpy.run_path(str(tmp_path / "test_my_method.py"))["test_my_method"]()
 
@@ -28,7 +28,7 @@ def test_a_new_propagation_method_gives_models(cli, tmp_path: Path) -> None:
     cli("new", "adapter", "my-method", "--to", tmp_path)
     assert (
         "mini-llama/extended/my-method"
-        in cli("models", "mini-llama/*/my-method", "--adapters", tmp_path).out
+        in cli("list", "models", "mini-llama/*/my-method", "--adapters", tmp_path).out
     )
 
 
@@ -76,7 +76,7 @@ def test_a_new_family_with_donors_gives_models(cli, tmp_path: Path) -> None:
         family.vocabularies["extended"].donor,
         family.vocabularies["bpe"].donor,
     ) == (str(base), str(donor), "some/repo")
-    listed = cli("models", "all", "--suite", "mine", "--configs", to)
+    listed = cli("list", "models", "all", "--suite", "mine", "--configs", to)
     assert (
         listed.code == 0
         and "mine/extended/conversion" in listed.out
@@ -203,7 +203,7 @@ def test_a_new_task_is_listed_and_can_be_asked(cli, tmp_path: Path) -> None:
 
     answer = cli("new", "task", "my-questions", "--to", tmp_path / "tasks")
     assert answer.code == 0, answer.err
-    assert "my-questions" in cli("tasks", "--tasks-dir", tmp_path / "tasks").out
+    assert "my-questions" in cli("list", "tasks", "--tasks-dir", tmp_path / "tasks").out
     base, _ = pico.family(tmp_path / "pico")
     compiled = compile_task(
         "my-questions", base, Conversation(format="plain"), task_folders=[tmp_path / "tasks"]

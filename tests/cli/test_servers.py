@@ -151,7 +151,7 @@ def test_refused_before_anything_is_asked(cli: Any, place: Path) -> None:
             )
         assert {path for path, _, _ in server.asked} <= {"/v1/models"}
     assert not (place / "runs").exists() or not list((place / "runs").rglob("*.json"))
-    shown = cli("models", "--suite", "s", "--configs", "configs")
+    shown = cli("list", "models", "--suite", "s", "--configs", "configs")
     assert shown.code == 0 and "baselines/clever" in shown.out
     assert cli(*common, "--dry-run").code == 0
     assert (

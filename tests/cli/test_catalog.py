@@ -1,25 +1,23 @@
-"""The commands that only look, and how mistakes are told."""
+"""`lep-bench list`, and how mistakes are reported."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-import typer
 
 from lep_bench import files
-from lep_bench.cli.app import app
 
 
 def test_adapters_lists_kind_name_origin_and_first_docstring_line(cli) -> None:
-    answer = cli("adapters")
+    answer = cli("list", "adapters")
     assert answer.code == 0
     line = next(line for line in answer.out.splitlines() if line.split()[1:2] == ["conversion"])
     assert line.split()[0] == "propagation" and "shipped" in line and "Linear map" in line
 
 
 def test_models_marks_what_all_means(cli) -> None:
-    every, usual = cli("models"), cli("models", "all")
+    every, usual = cli("list", "models"), cli("list", "models", "all")
     assert every.code == usual.code == 0
     rows = [line.split() for line in every.out.splitlines()[1:]]
     listed = [row[0] for row in rows]
@@ -35,7 +33,7 @@ def test_models_marks_what_all_means(cli) -> None:
 
 
 def test_models_takes_a_pattern(cli) -> None:
-    answer = cli("models", "mini-llama/*/conversion")
+    answer = cli("list", "models", "mini-llama/*/conversion")
     names = [line.split()[0] for line in answer.out.splitlines()[1:]]
     assert names == [
         f"mini-llama/{v}/conversion" for v in ("bpe", "unigram", "extended", "optimized")
@@ -43,27 +41,35 @@ def test_models_takes_a_pattern(cli) -> None:
 
 
 def test_families_and_tasks_are_listed(cli) -> None:
-    assert "builtin:mini-llama/instruct" in cli("families").out
-    tasks = cli("tasks")
+    assert "builtin:mini-llama/instruct" in cli("list", "families").out
+    tasks = cli("list", "tasks")
     assert tasks.code == 0
     row = next(line for line in tasks.out.splitlines() if line.startswith("mini_facts_ru"))
     assert "mini" in row.split()[2:]
 
 
-def test_where_prints_a_bare_path_for_scripts(cli) -> None:
-    assert cli("where", "tasks").out.strip() == str(files.shipped_folder("tasks"))
-    everything = cli("where").out
+def test_suites_are_listed_with_their_families(cli) -> None:
+    rows = {line.split()[0]: line for line in cli("list", "suites").out.splitlines()}
+    assert "mini-llama, mini-mistral" in rows["mini"] and "paper" in rows
+
+
+def test_paths_prints_a_bare_path_for_scripts(cli) -> None:
+    assert cli("list", "paths", "tasks").out.strip() == str(files.shipped_folder("tasks"))
+    everything = cli("list", "paths").out
     assert all(name in everything for name in files.FOLDERS)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("models", "mini-lama/*/conversion"), ("mini-lama", "did you mean")),
-        (("models", "--suite", "minni"), ("unknown suite 'minni'", "did you mean mini")),
-        (("models", "--configs", "/no/such/folder"), ("/no/such/folder", "no such folder")),
-        (("adapters", "--adapters", "/no/such/folder"), ("/no/such/folder", "no such folder")),
-        (("where", "cellar"), ("cellar", "adapters, tasks, configs")),
+        (("list", "models", "mini-lama/*/conversion"), ("mini-lama", "did you mean")),
+        (("list", "models", "--suite", "minni"), ("unknown suite 'minni'", "did you mean mini")),
+        (("list", "models", "--configs", "/no/such/folder"), ("/no/such/folder", "no such folder")),
+        (
+            ("list", "adapters", "--adapters", "/no/such/folder"),
+            ("/no/such/folder", "no such folder"),
+        ),
+        (("list", "paths", "cellar"), ("cellar", "adapters, tasks, configs")),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
@@ -79,7 +85,7 @@ def test_a_wrong_key_in_a_config_is_told_with_file_and_line(cli, tmp_path: Path)
     (tmp_path / "suites").mkdir()
     text = (files.shipped_folder("configs") / "suites" / "mini.yaml").read_text(encoding="utf-8")
     (tmp_path / "suites" / "mini.yaml").write_text(text + "protocoll: greedy\n", encoding="utf-8")
-    answer = cli("models", "--configs", tmp_path)
+    answer = cli("list", "models", "--configs", tmp_path)
     line = len(text.splitlines()) + 1
     assert (
         answer.code == 2
@@ -92,45 +98,5 @@ def test_an_adapter_that_cannot_be_imported_is_told_with_file_and_line(cli, tmp_
     (tmp_path / "broken.py").write_text(
         "import os\n\nraise RuntimeError('not today')\n", encoding="utf-8"
     )
-    answer = cli("adapters", "--adapters", tmp_path)
+    answer = cli("list", "adapters", "--adapters", tmp_path)
     assert answer.code == 2 and "broken.py:3: RuntimeError: not today" in answer.err
-
-
-def test_unknown_command_offers_a_near_one(cli) -> None:
-    answer = cli("modells")
-    assert answer.code == 2 and "'models'" in answer.err
-
-
-def test_every_command_has_help_under_both_names(cli) -> None:
-    from typer.main import get_command
-
-    for name in get_command(app).commands:
-        short, long = cli(name, "-h"), cli(name, "--help")
-        assert (
-            short.code == long.code == 0
-            and short.out == long.out
-            and "Usage: lep-bench" in short.out
-        )
-    assert "completion" not in cli("--help").out
-
-
-def test_interruption_says_how_to_go_on(cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(files, "shipped_folder", interrupted)
-    answer = cli("where", "tasks")
-    assert (answer.code, answer.err) == (130, "interrupted: run the same command again to go on\n")
-
-
-def test_a_bug_keeps_its_traceback(cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "shipped_folder", lambda name: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        cli("where", "tasks")
-
-
-def test_version(cli) -> None:
-    from lep_bench import __version__
-
-    assert cli("--version").out == f"lep-bench {__version__}\n"
-    assert isinstance(app, typer.Typer)
