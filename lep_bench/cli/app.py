@@ -68,7 +68,8 @@ class Commands(HelpGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Accept --debug and --project after the command too: that is where people type them."""
-        first, rest = [], list(args)
+        first: list[str] = []
+        rest = list(args)
         end = rest.index("--") if "--" in rest else len(rest)
         for i in reversed(range(end)):
             if rest[i] == "--debug" or rest[i].startswith("--project="):

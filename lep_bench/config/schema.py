@@ -319,8 +319,9 @@ Paths = Annotated[
 
 
 class Project(Frozen):
-    """`lep-bench.yaml`: options that every command in its folder takes, so that they need not be
-    repeated. Flags win. Paths are relative to the file; where a key says folders, give one or a list.
+    """`lep-bench.yaml`: defaults for the options of every command that is run in its folder.
+
+    Paths are relative to the file. Where a key means folders, give one or a list.
     """
 
     suite: str | None = Field(None, description="The suite (`--suite`).")
