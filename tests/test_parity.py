@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from lep_bench import files
+from tests.engines.agreement import ROUNDING
 
 TESTS = Path(__file__).resolve().parent
 # real rows, where they are at hand
@@ -80,6 +81,19 @@ def lm_eval(model: Path, chat: bool) -> dict[str, Any]:
     )
 
 
+def tied(samples: Path, task: str) -> bool:
+    """Whether two options of a row lie so close that the batch may decide between them (lm-eval
+    makes other batches).
+    """
+    (file,) = samples.glob(f"{task}@*.jsonl")
+    answers = [
+        json.loads(line)["values"].get("logprobs", [])
+        for line in file.read_text(encoding="utf-8").splitlines()
+    ]
+    ranked = [sorted(values) for values in answers if len(values) > 1]
+    return any(values[-1] - values[-2] < 2 * ROUNDING for values in ranked)
+
+
 @pytest.mark.skipif(
     not (files.builtin_checkpoints() / "mini-llama" / "instruct").is_dir(),
     reason="no shipped checkpoints",
@@ -121,7 +135,13 @@ def test_strict_scores_equal_lm_evals(
     assert {r["model"]["name"] for r in results} == set(models)
     for name, folder in models.items():
         theirs = lm_eval(folder, name == "local/exported")
-        for result in (r for r in results if r["model"]["name"] == name):
+        certain = [
+            r
+            for r in results
+            if r["model"]["name"] == name and not tied(out / "sample" / "samples" / name, r["task"])
+        ]
+        assert len(certain) >= len(TASKS) - 2
+        for result in certain:
             for metric, score in result["scores"].items():
                 assert score["value"] == theirs["results"][result["task"]][f"{metric},none"], (
                     name,

@@ -1,6 +1,4 @@
-"""A worker keeps compiled prompts for the next model: only where that model would be asked the very
-same.
-"""
+"""A worker keeps compiled prompts for the next model, if it would be asked the very same."""
 
 from __future__ import annotations
 

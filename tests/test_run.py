@@ -126,28 +126,22 @@ def test_every_model_gets_a_row(undisturbed):
     assert "limit" in page, "limited results must be marked"
 
 
-def test_the_page_has_lineage_curves_and_the_questions(configs, undisturbed, tmp_path):
-    shown = [
-        sys.executable,
-        "-m",
-        "lep_bench",
+def test_the_page_has_lineage_curves_and_the_questions(cli, configs, undisturbed, tmp_path):
+    done = cli(
         "leaderboard",
         "--suite",
         "tiny",
         "--configs",
-        str(configs),
+        configs,
         "--out",
-        str(undisturbed[0]),
-    ]
-    done = subprocess.run(
-        [*shown, "--html", str(tmp_path), "--samples", "5"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+        undisturbed[0],
+        "--html",
+        tmp_path,
+        "--samples",
+        "5",
     )
-    assert done.returncode == 0, done.stderr
-    assert str(tmp_path / "index.html") in done.stderr
+    assert done.code == 0, done.err
+    assert str(tmp_path / "index.html") in done.err
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
     assert "Continued pre-training of the donors" in page and str(undisturbed[0]) not in page
@@ -320,8 +314,8 @@ def test_two_runs_in_one_folder_are_refused(configs, tmp_path):
         (["--models", "somebody/some-model"], "cannot reach the Hugging Face Hub"),
     ],
 )
-def test_bad_input_is_one_clear_line_and_exit_code_2(configs, tmp_path, more, says):
-    done = run(configs, tmp_path, *more)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert says in done.stderr and "Traceback" not in done.stderr
-    assert done.stderr.strip().count("\n") <= 1
+def test_bad_input_is_one_clear_line_and_exit_code_2(cli, configs, tmp_path, more, says):
+    done = cli(*command(configs, tmp_path, *more)[3:])
+    assert done.code == 2, done.out + done.err
+    assert says in done.err and "Traceback" not in done.err
+    assert done.err.strip().count("\n") <= 1

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -54,6 +55,9 @@ def make(base: Path, adapter: Adapter, **changes: int) -> Tokenizer:
     return adapter(loading.read_tokenizer(base), texts(), params)
 
 
+made_once = cache(make)  # for tests that only read it
+
+
 def ordinary(tokenizer: Tokenizer) -> list[str]:
     return Shape.of(tokenizer).ordinary
 
@@ -95,7 +99,7 @@ def test_folder_is_complete_checked_and_read_alike_by_transformers(
 def test_new_vocabularies_have_the_size_asked_for_and_all_bytes(
     base: Path, shipped: dict[str, Adapter], name: str
 ) -> None:
-    made, old = make(base, shipped[name]), Shape.of(loading.read_tokenizer(base))
+    made, old = made_once(base, shipped[name]), Shape.of(loading.read_tokenizer(base))
     specials = [entry for entry in old.entries if entry in old.specials]
     entries = sorted(made.get_vocab(), key=made.token_to_id)
     assert len(entries) == PARAMS[name]["size"] + len(specials)
@@ -123,7 +127,7 @@ def test_unigram_knows_whole_words_and_never_says_unknown(
 def test_every_new_token_is_reached_by_merges_alone(
     base: Path, shipped: dict[str, Adapter], name: str
 ) -> None:
-    made = make(base, shipped[name])
+    made = made_once(base, shipped[name])
     spec = json.loads(made.to_str())
     spec["model"]["ignore_merges"] = False
     model = Tokenizer.from_str(json.dumps(spec)).model
@@ -140,7 +144,7 @@ def test_every_new_token_is_reached_by_merges_alone(
 def test_extended_keeps_every_id_and_text_without_new_tokens_keeps_its_ids(
     base: Path, shipped: dict[str, Adapter]
 ) -> None:
-    old, made = loading.read_tokenizer(base), make(base, shipped["extended"])
+    old, made = loading.read_tokenizer(base), made_once(base, shipped["extended"])
     assert all(made.token_to_id(token) == number for token, number in old.get_vocab().items())
     assert made.get_vocab_size() == old.get_vocab_size() + 90
     unchanged, shorter = 0, 0
@@ -159,7 +163,7 @@ def test_extended_keeps_every_id_and_text_without_new_tokens_keeps_its_ids(
 def test_new_merges_stand_after_all_old_ones_and_give_no_old_token(
     base: Path, shipped: dict[str, Adapter]
 ) -> None:
-    old, made = loading.read_tokenizer(base), make(base, shipped["extended"])
+    old, made = loading.read_tokenizer(base), made_once(base, shipped["extended"])
     before, after = (json.loads(t.to_str())["model"]["merges"] for t in (old, made))
     assert after[: len(before)] == before
     made_tokens = ["".join(pair) for pair in after[len(before) :]]
@@ -171,7 +175,7 @@ def test_sentencepiece_merges_never_cross_a_word_or_a_digit(
 ) -> None:
     base = pico.family(tmp_path, kind="sentencepiece")[0]
     for name in ("bpe", "unigram", "extended", "optimized"):
-        new = set(make(base, shipped[name]).get_vocab()) - set(
+        new = set(made_once(base, shipped[name]).get_vocab()) - set(
             loading.read_tokenizer(base).get_vocab()
         )
         assert not [token for token in new if "▁" in token[1:]]
@@ -185,7 +189,7 @@ def test_sentencepiece_merges_never_cross_a_word_or_a_digit(
 def test_optimized_keeps_the_most_used_tokens_with_their_merge_paths(
     base: Path, shipped: dict[str, Adapter]
 ) -> None:
-    old, made = Shape.of(loading.read_tokenizer(base)), make(base, shipped["optimized"])
+    old, made = Shape.of(loading.read_tokenizer(base)), made_once(base, shipped["optimized"])
     entries = sorted(made.get_vocab(), key=made.token_to_id)
     kept = [entry for entry in entries if entry not in old.specials][:290]
     assert set(old.bytes) <= set(kept) <= set(old.ordinary)

@@ -20,6 +20,7 @@ from lep_bench.engines.hf import HfEngine
 from lep_bench.errors import CheckpointError, LepBenchError, TaskError
 from lep_bench.evaluate.encode import MessageEncoder
 from lep_bench.records import artifact
+from tests.engines.agreement import options_agree, scores_agree
 from tests.engines.api_server import DRIP, HANG, MODELS, serving
 
 INSTRUCT = files.builtin_checkpoints() / "mini-llama" / "instruct"
@@ -338,19 +339,19 @@ def test_a_plain_server_gives_what_it_can(mini: Any) -> None:
             (context[:12], context[12:13]),
             (context[:9], context[9:13]),
         ]
-        for ours, theirs in zip(
-            engine.continuation_logprobs(pairs), reference.continuation_logprobs(pairs), strict=True
-        ):
-            assert (
-                ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
-                and ours.greedy == theirs.greedy
-            )
-        options = [context[:12]], [[5, 300, context[12]]]
-        (ours,), (theirs,) = engine.option_logprobs(*options), reference.option_logprobs(*options)
-        assert [value for value, _ in ours] == pytest.approx(
-            [value for value, _ in theirs], abs=1e-4
+        scores_agree(
+            reference,
+            pairs,
+            engine.continuation_logprobs(pairs),
+            reference.continuation_logprobs(pairs),
         )
-        assert [best for _, best in ours] == [best for _, best in theirs]
+        options = [context[:12]], [[5, 300, context[12]]]
+        options_agree(
+            reference,
+            *options,
+            engine.option_logprobs(*options),
+            reference.option_logprobs(*options),
+        )
         made = [
             each.generate([context], 24, [tokenizer.eos_token_id], ["\n"], tokenizer.decode)
             for each in (engine, reference)

@@ -27,6 +27,7 @@ from lep_bench.evaluate.lmeval import compile_task
 from lep_bench.evaluate.score import score
 from lep_bench.records import artifact
 from lep_bench.records.artifact import Artifact
+from tests.engines.agreement import options_agree, scores_agree, texts_agree
 
 try:
     start.find_installed()
@@ -122,15 +123,14 @@ def test_options_are_hfs(engines: tuple[ApiEngine, HfEngine, Artifact]) -> None:
     contexts = drawn(reference.real_rows, 1, 31, 32, 64, 200, 64)
     contexts[-1] = contexts[3]  # a question that comes twice
     options = drawn(reference.real_rows, 4, 1, 200, 4, 2, 3)
-    for own, theirs in zip(
+    options_agree(
+        reference,
+        contexts,
+        options,
         ours.option_logprobs(contexts, options),
         reference.option_logprobs(contexts, options),
-        strict=True,
-    ):
-        assert [value for value, _ in own] == pytest.approx(
-            [value for value, _ in theirs], abs=TOLERANCE
-        )
-        assert [best for _, best in own] == [best for _, best in theirs]
+        TOLERANCE,
+    )
 
 
 def test_continuations_are_hfs(engines: tuple[ApiEngine, HfEngine, Artifact]) -> None:
@@ -139,15 +139,9 @@ def test_continuations_are_hfs(engines: tuple[ApiEngine, HfEngine, Artifact]) ->
     pairs = [(text[: len(text) // 2], text[len(text) // 2 :]) for text in texts]
     (greedy,) = reference.generate([texts[5]], 8, [], [], str)
     pairs += [(texts[5], greedy), (texts[5], [*greedy[:-1], greedy[-1] ^ 1]), pairs[1]]
-    found = list(
-        zip(ours.continuation_logprobs(pairs), reference.continuation_logprobs(pairs), strict=True)
-    )
-    for own, theirs in found:
-        assert (
-            own.logprobs == pytest.approx(theirs.logprobs, abs=TOLERANCE)
-            and own.greedy == theirs.greedy
-        )
-    assert found[6][0].greedy and not found[7][0].greedy
+    found = ours.continuation_logprobs(pairs)
+    scores_agree(reference, pairs, found, reference.continuation_logprobs(pairs), TOLERANCE)
+    assert found[6].greedy and not found[7].greedy
 
 
 def test_generated_texts_are_hfs(engines: tuple[ApiEngine, HfEngine, Artifact]) -> None:
@@ -160,8 +154,10 @@ def test_generated_texts_are_hfs(engines: tuple[ApiEngine, HfEngine, Artifact]) 
         ([], [], 5),
         ([], [], 0),
     ):
-        made = [engine.generate(contexts, new, ends, stops, decode) for engine in (ours, reference)]
-        assert made[0] == made[1]
+        made, expected = (
+            engine.generate(contexts, new, ends, stops, decode) for engine in (ours, reference)
+        )
+        texts_agree(reference, contexts, made, expected, ends, TOLERANCE)
     again = [
         ours.generate(contexts[:4], 12, [], [], decode, SAMPLED, [seed, seed + 1, seed, 1 << 100])
         for seed in (3, 3)

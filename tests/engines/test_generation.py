@@ -17,6 +17,7 @@ from transformers.generation.logits_process import (
 
 from lep_bench.engines.base import Sampling
 from lep_bench.engines.hf import HfEngine, draw_ids, filter_candidates
+from tests.engines.agreement import draws_agree, texts_agree
 
 VOCABULARY = 64
 PAPER = Sampling(0.1, 40, 0.9)
@@ -110,13 +111,21 @@ def test_an_answer_depends_on_its_context_and_seed_only(engine: HfEngine) -> Non
         )
 
     whole = answers(asked)
-    assert whole == answers(asked) == answers(asked[::-1])[::-1]
-    alone = [answers([question])[0] for question in asked]
-    assert whole == alone
+    assert whole == answers(asked)
+    draws_agree(whole, answers(asked[::-1])[::-1])
+    draws_agree(whole, [answers([question])[0] for question in asked])
     # another seed, another answer
     assert sum(a != b for a, b in zip(whole[::3], whole[1::3], strict=True)) > 4
     greedy = engine.generate(contexts, 12, [5], [], letters)
-    assert greedy == engine.generate(contexts, 12, [5], [], letters, Sampling(1e-4), range(9))
+    # At a temperature of 1e-4 nothing is drawn that lies a hundredth of a nat behind the best.
+    texts_agree(
+        engine,
+        contexts,
+        greedy,
+        engine.generate(contexts, 12, [5], [], letters, Sampling(1e-4), range(9)),
+        [5],
+        within=5e-3,
+    )
     before = engine.counts.tokens_in
     engine.generate([contexts[0]] * 5, 1, [], [], letters, wild, range(5))
     assert engine.counts.tokens_in - before == len(contexts[0])  # read once for all its seeds
@@ -127,8 +136,13 @@ def test_a_row_ends_once_its_text_is_long_enough(engine: HfEngine) -> None:
     free = engine.generate(contexts, 40, [], [], letters)
     short = engine.generate(contexts, 40, [], [], letters, max_characters=12)
     assert [len(row) for row in free] == [40] * 3
-    for whole, ended in zip(free, short, strict=True):
-        assert whole[: len(ended)] == ended and 12 < len(letters(ended)) <= 12 + 8
+    assert all(12 < len(letters(ended)) <= 12 + 8 for ended in short)
+    texts_agree(
+        engine,
+        contexts,
+        [whole[: len(ended)] for whole, ended in zip(free, short, strict=True)],
+        short,
+    )
     # Half a letter counts for nothing: it may still become one.
     broken = engine.generate(
         contexts, 40, [], [], lambda ids: "a" * 12 + "�" * len(ids), max_characters=12

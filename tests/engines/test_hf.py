@@ -15,11 +15,12 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from lep_bench.engines.base import StopStrings, make_batches, read_stop_ids
+from lep_bench.engines.base import StopStrings, TokenScores, make_batches, read_stop_ids
 from lep_bench.engines.hf import HfEngine
 from lep_bench.errors import CheckpointError
 from lep_bench.records.artifact import Artifact, Lep, Parent
 from lep_bench.surgery.weights import patch
+from tests.engines.agreement import ROUNDING, options_agree, scores_agree, texts_agree
 
 VOCABULARY = 96
 SHAPE = {
@@ -106,18 +107,20 @@ def test_log_probabilities_equal_transformers_one_by_one(tmp_path: Path, kind: s
     pairs = [(c, t) for c in contexts for t in texts(1, 30, seed=len(c))]  # alone
     pairs += [(c, t) for c in contexts[:6] for t in texts(4, 9, seed=len(c) + 50)]  # shared context
     pairs += [([0], t) for t in texts(5, 60, seed=3)] + pairs[:2]
-    scores = engine.continuation_logprobs(pairs)
-    for (context, continuation), score in zip(pairs, scores, strict=True):
-        logprobs, greedy = reference(model, context, continuation, VOCABULARY)
-        assert score.logprobs == pytest.approx(logprobs, abs=1e-5)
-        assert score.greedy == greedy
+    alone = [reference(model, context, continuation, VOCABULARY) for context, continuation in pairs]
+    scores_agree(
+        engine,
+        pairs,
+        engine.continuation_logprobs(pairs),
+        [TokenScores(tuple(logprobs), greedy) for logprobs, greedy in alone],
+    )
     options = [[5, 6, 7] if i % 2 else list(range(VOCABULARY)) for i in range(len(contexts))]
-    for context, wanted, answers in zip(
-        contexts, options, engine.option_logprobs(contexts, options), strict=True
-    ):
-        for option, (logprob, greedy) in zip(wanted, answers, strict=True):
-            expected, best = reference(model, context, [option], VOCABULARY)
-            assert logprob == pytest.approx(expected[0], abs=1e-5) and greedy == best
+    each = [
+        [reference(model, context, [option], VOCABULARY) for option in wanted]
+        for context, wanted in zip(contexts, options, strict=True)
+    ]
+    expected = [[(logprob, best) for (logprob,), best in answers] for answers in each]
+    options_agree(engine, contexts, options, engine.option_logprobs(contexts, options), expected)
     assert (
         sum(best for _, best in engine.option_logprobs([contexts[0]], [list(range(VOCABULARY))])[0])
         == 1
@@ -133,7 +136,8 @@ def test_generation_equals_transformers_one_by_one(tmp_path: Path, kind: str) ->
     contexts.append(contexts[3])
     stop = (1, 2, 30, 31, 32, 33)  # many, so that rows end at different steps
     ours = engine.generate(contexts, 24, stop, [], lambda ids: "")
-    for context, got in zip(contexts, ours, strict=True):
+    theirs = []
+    for context in contexts:
         plain = model.generate(
             torch.tensor([context]),
             attention_mask=torch.ones(1, len(context), dtype=torch.long),
@@ -142,7 +146,8 @@ def test_generation_equals_transformers_one_by_one(tmp_path: Path, kind: str) ->
             eos_token_id=list(stop),
             pad_token_id=1,
         )[0, len(context) :].tolist()
-        assert got == [token for token in plain if token not in stop]
+        theirs.append([token for token in plain if token not in stop])
+    texts_agree(engine, contexts, ours, theirs, stop)
     assert len({len(row) for row in ours}) > 3
 
 
@@ -156,11 +161,17 @@ def test_stop_strings_end_after_the_token_that_completes_them(tmp_path: Path) ->
 
     free = engine.generate(contexts, 20, (), [], decode)
     stop = decode(free[0][4:6])
-    for unbounded, got in zip(free, engine.generate(contexts, 20, (), [stop], decode), strict=True):
-        end = next(
-            (n for n in range(len(unbounded) + 1) if stop in decode(unbounded[:n])), len(unbounded)
-        )
-        assert got == unbounded[:end]
+    ends = [
+        next((n for n in range(len(text) + 1) if stop in decode(text[:n])), len(text))
+        for text in free
+    ]
+    texts_agree(
+        engine,
+        contexts,
+        engine.generate(contexts, 20, (), [stop], decode),
+        [text[:n] for text, n in zip(free, ends, strict=True)],
+    )
+    assert min(ends) < 20
     assert not StopStrings([""], decode).hit([3])
     assert engine.generate(contexts, 0, (), [], decode) == [[]] * 10
 
@@ -203,7 +214,7 @@ def test_exchange_equals_a_fresh_model_and_the_body_comes_back(tmp_path: Path, k
         if artifact.name in expected:
             got = engine.continuation_logprobs([(c, [3, 4, 5]) for c in contexts])
             for score, wanted in zip(got, expected[artifact.name], strict=True):
-                assert score.logprobs == pytest.approx(wanted, abs=1e-5)
+                assert score.logprobs == pytest.approx(wanted, abs=ROUNDING)
             assert engine._model.config.vocab_size == engine._output.weight.shape[0]
             assert engine.body_digest() != fresh
         else:
@@ -229,13 +240,13 @@ def test_padding_rows_never_win_nor_enter_the_softmax(tmp_path: Path) -> None:
     )
     engine = HfEngine(body)
     contexts = texts(6, 20, seed=7)
-    before = (
-        engine.option_logprobs(contexts, [[5, 9]] * 6),
-        engine.generate(contexts, 8, (), [], str),
-    )
+    options = [[5, 9]] * 6
+    before = (engine.option_logprobs(contexts, options), engine.generate(contexts, 8, (), [], str))
     engine.exchange(padded)
-    assert engine.option_logprobs(contexts, [[5, 9]] * 6) == before[0]
-    assert engine.generate(contexts, 8, (), [], str) == before[1]
+    options_agree(
+        HfEngine(body), contexts, options, engine.option_logprobs(contexts, options), before[0]
+    )
+    texts_agree(HfEngine(body), contexts, engine.generate(contexts, 8, (), [], str), before[1])
     with pytest.raises(CheckpointError, match="token id 96 is outside the vocabulary of 96"):
         engine.option_logprobs([[96]], [[1]])
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from lep_bench.engines.base import Sampling
 from lep_bench.engines.cache import StoredEngine, describe_owner, split_chunks
 from lep_bench.engines.hf import HfEngine
 from lep_bench.records.artifact import Artifact, Lep
+from tests.engines.agreement import draws_agree, options_agree, scores_agree, texts_agree
 
 VOCABULARY = 64
 
@@ -66,7 +68,7 @@ PAIRS = [
 ]
 
 
-def everything(engine: StoredEngine | HfEngine) -> list[object]:
+def everything(engine: StoredEngine | HfEngine) -> list[Any]:
     """Answers of every kind, with equal questions, several continuations of a context, texts of one
     token.
     """
@@ -80,6 +82,15 @@ def everything(engine: StoredEngine | HfEngine) -> list[object]:
         ),
         engine.option_logprobs([], []),
     ]
+
+
+def agree(judge: HfEngine, ours: list[Any], theirs: list[Any]) -> None:
+    """Two answers of `everything` that were computed in other batches."""
+    options_agree(judge, CONTEXTS, OPTIONS, ours[0], theirs[0])
+    scores_agree(judge, PAIRS, ours[1], theirs[1])
+    texts_agree(judge, CONTEXTS, ours[2], theirs[2], stop_ids=[1, 2])
+    draws_agree(ours[3], theirs[3])
+    assert ours[4] == theirs[4] == []
 
 
 def distinct_options() -> int:
@@ -99,13 +110,14 @@ def test_answers_are_the_engines_own_and_come_back_bit_for_bit(
     model: Artifact, tmp_path: Path
 ) -> None:
     engine = HfEngine(model.body)
-    plain = everything(engine)
     with StoredEngine(engine, model, tmp_path / "responses") as first:
-        assert everything(first) == plain
+        kept = everything(first)
         assert first.counts.from_store == 0
+    # the store asks in chunks and each question once: in other batches
+    agree(engine, kept, everything(engine))
     before = (engine.counts.requests, engine.counts.tokens_in, engine.counts.tokens_out)
     with StoredEngine(engine, model, tmp_path / "responses") as again:
-        assert everything(again) == plain
+        assert everything(again) == kept
         assert again.said == ()
     assert (engine.counts.requests, engine.counts.tokens_in, engine.counts.tokens_out) == before, (
         "the engine was asked again"
@@ -244,17 +256,18 @@ def test_killed_in_the_middle_costs_one_chunk(
     monkeypatch.setattr(cache, "CHUNK", 8)
     with StoredEngine(HfEngine(model.body), model, tmp_path / "whole") as engine:
         undisturbed = everything(engine)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    # as here: the same bits
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
     script = textwrap.dedent(KILLED).format(
         tests=str(Path(__file__).parent), body=str(model.body), out=str(tmp_path / "killed")
     )
+    command, root = [sys.executable, "-c", script], Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+        command, env=environment, cwd=root, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     engine = HfEngine(model.body)
@@ -289,21 +302,28 @@ def test_a_damaged_file_is_put_aside(model: Artifact, tmp_path: Path) -> None:
 
 
 def test_a_flipped_bit_is_asked_again(model: Artifact, tmp_path: Path) -> None:
+    asked = [[5, 6], [7]], [[8, 9], [8]]
     with StoredEngine(HfEngine(model.body), model, tmp_path) as first:
-        plain = first.option_logprobs([[5, 6], [7]], [[8, 9], [8]])
+        plain = first.option_logprobs(*asked)
     (file,) = tmp_path.glob("*.sqlite")
     with sqlite3.connect(file) as database:
         for key, value in database.execute("SELECT key, value FROM answers").fetchall()[:1]:
             database.execute(
                 "UPDATE answers SET value = ? WHERE key = ?",
-                (bytes([value[0], value[1] ^ 1, *value[2:]]), key),
+                (bytes([*value[:4], value[4] ^ 64, *value[5:]]), key),
             )
-    with StoredEngine(HfEngine(model.body), model, tmp_path) as again:
-        assert again.option_logprobs([[5, 6], [7]], [[8, 9], [8]]) == plain
+    engine = HfEngine(model.body)
+    with StoredEngine(engine, model, tmp_path) as again:
+        got = again.option_logprobs(*asked)
         assert (
             again.counts.from_store in (1, 2)
             and again.counts.requests == 3 - again.counts.from_store
         )
+    # one of the two was asked again, alone: another batch
+    options_agree(engine, *asked, got, plain)
+    assert sum(mine == other for mine, other in zip(got, plain, strict=True)) >= 1, (
+        "what is sound comes back bit for bit"
+    )
 
 
 def test_somebody_elses_file_is_put_aside_whole(model: Artifact, tmp_path: Path) -> None:

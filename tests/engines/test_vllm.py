@@ -30,6 +30,7 @@ from lep_bench.records import artifact
 from lep_bench.records.artifact import Artifact, Lep
 from lep_bench.surgery.propagate import initialise
 from lep_bench.testing import pico
+from tests.engines.agreement import draws_agree, options_agree, scores_agree, texts_agree
 
 try:
     start.find_installed()
@@ -148,11 +149,7 @@ def test_options_at_block_boundaries_in_any_number(
         reference.option_logprobs(contexts, options),
     )
     assert ours.counts.requests - before == sum(map(len, options))
-    for mine, theirs in zip(got, expected, strict=True):
-        assert [value for value, _ in mine] == pytest.approx(
-            [value for value, _ in theirs], abs=TOLERANCE
-        )
-        assert [best for _, best in mine] == [best for _, best in theirs]
+    options_agree(reference, contexts, options, got, expected, TOLERANCE)
     assert sum(best for _, best in got[8]) == 1
     assert ours.option_logprobs(contexts, options) == got  # whatever was asked before
 
@@ -183,12 +180,8 @@ def test_continuations_whose_context_is_cached_are_computed_again(
     ]
     whole = contexts_of(reference.real_rows, ours.max_length + 1)[0]
     pairs.append((whole[:200], whole[200:]))
-    got, expected = ours.continuation_logprobs(pairs), reference.continuation_logprobs(pairs)
-    for mine, theirs in zip(got, expected, strict=True):
-        assert (
-            mine.logprobs == pytest.approx(theirs.logprobs, abs=TOLERANCE)
-            and mine.greedy == theirs.greedy
-        )
+    got = ours.continuation_logprobs(pairs)
+    scores_agree(reference, pairs, got, reference.continuation_logprobs(pairs), TOLERANCE)
     assert any(one.greedy for one in got) and not all(one.greedy for one in got)
     # The rows of a cached context are not there: believed, they would be numbers of other requests.
     assert len(ours._score([(tuple(c), tuple(a)) for c, a in pairs], cached=True)) < len(
@@ -209,10 +202,11 @@ def test_generation_equals_hf(engines: tuple[VllmEngine, HfEngine, Artifact]) ->
         ((), ["e"], None),
         ((), [], 9),
     ]:
-        got = ours.generate(contexts, 20, tuple(stop_ids), stops, letters, max_characters=length)
-        assert got == reference.generate(
-            contexts, 20, tuple(stop_ids), stops, letters, max_characters=length
+        got, expected = (
+            engine.generate(contexts, 20, tuple(stop_ids), stops, letters, max_characters=length)
+            for engine in (ours, reference)
         )
+        texts_agree(reference, contexts, got, expected, tuple(stop_ids), TOLERANCE)
     assert ours.counts.tokens_out > 0 and ours.generate(contexts, 0, (), [], letters) == [[]] * len(
         contexts
     )
@@ -229,11 +223,24 @@ def test_a_sampled_answer_depends_on_its_context_and_seed_only(
     seeds = [11, 12, 1 << 70] * 3
     wild = Sampling(1.5, 40, 0.95)
     got = ours.generate(contexts, 8, (), [], letters, wild, seeds)
-    assert got == ours.generate(contexts[::-1], 8, (), [], letters, wild, seeds[::-1])[::-1]
-    assert ours.generate(contexts[4:5], 8, (), [], letters, wild, seeds[4:5]) == got[4:5]
+    assert got == ours.generate(contexts, 8, (), [], letters, wild, seeds)
+    draws_agree(got, ours.generate(contexts[::-1], 8, (), [], letters, wild, seeds[::-1])[::-1])
+    draws_agree(
+        got,
+        [
+            ours.generate([context], 8, (), [], letters, wild, [seed])[0]
+            for context, seed in zip(contexts, seeds, strict=True)
+        ],
+    )
     assert got[0] != got[1]
     nearly = ours.generate(contexts[::3], 8, (), [], letters, Sampling(1.0, 1), seeds[::3])
-    assert nearly == reference.generate(contexts[::3], 8, (), [], letters)
+    texts_agree(
+        reference,
+        contexts[::3],
+        nearly,
+        reference.generate(contexts[::3], 8, (), [], letters),
+        within=TOLERANCE,
+    )
     with pytest.raises(LepBenchError, match="takes temperatures from 0.01 to 2, not 3.0"):
         ours.generate(contexts, 8, (), [], letters, Sampling(3.0), seeds)
     # Of many draws from four candidates each is drawn, and nothing else.
@@ -297,24 +304,24 @@ def same_as_hf(ours: VllmEngine, reference: HfEngine, contexts: list[list[int]])
     """Asserts it for every kind of question, and gives back what vLLM answered."""
     options = [list(range(9)), [5], list(range(100))]
     got = ours.option_logprobs(contexts, options)
-    for mine, theirs in zip(got, reference.option_logprobs(contexts, options), strict=True):
-        assert [value for value, _ in mine] == pytest.approx(
-            [value for value, _ in theirs], abs=TOLERANCE
-        )
-        assert [best for _, best in mine] == [best for _, best in theirs]
+    options_agree(
+        reference, contexts, options, got, reference.option_logprobs(contexts, options), TOLERANCE
+    )
     pairs = [(contexts[1], [5, 6, 7]), (contexts[2], [8, 9])]
     scores = ours.continuation_logprobs(pairs)
-    for mine, theirs in zip(scores, reference.continuation_logprobs(pairs), strict=True):
-        assert (
-            mine.logprobs == pytest.approx(theirs.logprobs, abs=TOLERANCE)
-            and mine.greedy == theirs.greedy
-        )
+    scores_agree(reference, pairs, scores, reference.continuation_logprobs(pairs), TOLERANCE)
     made = ours.generate(contexts, 6, (), [], letters)
-    assert made == reference.generate(contexts, 6, (), [], letters)
+    texts_agree(
+        reference,
+        contexts,
+        made,
+        reference.generate(contexts, 6, (), [], letters),
+        within=TOLERANCE,
+    )
     drawn = ours.generate(contexts, 6, (), [], letters, Sampling(1.0, 1), range(3))
+    texts_agree(reference, contexts, drawn, made, within=TOLERANCE)
     assert (
-        drawn == made
-        and max(map(max, ours.generate(contexts, 6, (), [], letters, Sampling(2.0), range(3))))
+        max(map(max, ours.generate(contexts, 6, (), [], letters, Sampling(2.0), range(3))))
         < ours.real_rows
     )
     return got, scores, made

@@ -1,5 +1,5 @@
-"""Models of one body exchanged inside a running vLLM: equal to a fresh engine bit for bit, and
-faults are caught.
+"""Models of one body exchanged inside a running vLLM: equal to a fresh engine, and faults are
+caught.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from lep_bench.surgery.export import export_checkpoint
 from lep_bench.surgery.propagate import initialise
 from lep_bench.surgery.weights.patch import write_patch
 from lep_bench.testing import pico
+from tests.engines.agreement import options_agree, scores_agree, texts_agree
 from tests.engines.test_vllm import EMBEDDING, HEAD, built_in, contexts_of, same_as_hf
 
 try:
@@ -88,19 +89,33 @@ def running(variants: list[Artifact]) -> Iterator[VllmEngine]:
     engine.close()
 
 
-def answers(engine: VllmEngine, rows: int) -> Any:
+def questions(rows: int) -> Any:
     contexts = contexts_of(rows, 1, 7, 32, 33, 90, 200)
     every = [list(range(rows))] * len(contexts)
-    pairs = [(context, context[-3:] + [rows - 1]) for context in contexts for _ in range(2)]
-    made = engine.generate(contexts, 12, (), [], lambda ids: " ".join(map(str, ids)))
     return (
-        engine.option_logprobs(contexts, every),
-        [s.logprobs for s in engine.continuation_logprobs(pairs)],
-        made,
+        contexts,
+        every,
+        [(context, context[-3:] + [rows - 1]) for context in contexts for _ in range(2)],
     )
 
 
-def test_an_exchanged_engine_equals_a_fresh_one_bit_for_bit(
+def answers(engine: VllmEngine, rows: int) -> Any:
+    contexts, every, pairs = questions(rows)
+    made = engine.generate(contexts, 12, (), [], lambda ids: " ".join(map(str, ids)))
+    return engine.option_logprobs(contexts, every), engine.continuation_logprobs(pairs), made
+
+
+def answers_agree(reference: HfEngine, ours: Any, theirs: Any) -> None:
+    """Of two engines with room for another number of rows: the head's product is another one
+    there.
+    """
+    contexts, every, pairs = questions(reference.real_rows)
+    options_agree(reference, contexts, every, ours[0], theirs[0])
+    scores_agree(reference, pairs, ours[1], theirs[1])
+    texts_agree(reference, contexts, ours[2], theirs[2])
+
+
+def test_an_exchanged_engine_repeats_itself_bit_for_bit_and_equals_a_fresh_one(
     variants: list[Artifact], running: VllmEngine, tmp_path: Path
 ) -> None:
     exchanged = {}
@@ -125,7 +140,8 @@ def test_an_exchanged_engine_equals_a_fresh_one_bit_for_bit(
         whole = artifact.read_artifact(export_checkpoint(model, tmp_path / str(number)))
         fresh = VllmEngine(whole.body)
         fresh.exchange(whole)
-        assert answers(fresh, fresh.real_rows) == exchanged[model.name]
+        reference.exchange(model)
+        answers_agree(reference, answers(fresh, fresh.real_rows), exchanged[model.name])
         fresh.close()
 
 
@@ -265,9 +281,8 @@ def test_room_for_more_is_padding_before_the_first_exchange_too(variants: list[A
     body = variants[-1]
     engine, reference = VllmEngine(body.body, rows=1200), HfEngine(body.body)
     asked = ([[5, 6, 7]], [[1, 2, body.lep.vocabulary_size - 1]])
-    got = [value for value, _ in engine.option_logprobs(*asked)[0]]
-    assert got == pytest.approx(
-        [value for value, _ in reference.option_logprobs(*asked)[0]], abs=1e-5
+    options_agree(
+        reference, *asked, engine.option_logprobs(*asked), reference.option_logprobs(*asked)
     )
     smaller = Artifact(
         body.folder, body.body, body.lep.model_copy(update={"vocabulary_size": 1000})
@@ -283,7 +298,8 @@ def test_a_new_start_that_fails_leaves_no_half_model(
 ) -> None:
     running.exchange(variants[1])
     contexts = contexts_of(300, 1, 20, 64)
-    before = running.option_logprobs(contexts, [[1, 2]] * 3)
+    options = [[1, 2]] * 3
+    before = running.option_logprobs(contexts, options)
     with pytest.MonkeyPatch.context() as patched:
         leave_out("head", patched)
         patched.setattr(
@@ -292,7 +308,9 @@ def test_a_new_start_that_fails_leaves_no_half_model(
         )
         with pytest.raises(LepBenchError, match="the disk is full"):
             running.exchange(variants[0])
-    assert running.option_logprobs(contexts, [[1, 2]] * 3) == before
+    reference = HfEngine(variants[-1].body)
+    reference.exchange(variants[1])
+    options_agree(reference, contexts, options, running.option_logprobs(contexts, options), before)
 
 
 def test_tied_matrices(tmp_path: Path) -> None:
@@ -333,7 +351,9 @@ def test_tied_matrices(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_short_number_formats(dtype: str, variants: list[Artifact]) -> None:
-    """Bit for bit what a fresh engine says, in the format that GPUs run in."""
+    """In the formats that GPUs run in: bit for bit what it said before the other models were
+    there.
+    """
     engine, got = VllmEngine(variants[-1].body, dtype=dtype, rows=1200), {}
     try:
         for model in (*variants, variants[0]):

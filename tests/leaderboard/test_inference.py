@@ -73,6 +73,16 @@ def test_far_differences_are_bounded_from_above_and_never_nothing() -> None:
     assert 0 < only(np.linspace(1, 2, 100_000))[0] < 1e-200
 
 
+def test_the_observed_signs_are_one_of_those_that_count() -> None:
+    """No p of random flips is 0: (1 + hits) / (1 + 9,999)."""
+    p, test = only(np.linspace(1, 1.1, 15))
+    assert (
+        test == "sign flips"
+        and p >= 1e-4
+        and p * 10_000 == pytest.approx(round(p * 10_000), abs=1e-9)
+    )
+
+
 @pytest.mark.parametrize("others", [0, 7, 5000])
 def test_one_contested_item_says_nothing(others: int) -> None:
     assert only([0.5] + [0.0] * others) == (1.0, "exact sign test (McNemar)")

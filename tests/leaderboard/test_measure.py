@@ -12,7 +12,7 @@ from invented_run import drawn
 from lep_bench import stats
 from lep_bench.leaderboard.assemble import build_table
 from lep_bench.leaderboard.cells import Items, Metrics, exchanges
-from lep_bench.leaderboard.measure import Panel, Share
+from lep_bench.leaderboard.measure import Panel, Scale, Share
 
 F1, METRICS = "darumeru_rcb", Metrics.of(["darumeru_rcb"])
 
@@ -215,3 +215,14 @@ def test_a_score_that_some_resamples_do_not_have() -> None:
         rows.append(Items(tuple(map(str, range(12))), ("",) * 12, raw.shares()[1], (raw,)))
     (d,) = panel({"t": rows}, 1.0).differences([("m0", "m1")])
     assert d.value == pytest.approx(1 / 3) and d.low < 0 < d.high and d.p == 1.0
+
+
+@pytest.mark.parametrize("kind", ["plain", "centred"])
+def test_a_tasks_weight_is_what_its_score_moves_the_mean_by(kind: str) -> None:
+    """Errors of a mean are weighted sums: a centred mean weighs a task by 1 / (1 - chance)."""
+    scale = Scale({"a": 0.25, "b": 0.0}, kind)
+    scores = {"a": 0.5, "b": 0.75}
+    for task in scores:
+        moved = scale.mean({**scores, task: scores[task] + 0.1}) - scale.mean(scores)
+        assert scale.weight(task) * 0.1 == pytest.approx(moved)
+    assert scale.weight("a") == pytest.approx(0.5 if kind == "plain" else 0.5 / 0.75)

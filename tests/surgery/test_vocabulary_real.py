@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from tokenizers import Tokenizer
 
 from lep_bench import plugin
@@ -68,23 +69,32 @@ def cut(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """made(base, method) -> the checked tokenizer folder; method "" -> the base's."""
-    root, adapters = tmp_path_factory.mktemp("real"), plugin.discover_adapters()
+def made(shared: Path) -> Made:
+    """made(base, method) -> the checked tokenizer folder, made by whichever process needs it first;
+    method "" -> the base's.
+    """
+    root, adapters = shared / "real", plugin.discover_adapters()
+    root.mkdir(exist_ok=True)
+
+    def write(base: str, method: str, folder: Path) -> None:
+        if not method:
+            real.TOKENIZERS[base](folder)
+            if base == "llama3":
+                cut(folder)
+            return
+        adapter = adapters.get("vocabulary", method).adapter
+        vocabulary.build_tokenizer(
+            make(base, ""), folder, adapter, adapter.params.model_validate(PARAMS[method]), texts()
+        )
 
     @cache
     def make(base: str, method: str) -> Path:
-        if not method:
-            folder = real.TOKENIZERS[base](root / base)
-            return cut(folder) if base == "llama3" else folder
-        adapter = adapters.get("vocabulary", method).adapter
-        return vocabulary.build_tokenizer(
-            make(base, ""),
-            root / f"{base}-{method}",
-            adapter,
-            adapter.params.model_validate(PARAMS[method]),
-            texts(),
-        )
+        folder = root / f"{base}-{method}"
+        with FileLock(f"{folder}.lock"):
+            if not (done := folder.with_suffix(".done")).exists():
+                write(base, method, folder)
+                done.touch()
+        return folder
 
     return make
 
