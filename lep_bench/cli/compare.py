@@ -52,7 +52,7 @@ class StoredResults:
         from lep_bench.config.load import Configs
         from lep_bench.leaderboard.assemble import drafts_of
         from lep_bench.leaderboard.cells import Metrics, choose_results
-        from lep_bench.leaderboard.clean import examine_results
+        from lep_bench.leaderboard.examine import examine_results
         from lep_bench.records.store import Store
         from lep_bench.tasks import lm_eval_folders
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lep_bench.leaderboard.contamination import ContaminationReport, EvaluationRow, Text, Watch
 
 
-COLUMNS = ("TASK", "ROWS", "EXACT", "NEAR", "TOO SHORT", "CLEAN", "COVERED")
+COLUMNS = ("TASK", "ROWS", "EXACT", "TOO SHORT", "CLEAN", "COVERED")
 EXAMPLES = 3  # hits of a task that are printed; the JSON has all
 
 Texts = Annotated[
@@ -35,7 +35,7 @@ Texts = Annotated[
         "--text",
         metavar="FILE...",
         show_default=False,
-        help="What a model was trained on: text, JSONL (chats too), Parquet, .gz, folders of these "
+        help="Training texts: text, JSONL (chats too), Parquet, .gz, folders of these "
         "or a Hub dataset.",
     ),
 ]
@@ -44,7 +44,7 @@ Texts = Annotated[
 @app.command()
 def contamination(
     suite: Annotated[
-        str, typer.Option("--suite", metavar="NAME", help="The suite whose rows are looked for.")
+        str, typer.Option("--suite", metavar="NAME", help="The suite whose rows to search for.")
     ],
     more: Annotated[
         list[str] | None,
@@ -67,11 +67,13 @@ def contamination(
         ),
     ] = None,
     n: Annotated[
-        int, typer.Option("--n", min=5, max=50, help="Words that an exact hit has in a row.")
+        int, typer.Option("--n", min=5, max=50, help="Length of the n-grams, in words.")
     ] = 13,
     json_file: Annotated[
         Path | None,
-        typer.Option("--json", metavar="FILE", help="Write all hits here too.", show_default=False),
+        typer.Option(
+            "--json", metavar="FILE", help="Also write all hits to this file.", show_default=False
+        ),
     ] = None,
     out: Out = Path("runs"),
     data: DataFolder = None,
@@ -81,20 +83,20 @@ def contamination(
 ) -> None:
     """Look for evaluation rows in training texts.
 
-    EXACT: a text has n words of one of the row's fields, one after the other (lower case, ё as е,
-    no punctuation); where no field has n words: all the fields within 50 words. NEAR, of the
-    others: half of the row's runs of 4 words in one place (MinHash), or four fifths of such fields.
-    TOO SHORT: fewer than 5 different words tell nothing. CLEAN: all other rows. COVERED: the mean
-    share of the exact rows' n-grams that the texts have. Prompt templates, and wording that more
-    than 10 rows of a task share, do not count.
+    EXACT: a text contains n words in a row of one of the row's fields (lower case, ё as е, no
+    punctuation). A row whose fields are all shorter counts when a text contains all of them within
+    50 words. TOO SHORT: rows with fewer than 5 different words, or without a field of 3 words,
+    cannot be told from other text. CLEAN: all other rows. COVERED: the mean share of the exact
+    rows' n-grams that the texts contain. Prompt templates do not count, and neither does wording
+    that more than 10 rows of a task share. Paraphrases and edited copies are not found.
 
-    The lines of a plain text run on until an empty one. Texts are read once, in memory that does
-    not grow with them. All hits are written to OUT/SUITE/contamination.json, from which the
-    leaderboard shows scores without the exact ones. A task whose rows cannot be read is left out;
-    then the command ends with 1.
+    The lines of a plain text belong together until an empty one. Texts are read once, and memory
+    does not grow with them. All hits are written to OUT/SUITE/contamination.json, and the
+    leaderboard then also shows scores without the exact rows. A task whose rows cannot be read is
+    left out, and the command ends with 1.
 
     \b
-    lep-bench contamination --suite darumeru --text cpt/*.parquet instructions.jsonl --json hits.json
+    lep-bench contamination --suite darumeru --text cpt/*.parquet chats.jsonl --json hits.json
     lep-bench contamination --suite mini --family mini-llama
     """
     from lep_bench import bundle
@@ -111,32 +113,32 @@ def contamination(
 
     known = Configs.of(configs or ())
     chosen = known.suite(suite)
-    written = _written(out, suite, json_file)
-    looked_through = _texts(
-        (*(text or ()), *(more or ())), [known.family(name) for name in family or ()]
-    )
-    asked = chosen.tasks if tasks is None else split_names(tasks, "--tasks")
-    rows, left_out = _rows(chosen, asked, (*(tasks_dir or ()), *lm_eval_folders(chosen.lm_eval)))
+    report_files = _list_report_files(out, suite, json_file)
+    families = [known.family(name) for name in family or ()]
+    texts = _open_texts((*(text or ()), *(more or ())), families)
+    wanted = chosen.tasks if tasks is None else split_names(tasks, "--tasks")
+    folders = (*(tasks_dir or ()), *lm_eval_folders(chosen.lm_eval))
+    rows, left_out = _read_rows(chosen, wanted, folders)
 
     from lep_bench.leaderboard.contamination import scan
 
-    with _Progress(len(looked_through)) as progress:
-        report = scan(rows, looked_through, n, progress)
+    with _Progress(len(texts)) as progress:
+        report = scan(rows, texts, n, progress)
     _show(report)
-    for file in written:
+    for file in report_files:
         write_json(file, report.record())
         typer.echo(f"written: {file}")
     for why in left_out.values():
         typer.echo(f"left out: {why}", err=True)
     if left_out:
         raise RunFailedError(
-            f"{len(left_out)} of {len(asked)} tasks were not looked for, their rows cannot "
-            f"be read: {', '.join(left_out)}"
+            f"{len(left_out)} of {len(wanted)} tasks were not searched for, their rows "
+            f"cannot be read: {', '.join(left_out)}"
         )
 
 
-def _written(out: Path, suite: str, json_file: Path | None) -> list[Path]:
-    """The files to be written. Raises LepBenchError, before the work, for those that cannot be."""
+def _list_report_files(out: Path, suite: str, json_file: Path | None) -> list[Path]:
+    """The files to write. Raises LepBenchError, before the work, for one that cannot be written."""
     from lep_bench.files import join_names
 
     place = join_names(check_folder(out, "--out"), suite, "contamination.json")
@@ -146,28 +148,30 @@ def _written(out: Path, suite: str, json_file: Path | None) -> list[Path]:
     return [place, *([json_file] if json_file else [])]
 
 
-def _texts(files: tuple[str, ...], families: list[Family]) -> list[Text]:
-    from lep_bench.leaderboard import contamination as leaderboard_contamination
+def _open_texts(files: tuple[str, ...], families: list[Family]) -> list[Text]:
+    """The texts of --text and of the families' corpora. Raises LepBenchError where there are none,
+    or one that cannot be read.
+    """
+    from lep_bench.leaderboard.contamination import open_texts
 
-    found = leaderboard_contamination.texts(files) if files else []
+    texts = open_texts(files) if files else []
     for family in families:
         if family.corpus is None:
             raise LepBenchError(
                 f"--family {family.name}: it names no corpus: give its texts with --text"
             )
         if isinstance(family.corpus, str) and family.corpus.startswith("builtin:"):
-            found.append(_builtin(family))
+            texts.append(_open_builtin(family))
         else:
-            found += leaderboard_contamination.texts(family.corpus)
-    if not found:
+            texts += open_texts(family.corpus)
+    if not texts:
         raise LepBenchError(
-            "no text to look through: give --text FILE..., or --family NAME for the corpus of "
-            "a family"
+            "no text to search: give --text FILE..., or --family NAME for the corpus of a family"
         )
-    return found
+    return texts
 
 
-def _builtin(family: Family) -> Text:
+def _open_builtin(family: Family) -> Text:
     """All that the stages of a small family read: text for tokenizers and donors, prompts and
     copies for calibration.
     """
@@ -194,11 +198,11 @@ def _builtin(family: Family) -> Text:
     )
 
 
-def _rows(
+def _read_rows(
     suite: Suite, tasks: Sequence[str], task_folders: Sequence[Path]
 ) -> tuple[list[EvaluationRow], dict[str, str]]:
-    """The rows of the tasks, and why those of a task cannot be read. Raises UnknownNameError, and
-    LepBenchError where none can be read.
+    """(rows, task -> why its rows cannot be read). Raises UnknownNameError for a task that is not
+    the suite's, and LepBenchError where no task has rows.
     """
     from lep_bench.cli.bundle import metadata
     from lep_bench.evaluate.rows import read_evaluation_rows
@@ -269,31 +273,20 @@ class _Progress:
 def _show(report: ContaminationReport) -> None:
     lines = []
     for task in report.tasks:
-        exact, near = task.of(near=False), task.of(near=True)
-        covered = f"{100 * sum(hit.share for hit in exact) / len(exact):.0f}%" if exact else "-"
-        clean = task.rows - len(exact) - len(near) - len(task.too_short)
-        lines.append(
-            [
-                task.task,
-                *(
-                    f"{count:,}"
-                    for count in (task.rows, len(exact), len(near), len(task.too_short), clean)
-                ),
-                covered,
-            ]
-        )
+        exact, too_short = len(task.hits), len(task.too_short)
+        covered = f"{100 * sum(hit.share for hit in task.hits) / exact:.0f}%" if exact else "-"
+        counts = (task.rows, exact, too_short, task.rows - exact - too_short)
+        lines.append([task.task, *(f"{count:,}" for count in counts), covered])
     print_table(COLUMNS, lines)
     for task in report.tasks:
         for hit in task.hits[:EXAMPLES]:
-            kind = "near" if hit.near else "exact"
             typer.echo(
-                f"{task.task} row {hit.row.doc_id}: {kind}, {100 * hit.share:.0f}%: "
+                f"{task.task} row {hit.row.doc_id}: exact, {100 * hit.share:.0f}%: "
                 f'{hit.text}:{hit.document}: "{hit.words}"'
             )
         if task.hits[EXAMPLES:]:
             typer.echo(f"{task.task}: and {len(task.hits) - EXAMPLES:,} more (the JSON lists all)")
     for text in report.texts:
         typer.echo(
-            f"looked through: {text['name']}: {text['documents']:,} documents, "
-            f"{text['words']:,} words"
+            f"searched: {text['name']}: {text['documents']:,} documents, {text['words']:,} words"
         )

@@ -304,7 +304,8 @@ def written(
     show.
     """
     from lep_bench.cli import again
-    from lep_bench.leaderboard import clean, curves
+    from lep_bench.leaderboard import curves
+    from lep_bench.leaderboard.contamination import read_scan
     from lep_bench.leaderboard.publish import write_leaderboard
 
     store, name = given.store, given.suite.name
@@ -315,7 +316,7 @@ def written(
         if pictures
         else None
     )
-    scan = clean.read_scan(store.leaderboard(name).parent / "contamination.json", given.suite.tasks)
+    scan = read_scan(store.leaderboard(name).parent / "contamination.json", given.suite.tasks)
     return write_leaderboard(
         folder,
         given.suite,

@@ -48,7 +48,7 @@ def reproduce(
     from lep_bench.config.load import Configs
     from lep_bench.leaderboard import ledger, paper
     from lep_bench.leaderboard.cells import Metrics
-    from lep_bench.leaderboard.clean import examine_results
+    from lep_bench.leaderboard.examine import examine_results
     from lep_bench.records.store import Store
 
     check_folder(out, "--out")

@@ -11,7 +11,8 @@ from lep_bench.config.schema import Suite
 from lep_bench.errors import LepBenchError
 from lep_bench.leaderboard import compare, cost, health, measure
 from lep_bench.leaderboard.cells import Chosen, Condition, Lookup, Metrics, Samples, choose_results
-from lep_bench.leaderboard.clean import StoredScan, examine_results
+from lep_bench.leaderboard.contamination import StoredScan
+from lep_bench.leaderboard.examine import examine_results
 from lep_bench.leaderboard.measure import Draft, Panel, Scale
 from lep_bench.leaderboard.table import (
     BITS,
@@ -192,7 +193,7 @@ def build_table(
         Metrics.of(suite.tasks, folders),
         scan,
     )
-    return assemble(chosen, lookup, suite, order, scan and scan.found)
+    return assemble(chosen, lookup, suite, order, scan and scan.summary)
 
 
 def assemble(

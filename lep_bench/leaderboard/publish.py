@@ -15,7 +15,8 @@ from lep_bench.errors import LepBenchError
 from lep_bench.leaderboard import cards, curves, page, paper, plots, published, upload
 from lep_bench.leaderboard.assemble import assemble
 from lep_bench.leaderboard.cells import Metrics, Samples, choose_results
-from lep_bench.leaderboard.clean import StoredScan, examine_results
+from lep_bench.leaderboard.contamination import StoredScan
+from lep_bench.leaderboard.examine import examine_results
 from lep_bench.leaderboard.curves import Curve
 from lep_bench.leaderboard.page import END, START, fresh, render_page
 from lep_bench.leaderboard.table import Table
@@ -59,7 +60,7 @@ def write_leaderboard(
     )
     text = published.dump_results(
         published.Published(
-            suite, order, chosen, items, scan and scan.found, tuple(commands), noise
+            suite, order, chosen, items, scan and scan.summary, tuple(commands), noise
         )
     )
     existing = _existing(folder / PAGE)

@@ -6,12 +6,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
-
-from lep_bench.records.schema import Sample
+from typing import Any, NamedTuple, Protocol
 
 N = 4  # words of a sequence; degenerate loops repeat whole phrases, good Russian rarely four words
 _LETTERS, _CYRILLIC = re.compile(r"[^\W\d_]+"), re.compile("[\u0400-\u052f]+")
+
+
+class GeneratedText(Protocol):
+    """What the counts need of a sample: the reference, and `values` with text and stopped."""
+
+    gold: str
+    values: dict[str, Any]
 
 
 class TextCounts(NamedTuple):
@@ -30,7 +35,7 @@ class TextCounts(NamedTuple):
     invalid: int = 0
 
 
-def count_texts(samples: Iterable[Sample]) -> TextCounts | None:
+def count_texts(samples: Iterable[GeneratedText]) -> TextCounts | None:
     """Of the first sampling's texts; None where nothing was generated."""
     found = [
         (text, sample) for sample in samples if isinstance(text := sample.values.get("text"), str)

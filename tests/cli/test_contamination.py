@@ -59,10 +59,7 @@ def test_planted_rows_of_the_mini_suite(cli, text: Path, tmp_path: Path) -> None
     )
     assert written == json.loads((tmp_path / "hits.json").read_text(encoding="utf-8"))
     assert [(one["name"], one["documents"]) for one in written["texts"]] == [(str(text), 4)]
-    exact = {
-        task: [hit["doc_id"] for hit in one["hits"] if hit["kind"] == "exact"]
-        for task, one in written["tasks"].items()
-    }
+    exact = {task: [hit["doc_id"] for hit in one["hits"]] for task, one in written["tasks"].items()}
     assert exact == {
         "mini_copy_en": [],
         "mini_copy_ru": [],
@@ -71,7 +68,7 @@ def test_planted_rows_of_the_mini_suite(cli, text: Path, tmp_path: Path) -> None
         "mini_text_ru": [5, 7],
     }
     lines = {line.split()[0]: line.split() for line in answer.out.splitlines()[:6]}
-    assert lines["TASK"][:4] == ["TASK", "ROWS", "EXACT", "NEAR"]
+    assert lines["TASK"][:4] == ["TASK", "ROWS", "EXACT", "TOO"]
     assert lines["mini_facts_en"][1:3] == ["300", "1"] and lines["mini_text_ru"][1:3] == [
         "300",
         "2",
@@ -94,7 +91,7 @@ def test_planted_rows_of_the_mini_suite(cli, text: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--suite", "mini"], "no text to look through"),
+        (["--suite", "mini"], "no text to search"),
         (["--suite", "mini", "--text", "no-such.txt"], "no-such.txt: no such file"),
         (["--suite", "mimi", "--text", "train.jsonl"], "unknown suite 'mimi'"),
         (["--suite", "../mini", "--text", "train.jsonl"], "unknown suite"),

@@ -16,7 +16,7 @@ from lep_bench.cli.gate import show
 from lep_bench.leaderboard import compare
 from lep_bench.leaderboard.assemble import drafts_of
 from lep_bench.leaderboard.cells import Lookup, Metrics, choose_results
-from lep_bench.leaderboard.clean import examine_results
+from lep_bench.leaderboard.examine import examine_results
 from lep_bench.leaderboard.measure import Draft
 from lep_bench.leaderboard.table import Difference
 from lep_bench.records.schema import Score

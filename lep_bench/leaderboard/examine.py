@@ -1,20 +1,13 @@
 """Every cell's samples, read once: its items, whether it is as the run wrote it, and its score
-without rows found in training texts.
-
-`lep-bench contamination` writes what it found to OUT/SUITE/contamination.json; here its flagged
-rows are left out and the score is recomputed from the stored samples by the tasks' own metric code
-(see `metrics`).
+without the rows that stand in training texts.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from lep_bench import stats
@@ -30,48 +23,9 @@ from lep_bench.leaderboard.cells import (
     Samples,
     read_items,
 )
-from lep_bench.leaderboard.table import Contamination
+from lep_bench.leaderboard.contamination import StoredScan, score_clean
 from lep_bench.records.schema import EditedError, TaskResult, is_sealed
 from lep_bench.records.text_counts import count_texts
-
-VERSION = 1
-
-
-@dataclass(frozen=True)
-class StoredScan:
-    """The scan: what it found in numbers, and the hashes of each task's flagged rows."""
-
-    found: Contamination
-    flagged: dict[str, frozenset[str]]
-
-
-def read_scan(file: Path, tasks: Sequence[str]) -> StoredScan | None:
-    """The scan in `file`, of the named tasks; None where there is no such file. Raises
-    LepBenchError for a file that cannot be read.
-    """
-    if not file.is_file():
-        return None
-    try:
-        held = json.loads(file.read_text(encoding="utf-8"))
-        if held["schema_version"] != VERSION:
-            raise ValueError(f"schema version {held['schema_version']} instead of {VERSION}")
-        rows = {
-            task: (int(one["rows"]), frozenset(map(str, one["flagged"])))
-            for task, one in held["tasks"].items()
-            if task in tasks
-        }
-        counts = tuple((task, rows[task][0], len(rows[task][1])) for task in tasks if task in rows)
-        found = Contamination(
-            tuple(str(text["name"]) for text in held["texts"]), int(held["ngram"]), counts
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        why = f"{type(error).__name__}: {error}"
-        raise LepBenchError(
-            f"{file}: not a contamination scan ({why}): make it again with lep-bench "
-            "contamination, or delete it"
-        ) from error
-    flagged = {task: hashes for task, (_, hashes) in rows.items() if hashes}
-    return StoredScan(found, flagged)
 
 
 def examine_results(
@@ -163,38 +117,6 @@ def _contradicted(result: TaskResult, samples: Sequence[Answered], metrics: Metr
         )
     except (ArithmeticError, ValueError, TypeError, LookupError):
         return False  # values of another kind than this version of the task takes
-
-
-def score_clean(
-    result: TaskResult, samples: Sequence[Answered], metrics: Metrics, scan: StoredScan
-) -> float | None:
-    """The primary score over the rows that are not flagged; None where it cannot be known.
-
-    That is so where recomputing the whole score does not give the stored one, where no row is left,
-    and where a full result has not the number of rows that were scanned or not all the flagged
-    ones: then the scan was of other rows.
-    """
-    metric, flagged = result.primary, scan.flagged[result.task]
-    scanned = next(rows for task, rows, _ in scan.found.tasks if task == result.task)
-    aggregate = metrics.aggregations.get(result.task, {}).get(metric, _mean)
-    unit_of = metrics.units.get(result.task)
-    other_rows = result.scoring.limit is None and (
-        len(samples) != scanned or not flagged <= {s.doc_hash for s in samples}
-    )
-    if other_rows or any(metric not in s.values for s in samples):
-        return None
-    try:
-        units = [unit_of(s.values[metric]) if unit_of else s.doc_hash for s in samples]
-        gone = {unit for s, unit in zip(samples, units) if s.doc_hash in flagged}
-        whole = float(aggregate([s.values[metric] for s in samples]))
-        if not abs(whole - result.scores[metric].value) <= CLOSE:
-            return None
-        value = float(
-            aggregate([s.values[metric] for s, unit in zip(samples, units) if unit not in gone])
-        )
-    except (ArithmeticError, ValueError, TypeError, LookupError):
-        return None  # e.g. a score of classes of which one is gone
-    return value if math.isfinite(value) else None
 
 
 def _mean(values: list[Any]) -> float:

@@ -13,9 +13,10 @@ from invented_run import Made, Run
 
 from lep_bench import files
 from lep_bench.errors import LepBenchError, TaskError
-from lep_bench.leaderboard import clean, publish
+from lep_bench.leaderboard import publish
 from lep_bench.leaderboard.assemble import build_table
 from lep_bench.leaderboard.cells import Metrics
+from lep_bench.leaderboard.contamination import read_scan, score_clean
 from lep_bench.leaderboard.page import render_page
 from lep_bench.leaderboard.table import Row, Table
 
@@ -39,7 +40,7 @@ def written(
     texts = [{"name": "corpus|a.jsonl", "sha256": "0", "documents": 3, "words": 70}]
     file = folder / "contamination.json"
     file.write_text(
-        json.dumps({"schema_version": 1, "texts": texts, "ngram": 13, "tasks": tasks, **changes}),
+        json.dumps({"schema_version": 2, "texts": texts, "ngram": 13, "tasks": tasks, **changes}),
         encoding="utf-8",
     )
     return file
@@ -50,7 +51,7 @@ def scanned(file: Path, *cells: Made) -> tuple[Table, Run]:
     for one in cells or [cell(BY_NAME[name], task) for name in NAMES for task in PAPER.tasks]:
         run.add(one)
     return build_table(
-        run.results, run.samples, PAPER, ORDER, scan=clean.read_scan(file, PAPER.tasks)
+        run.results, run.samples, PAPER, ORDER, scan=read_scan(file, PAPER.tasks)
     ), run
 
 
@@ -114,7 +115,7 @@ def test_nothing_flagged_and_no_scan(tmp_path: Path) -> None:
     assert "- No row flagged: `darumeru_parus`." in render_page(table) and "→" not in render_page(
         table
     )
-    assert clean.read_scan(tmp_path / "nothing.json", PAPER.tasks) is None
+    assert read_scan(tmp_path / "nothing.json", PAPER.tasks) is None
     assert "Without rows found" not in render_page(
         build_table(run.results, run.samples, PAPER, ORDER)
     )
@@ -166,10 +167,20 @@ def test_the_committed_file_keeps_them(tmp_path: Path) -> None:
         run.results,
         run.samples,
         ORDER,
-        scan=clean.read_scan(file, PAPER.tasks),
+        scan=read_scan(file, PAPER.tasks),
     )
     assert publish.check_leaderboard(tmp_path / "board") == []
     assert render_page(publish.read_leaderboard(tmp_path / "board")) == render_page(table)
+
+
+def test_a_scan_of_the_earlier_form_is_read(tmp_path: Path) -> None:
+    """Version 1 also listed near-duplicates. Its flagged rows mean the same."""
+    new = read_scan(written(tmp_path), PAPER.tasks)
+    old = json.loads((tmp_path / "contamination.json").read_text(encoding="utf-8"))
+    for task in old["tasks"].values():
+        task["near"] = ["a near one"]
+    (tmp_path / "contamination.json").write_text(json.dumps(old | {"schema_version": 1}))
+    assert new is not None and read_scan(tmp_path / "contamination.json", PAPER.tasks) == new
 
 
 @pytest.mark.parametrize(
@@ -177,7 +188,7 @@ def test_the_committed_file_keeps_them(tmp_path: Path) -> None:
     [
         "[]",
         "{",
-        '{"schema_version": 2}',
+        '{"schema_version": 3}',
         '{"schema_version": 1, "texts": [], "ngram": 13, "tasks": {"darumeru_parus": 1}}',
     ],
 )
@@ -187,7 +198,7 @@ def test_a_damaged_scan_is_one_clear_line(tmp_path: Path, broken: str) -> None:
         LepBenchError,
         match=r"contamination\.json: not a contamination scan .*lep-bench contamination",
     ) as error:
-        clean.read_scan(tmp_path / "contamination.json", PAPER.tasks)
+        read_scan(tmp_path / "contamination.json", PAPER.tasks)
     assert "\n" not in str(error.value)
 
 
@@ -229,10 +240,8 @@ def test_metrics_of_a_users_task(tmp_path: Path) -> None:
         }
     )
     for flagged, rest in ((1, 0.2), (2, 0.1)):
-        scan = clean.read_scan(written(tmp_path, {"mine": [flagged]}, scanned=3), ["mine"])
-        assert scan is not None and clean.score_clean(
-            mine, samples, metrics, scan
-        ) == pytest.approx(rest)
+        scan = read_scan(written(tmp_path, {"mine": [flagged]}, scanned=3), ["mine"])
+        assert scan is not None and score_clean(mine, samples, metrics, scan) == pytest.approx(rest)
     (folder / "metrics.py").write_text("import nothing_of_that_name\n")
     with pytest.raises(TaskError, match=r"metrics\.py: cannot be imported: ModuleNotFoundError"):
         Metrics.of(["mine"], [folder])
