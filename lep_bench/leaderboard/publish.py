@@ -16,8 +16,8 @@ from lep_bench.leaderboard import cards, curves, page, paper, plots, published, 
 from lep_bench.leaderboard.assemble import assemble
 from lep_bench.leaderboard.cells import Metrics, Samples, choose_results
 from lep_bench.leaderboard.contamination import StoredScan
-from lep_bench.leaderboard.examine import examine_results
 from lep_bench.leaderboard.curves import Curve
+from lep_bench.leaderboard.examine import examine_results
 from lep_bench.leaderboard.page import END, START, fresh, render_page
 from lep_bench.leaderboard.table import Table
 from lep_bench.leaderboard.text import sign_remark

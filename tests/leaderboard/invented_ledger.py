@@ -12,7 +12,7 @@ from lep_bench import files
 from lep_bench.config.load import Configs
 from lep_bench.leaderboard import ledger, paper
 from lep_bench.leaderboard.cells import Metrics
-from lep_bench.leaderboard.clean import examine_results
+from lep_bench.leaderboard.examine import examine_results
 from lep_bench.pipeline.plan import choose_scoring
 from lep_bench.records.schema import ModelRecord, Provenance, Sample, Score, TaskResult
 from lep_bench.records.store import Store
