@@ -15,7 +15,7 @@ from invented_paper import BY_NAME, PAPER, cell
 from invented_run import Run
 
 from lep_bench import stats
-from lep_bench.leaderboard import clean
+from lep_bench.leaderboard import examine
 from lep_bench.leaderboard.cells import Chosen, Items, Metrics, average_items, read_items
 from lep_bench.records.schema import Score
 
@@ -47,7 +47,7 @@ def found(
     aggregate = METRICS.aggregations.get(task, {}).get("score", statistics.fmean)
     score = Score(**({"value": aggregate(stored)} if "value" not in changes else {}), **changes)
     samples = [s.model_copy(update={"values": {"score": v}}) for s, v in zip(samples, stored)]
-    (one,), lookup = clean.examine_results(
+    (one,), lookup = examine.examine_results(
         [Chosen(result.model_copy(update={"scores": {"score": score}}))], lambda r: samples, METRICS
     )
     return one, lookup(one.result)
@@ -145,7 +145,7 @@ def test_cells_asked_the_same_share_their_ids() -> None:
     run = Run()
     for name in ("llama3-8b/instruct", "llama3-8b/bpe/swap"):
         run.add(cell(BY_NAME[name], "darumeru_parus"))
-    cells, lookup = clean.examine_results([Chosen(r) for r in run.results], run.samples, METRICS)
+    cells, lookup = examine.examine_results([Chosen(r) for r in run.results], run.samples, METRICS)
     a, b = (lookup(c.result) for c in cells)
     assert (
         a is not None

@@ -9,7 +9,7 @@ import pytest
 from invented_paper import MODELS, PAPER, cell, whole
 
 from lep_bench.errors import LepBenchError
-from lep_bench.leaderboard import clean, published
+from lep_bench.leaderboard import examine, published
 from lep_bench.leaderboard.cells import Metrics, choose_results
 
 ORDER = [m.name for m in MODELS]
@@ -18,7 +18,7 @@ ORDER = [m.name for m in MODELS]
 @pytest.fixture(scope="module")
 def text() -> str:
     run = whole()
-    chosen, items = clean.examine_results(
+    chosen, items = examine.examine_results(
         choose_results(run.results, "paper", PAPER.tasks), run.samples, Metrics.of(PAPER.tasks)
     )
     return published.dump_results(published.Published(PAPER, ORDER, chosen, items))
@@ -28,7 +28,7 @@ def test_items_of_every_kind_come_back(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.jsonl").write_text(text, encoding="utf-8")
     held = published.load_results(tmp_path / "r.jsonl")
     run = whole()
-    chosen, lookup = clean.examine_results(
+    chosen, lookup = examine.examine_results(
         choose_results(run.results, "paper", PAPER.tasks), run.samples, Metrics.of(PAPER.tasks)
     )
     before = {(c.result.model.name, c.result.task): lookup(c.result) for c in chosen}
@@ -56,7 +56,7 @@ def test_edited_cells_stay_marked(tmp_path: Path) -> None:
     other = result.model_copy(
         update={"scores": {"score": result.scores["score"].model_copy(update={"value": 0.99})}}
     )
-    chosen, items = clean.examine_results(
+    chosen, items = examine.examine_results(
         choose_results([other], "paper", PAPER.tasks), lambda r: samples, Metrics.of(PAPER.tasks)
     )
     assert chosen[0].edited and items(chosen[0].result) is None
