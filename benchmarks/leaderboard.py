@@ -26,9 +26,9 @@ from typing import Any
 
 import yaml
 
-from lep_bench.cli.setup import Setup
 from lep_bench.config.load import Configs
 from lep_bench.leaderboard.cells import Metrics
+from lep_bench.pipeline.session import Session
 from lep_bench.records import text_counts
 from lep_bench.records.schema import ModelRecord, Provenance, Sample, Score, TaskResult
 from lep_bench.stats import clustered_stderr
@@ -123,7 +123,7 @@ def sample(
 
 def make(out: Path, folder: Path, models: int, items: int) -> None:
     """Write the results of the first `models` models that the suite derives."""
-    given = Setup.read(NAME, out, [folder])
+    given = Session.read(NAME, out, [folder])
     expected = given.plan(["all"]).expected
     names = list(dict.fromkeys(record.name for record, _, _ in expected))[:models]
     if len(names) < models:
@@ -159,7 +159,7 @@ def make(out: Path, folder: Path, models: int, items: int) -> None:
 
 
 def store(
-    given: Setup,
+    given: Session,
     record: ModelRecord,
     task: str,
     key: str,

@@ -268,6 +268,25 @@ def check_name(part: str, what: str = "name") -> str:
     return part
 
 
+def check_folder(path: Path, what: str = "") -> Path:
+    """Return `path`, a folder or one that can be made. Raises LepBenchError when a file is in the way."""
+    existing = next((p for p in (path, *path.parents) if p.exists()), path)
+    if existing.is_file():
+        raise LepBenchError(
+            f"{f'{what} ' if what else ''}{path}: {existing} is a file, a folder is needed: choose another name"
+        )
+    return path
+
+
+def format_size(count: float) -> str:
+    """Bytes as `15 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
 def join_names(root: Path, *parts: str) -> Path:
     """`root` joined with slash-separated `parts`, every component checked by `safe`."""
     path = root

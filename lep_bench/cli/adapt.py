@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lep_bench.cli.app import AdapterFolders, ConfigFolders, Out, app, check_folder
+from lep_bench.cli.app import AdapterFolders, ConfigFolders, Out, app
 from lep_bench.cli.run import SuiteName
 from lep_bench.errors import LepBenchError, RunFailedError
+from lep_bench.files import check_folder
 
 if TYPE_CHECKING:
     from lep_bench.plugin import Adapter, Params
@@ -295,15 +296,15 @@ def export(
     lep-bench export mini-llama/extended/conversion ./exported
     """
     from lep_bench.cli import display
-    from lep_bench.cli.setup import Setup
     from lep_bench.pipeline.build import Workshop
     from lep_bench.pipeline.execute import execute_plan
     from lep_bench.pipeline.hardware import Hardware
+    from lep_bench.pipeline.session import Session
 
     if folder.exists():
         raise LepBenchError(f"{folder} exists already: choose another folder or remove it first")
     check_folder(folder.parent, "DIR")
-    given = Setup.read(suite, out, configs, adapters)
+    given = Session.read(suite, out, configs, adapters)
     todo = given.plan([model], tasks=())
     if len(todo.models) != 1:
         raise LepBenchError(f"export writes one model: {model} means {len(todo.models)}")

@@ -178,16 +178,6 @@ def match_names(
     ]
 
 
-def check_folder(path: Path, what: str = "") -> Path:
-    """Return `path`, a folder or one that can be made. Raises LepBenchError when a file is in the way."""
-    existing = next((p for p in (path, *path.parents) if p.exists()), path)
-    if existing.is_file():
-        raise LepBenchError(
-            f"{f'{what} ' if what else ''}{path}: {existing} is a file, a folder is needed: choose another name"
-        )
-    return path
-
-
 def print_version(value: bool) -> None:
     """Print the version and stop."""
     if value:
@@ -252,15 +242,6 @@ def print_table(
         # Text, not str: a bracket in a docstring or a path is no markup.
         grid.add_row(*(Text(cell) for cell in row))
     console.print(grid)
-
-
-def format_size(count: float) -> str:
-    """Bytes as `15 GB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def format_duration(seconds: float) -> str:

@@ -13,14 +13,14 @@ import typer
 from lep_bench.errors import LepBenchError
 
 if TYPE_CHECKING:
-    from lep_bench.cli.setup import Setup
     from lep_bench.evaluate.lmeval import Item
     from lep_bench.leaderboard.table import Table
+    from lep_bench.pipeline.session import Session
     from lep_bench.records.schema import TaskResult
 
 
 def write(
-    given: Setup, table: Table, results: Sequence[TaskResult], folder: Path, samples: int
+    given: Session, table: Table, results: Sequence[TaskResult], folder: Path, samples: int
 ) -> None:
     """Write the page of a table to `folder` and say where it is. Raises LepBenchError."""
     from lep_bench.leaderboard import curves
@@ -41,7 +41,9 @@ def write(
     typer.echo(f"page:        {file} ({file.stat().st_size / 1e6:.1f} MB)", err=True)
 
 
-def questions(given: Setup) -> Callable[[TaskResult, Sequence[int]], Mapping[tuple[int, str], str]]:
+def questions(
+    given: Session,
+) -> Callable[[TaskResult, Sequence[int]], Mapping[tuple[int, str], str]]:
     """How the page gets a task's questions: compiled again as the result's model was asked, without
     weights. Where that cannot be done (rows or tokenizer are not here) there are none, and the page
     says which command shows them."""

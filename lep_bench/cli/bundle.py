@@ -16,12 +16,11 @@ from lep_bench.cli.app import (
     DataFolder,
     TaskFolders,
     app,
-    check_folder,
-    format_size,
     print_table,
     split_names,
 )
 from lep_bench.errors import CheckpointError, LepBenchError, RunFailedError, count_noun
+from lep_bench.files import check_folder, format_size
 
 if TYPE_CHECKING:
     from lep_bench.config.schema import Suite
@@ -125,20 +124,20 @@ def wanted(
 ) -> list[Need]:
     """What the suites read. Raises LepBenchError for unknown names and broken files."""
     from lep_bench import bundling, tasks
-    from lep_bench.cli import checkpoints
-    from lep_bench.cli.setup import Setup
+    from lep_bench.pipeline import checkpoints
+    from lep_bench.pipeline.session import Session
 
     needs: dict[tuple[str, str], Need] = {}
     for name in suites:
         # Results of an earlier run must not hide what a run reads: a folder without any.
-        given = Setup.read(name, folder / "no-results", configs, adapters, tasks_dir)
+        given = Session.read(name, folder / "no-results", configs, adapters, tasks_dir)
         known = tasks.scan_tasks(given.task_folders)
         found = bundling.of_tasks(
             [known.get(task) for task in given.suite.tasks], known.folders, metadata(given.suite)
         )
         if models:
             found += bundling.of_models(
-                checkpoints.of_plan(given.plan(["all"]), given.checkpoints()).values()
+                checkpoints.list_read(given.plan(["all"]), given.checkpoints()).values()
             )
         for need in found:
             needs[need.kind, need.id] = bundling.joined(needs.get((need.kind, need.id)), need)
@@ -153,13 +152,13 @@ def asked_of(
     """
     from lep_bench import tasks
     from lep_bench.bundle import use_data_folder
-    from lep_bench.cli.setup import Setup
     from lep_bench.evaluate.rows import count_rows
+    from lep_bench.pipeline.session import Session
 
     use_data_folder(folder, offline=False)
     wrong = []
     for name in suites:
-        given = Setup.read(name, folder / "no-results", configs, adapters, tasks_dir)
+        given = Session.read(name, folder / "no-results", configs, adapters, tasks_dir)
         known = tasks.scan_tasks(given.task_folders)
         for file in map(known.get, given.suite.tasks):
             try:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lep_bench.cli.app import app, check_folder, print_table
+from lep_bench.cli.app import app, print_table
 from lep_bench.errors import CheckpointError, LepBenchError, count_noun
+from lep_bench.files import check_folder
 
 if TYPE_CHECKING:
     from lep_bench.surgery.tokenizers.segmentation import Segmentation

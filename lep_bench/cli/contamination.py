@@ -15,11 +15,11 @@ from lep_bench.cli.app import (
     Out,
     TaskFolders,
     app,
-    check_folder,
     print_table,
     split_names,
 )
 from lep_bench.errors import LepBenchError, RunFailedError, TaskError, unknown_name
+from lep_bench.files import check_folder
 
 if TYPE_CHECKING:
     from lep_bench.config.schema import Family, Suite

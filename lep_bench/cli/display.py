@@ -5,11 +5,10 @@ failures.
 from __future__ import annotations
 
 import math
-import shutil
-import sys
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,13 +21,15 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from lep_bench.cli.app import format_duration, format_size, print_table
+from lep_bench.cli.app import format_duration, print_table
 from lep_bench.config.load import Configs
-from lep_bench.errors import LepBenchError, RunFailedError, count_noun
+from lep_bench.errors import RunFailedError, count_noun
+from lep_bench.files import format_size
 from lep_bench.pipeline.hardware import Hardware
 from lep_bench.pipeline.plan import Node, Plan
-from lep_bench.pipeline.schedule import estimate_makespan
-from lep_bench.pipeline.worker import Event
+
+if TYPE_CHECKING:
+    from lep_bench.pipeline.worker import Event
 
 KINDS = (
     "vocabulary",
@@ -127,6 +128,8 @@ class Terminal:
 
 def dry_run(plan: Plan, workers: int, out: Path) -> None:
     """The graph, what is cached, disk and time, and the makespan against total / workers."""
+    from lep_bench.pipeline.schedule import estimate_makespan
+
     rows = []
     for node in sorted(
         plan.nodes.values(), key=lambda n: (n.model.split("/")[0], n.group, KINDS.index(n.kind))
@@ -157,59 +160,6 @@ def dry_run(plan: Plan, workers: int, out: Path) -> None:
         highlight=False,
         soft_wrap=True,
     )
-
-
-def without(plan: Plan, missing: dict[str, str]) -> tuple[Plan, int]:
-    """The plan without what needs a missing checkpoint (reference -> why, said on stderr), and the
-    number of models left out.
-
-    Raises LepBenchError when nothing is left to do.
-    """
-    reasons: dict[str, list[str]] = {}
-    for reference, why in missing.items():
-        reason = why.partition(": ")[2]
-        reasons.setdefault(reason, []).append(reference)
-    for reason, references in reasons.items():
-        kept = plan.without(references).nodes
-        names = sorted(
-            node.model
-            for node in plan.nodes.values()
-            if node.kind == "score" and node.id not in kept
-        )
-        if names:
-            whats = ", ".join(missing[reference].partition(": ")[0] for reference in references[:3])
-            whats += (
-                f" and {len(references) - 3} more (--dry-run lists them)" if references[3:] else ""
-            )
-            print(
-                f"missing, for {names[0]}"
-                f"{f' and {len(names) - 1} more' if names[1:] else ''}: {whats}: {reason}",
-                file=sys.stderr,
-            )
-    left = plan.without(missing)
-    if plan.nodes and not left.nodes:
-        store = (
-            f"lep-bench bundle --suite {plan.suite.name} DIR --models (with a network) stores "
-            "the suite's"
-        )
-        raise LepBenchError(
-            f"nothing can be run without the checkpoints named above: {store}, --models PATH "
-            "takes a local folder"
-        )
-    return left, sum(
-        node.kind == "score" and node.id not in left.nodes for node in plan.nodes.values()
-    )
-
-
-def check_disk(plan: Plan, out: Path) -> None:
-    """Raise LepBenchError before the work when the plan's estimate does not fit on the disk."""
-    need = sum(node.bytes for node in plan.nodes.values())
-    free = shutil.disk_usage(out).free
-    if need > free:
-        raise LepBenchError(
-            f"{out}: about {format_size(need)} are needed and {format_size(free)} are free: "
-            "free some, or give another folder with --out"
-        )
 
 
 def finish(failed: list[tuple[str, str, str]], left_out: int, configs: Configs, suite: str) -> None:

@@ -10,21 +10,22 @@ import typer
 
 from lep_bench.cli.app import AdapterFolders, ConfigFolders, DataFolder, Out, TaskFolders, app
 from lep_bench.cli.run import SuiteName
-from lep_bench.errors import LepBenchError, RunFailedError, count_noun
+from lep_bench.errors import LepBenchError, RunFailedError
 
 if TYPE_CHECKING:
-    from lep_bench.cli.setup import Setup
     from lep_bench.leaderboard.table import Table
-    from lep_bench.records.schema import ModelRecord, TaskResult
+    from lep_bench.pipeline.board import Board
+    from lep_bench.pipeline.plan import ExpectedCell
+    from lep_bench.pipeline.session import Session
 
 
 Form = Literal["terminal", "markdown", "csv", "json", "latex", "html"]
 Layout = Literal["full", "paper1", "paper2", "paper3", "paper4"]
 
 
-def show_leaderboard(
-    given: Setup,
-    expected: Sequence[tuple[ModelRecord, str, str]],
+def show_board(
+    session: Session,
+    board: Board,
     data: Path | None,
     *,
     publish: bool = False,
@@ -33,123 +34,43 @@ def show_leaderboard(
     html: Path | None = None,
     shown: int = 100,
 ) -> None:
-    """Render the current cells (model, task, key): to the terminal, to OUT/SUITE/leaderboard, and
-    to leaderboards/SUITE when published.
+    """Print a leaderboard that was written to OUT/SUITE/leaderboard, and write leaderboards/SUITE
+    when published.
 
     `form` and `layout` change only what is printed; another form than the terminal's is printed
     alone, to be piped. `html`: folder of the page with pictures and, of each task, `shown` items.
     """
-    from lep_bench.cli.publish import release, written
     from lep_bench.leaderboard.layouts import arrange_table
 
-    results, order = cells(given, expected)
-    folder = given.store.leaderboard(given.suite.name)
-    made = written(given, results, order, data, folder)
-    say(arrange_table(made, layout), form)
-    typer.echo(f"leaderboard: {folder}/README.md", err=form != "terminal")
+    say(arrange_table(board.table, layout), form)
+    typer.echo(f"leaderboard: {board.folder}/README.md", err=form != "terminal")
     if html is not None:
         from lep_bench.cli import browsing
 
-        browsing.write(given, made, results, html, shown)
+        browsing.write(session, board.table, board.results, html, shown)
     if publish:
-        release(
-            given,
-            [result for result in results if result.scoring.limit is None],
-            order,
-            data,
-            err=form != "terminal",
-        )
+        from lep_bench.cli.publish import release
+
+        whole = [result for result in board.results if result.scoring.limit is None]
+        release(session, whole, board.order, data, err=form != "terminal")
 
 
-def build_found(
+def read_stored(
     suite: str,
     out: Path,
     configs: Sequence[Path] | None,
     adapters: Sequence[Path] | None,
     tasks: Sequence[Path] | None,
-) -> tuple[Setup, list[tuple[ModelRecord, str, str]]]:
-    """The setup of what was scored in `out`, and every cell (model, task, key) that is expected
-    there. Raises LepBenchError for none.
+) -> tuple[Session, list[ExpectedCell]]:
+    """The session of what was scored in `out`, and every cell that is expected there; says which
+    scores are not shown. Raises LepBenchError where there is nothing to show.
     """
-    from lep_bench.cli.setup import Setup
+    from lep_bench.pipeline.session import Session
 
-    scored = Setup.read(suite, out, configs, adapters, tasks).scored()
-    if not scored:
-        raise LepBenchError(
-            f"no results of suite {suite} in {out}: run lep-bench run --suite {suite} first, "
-            "or name its --out folder"
-        )
-    seeds, expected = 1 + max(result.model.seed for result in scored), []
-    for dtype, engine in sorted(
-        {(result.scoring.dtype, result.provenance.engine) for result in scored}
-    ):
-        limits = {
-            result.scoring.limit
-            for result in scored
-            if (result.scoring.dtype, result.provenance.engine) == (dtype, engine)
-        }
-        # Results under a row limit are shown only where there are none without.
-        for limit in (None,) if None in limits else sorted(limits):
-            own = None if engine == "api" else dtype  # a server's is not known, and no suite's
-            given = Setup.read(
-                suite,
-                out,
-                configs,
-                adapters,
-                tasks,
-                limit=limit,
-                seeds=seeds,
-                dtype=own,
-                engine=engine,
-            )
-            expected += given.plan(["all", *given.names_of(scored)]).expected
-    if not {(r.model.name, r.task, r.key) for r in scored} & {
-        (record.name, task, key) for record, task, key in expected
-    }:
-        raise LepBenchError(
-            f"{out} has {len(scored)} results of suite {suite}, all of other tasks, rows or "
-            "settings than now: "
-            "give --data, --configs and --tasks-dir as in the run, or run it again"
-        )
-    now = {(record.name, task, key): record.fingerprint for record, task, key in expected}
-    shown = {
-        (r.model.name, r.task)
-        for r in scored
-        if now.get((r.model.name, r.task, r.key)) == r.model.fingerprint
-    }
-    if old := list(
-        dict.fromkeys(
-            f"{r.model.name} {r.task}"
-            for r in scored
-            if r.status == "ok" and (r.model.name, r.task) not in shown
-        )
-    ):
-        which = ", ".join(old[:4]) + (", ..." if old[4:] else "")
-        said = (
-            f"not shown: {count_noun(len(old), 'score')} in {out}, of other models, tasks, rows or "
-            f"settings than now: {which}"
-        )
-        typer.echo(
-            f"{said}: give --data, --configs and --tasks-dir as in the run, or run again", err=True
-        )
-    return given, expected
-
-
-def cells(
-    given: Setup, expected: Sequence[tuple[ModelRecord, str, str]]
-) -> tuple[list[TaskResult], list[str]]:
-    """The current results, and the models' names in their order."""
-    results = []
-    # Models api:NAME are expected under every engine, each time as the same cell.
-    for record, task, key in {
-        (record.name, task, key): (record, task, key) for record, task, key in expected
-    }.values():
-        result = given.store.read(given.suite.name, record.name, task, key)
-        if result is not None and (
-            result.status == "failed" or result.model.fingerprint == record.fingerprint
-        ):
-            results.append(result)
-    return results, list(dict.fromkeys(record.name for record, _, _ in expected))
+    session, expected, left_out = Session.read(suite, out, configs, adapters, tasks).expect_stored()
+    if left_out:
+        typer.echo(left_out, err=True)
+    return session, expected
 
 
 def say(table: Table, form: Form) -> None:
@@ -283,7 +204,10 @@ def leaderboard(
             None if asked and asked.name == "DEFAULT" else sorted(out.glob("*/leaderboard")), out
         )
         return
-    given, expected = build_found(suite, out, configs, adapters, tasks_dir)
-    show_leaderboard(
-        given, expected, data, publish=publish, form=form, layout=layout, html=html, shown=samples
+    from lep_bench.pipeline.board import write_board
+
+    session, expected = read_stored(suite, out, configs, adapters, tasks_dir)
+    board = write_board(session, *session.cells(expected), data)
+    show_board(
+        session, board, data, publish=publish, form=form, layout=layout, html=html, shown=samples
     )

@@ -11,8 +11,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from lep_bench.cli.app import AdapterFolders, ConfigFolders, HelpGroup, app, check_folder
+from lep_bench.cli.app import AdapterFolders, ConfigFolders, HelpGroup, app
 from lep_bench.errors import CheckpointError, ConfigError, LepBenchError
+from lep_bench.files import check_folder
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 

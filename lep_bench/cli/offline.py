@@ -16,8 +16,8 @@ from lep_bench.errors import CheckpointError, LepBenchError, count_noun
 
 if TYPE_CHECKING:
     from lep_bench.cli.doctor import Diagnosis
-    from lep_bench.cli.setup import Setup
     from lep_bench.config.models import NamedCheckpoint
+    from lep_bench.pipeline.session import Session
     from lep_bench.tasks import TaskFile
 
 
@@ -40,7 +40,7 @@ def check(
     Raises LepBenchError for unknown names.
     """
     from lep_bench.cli.doctor import Diagnosis
-    from lep_bench.cli.setup import Setup
+    from lep_bench.pipeline.session import Session
 
     bundle.use_data_folder(
         data, offline=True
@@ -59,7 +59,7 @@ def check(
     yield from found
     able = all(finding.level != "error" for finding in found)
     for name in suites:
-        given = Setup.read(name, Path("no-results"), configs, adapters, tasks_dir)
+        given = Session.read(name, Path("no-results"), configs, adapters, tasks_dir)
         own = [
             ("--data", (data,) if data else ()),
             ("--configs", configs),
@@ -130,7 +130,7 @@ def stored(root: Path, to_make: str) -> Iterator[Diagnosis]:
         )
 
 
-def rows(given: Setup, to_make: str) -> Iterator[Diagnosis]:
+def rows(given: Session, to_make: str) -> Iterator[Diagnosis]:
     """The rows of every task, read with all that the task needs of them: one finding for each
     dataset, then whether all are there.
     """
@@ -164,7 +164,7 @@ def rows(given: Setup, to_make: str) -> Iterator[Diagnosis]:
 
 
 def dataset(
-    name: str, tasks: Sequence[TaskFile], folders: Sequence[Path], given: Setup, to_make: str
+    name: str, tasks: Sequence[TaskFile], folders: Sequence[Path], given: Session, to_make: str
 ) -> tuple[Diagnosis, int]:
     """The finding for the tasks that read one dataset, and how many of them have no rows."""
     from lep_bench.cli.bundle import metadata
@@ -192,11 +192,11 @@ def dataset(
     return Diagnosis("note", name, f"{text}; a copy, nothing proves its revision"), 0
 
 
-def checkpoints(given: Setup, models: Sequence[str], to_make: str) -> Iterator[Diagnosis]:
+def checkpoints(given: Session, models: Sequence[str], to_make: str) -> Iterator[Diagnosis]:
     """The checkpoints that `run --models ...` reads: all shards there, whole, with a tokenizer."""
-    from lep_bench.cli.checkpoints import of_plan
     from lep_bench.cli.doctor import Diagnosis
     from lep_bench.hub import BUILTIN
+    from lep_bench.pipeline.checkpoints import list_read
 
     try:
         plan = given.plan(models)
@@ -205,7 +205,7 @@ def checkpoints(given: Setup, models: Sequence[str], to_make: str) -> Iterator[D
     ) as error:  # a folder that is no checkpoint: its fingerprint is part of the plan
         yield Diagnosis("error", "models", str(error))
         return
-    found = of_plan(plan, given.checkpoints(models))
+    found = list_read(plan, given.checkpoints(models))
     built_in = sum(c.location.startswith(BUILTIN) for c in found.values())
     if built_in:
         yield Diagnosis("ok", "models", f"{count_noun(built_in, 'built-in checkpoint')}")

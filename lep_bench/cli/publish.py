@@ -18,18 +18,18 @@ from lep_bench.cli.app import (
     Out,
     TaskFolders,
     app,
-    check_folder,
     match_names,
     split_names,
 )
 from lep_bench.cli.run import SuiteName
 from lep_bench.errors import LepBenchError
+from lep_bench.files import check_folder
 
 if TYPE_CHECKING:
-    from lep_bench.cli.setup import Setup
     from lep_bench.leaderboard.cards import Made
     from lep_bench.leaderboard.publish import Edition
     from lep_bench.leaderboard.table import Table
+    from lep_bench.pipeline.session import Session
     from lep_bench.records.schema import TaskResult
 
 
@@ -187,8 +187,8 @@ def publish(
         )
     key = token() if upload and not dry_run else ""
     place.check()
-    given, expected = leaderboard.build_found(suite, out, configs, adapters, tasks_dir)
-    results, order = leaderboard.cells(given, expected)
+    given, expected = leaderboard.read_stored(suite, out, configs, adapters, tasks_dir)
+    results, order = given.cells(expected)
     whole = [result for result in results if result.scoring.limit is None]
     if not whole:
         raise LepBenchError(
@@ -236,7 +236,7 @@ def publish(
 
 
 def release(
-    given: Setup,
+    given: Session,
     results: Sequence[TaskResult],
     order: Sequence[str],
     data: Path | None,
@@ -257,18 +257,19 @@ def release(
         put_file,
         refresh_excerpt,
     )
+    from lep_bench.pipeline.board import write_board
 
     place = place or Destination.of(None, given.suite.name, given.store.root)
     with TemporaryDirectory(prefix="lep-bench-") as made:
         work = Path(made)
-        table = written(
+        table = write_board(
             given,
             results,
             order,
             data,
             begin_edition(work, place.folder, place.board),
             pictures=True,
-        )
+        ).table
         for path, text in (
             beside(table).files(place.folder).items() if beside and place.board else ()
         ):
@@ -292,47 +293,8 @@ def release(
     return files
 
 
-def written(
-    given: Setup,
-    results: Sequence[TaskResult],
-    order: Sequence[str],
-    data: Path | None,
-    folder: Path,
-    pictures: bool = False,
-) -> Table:
-    """The leaderboard's own files in `folder`, on request with pictures; returns the table they
-    show.
-    """
-    from lep_bench.cli import again
-    from lep_bench.leaderboard import curves
-    from lep_bench.leaderboard.contamination import read_scan
-    from lep_bench.leaderboard.publish import write_leaderboard
-
-    store, name = given.store, given.suite.name
-    trained = (
-        curves.make_curves(
-            curves.read_lineage(store, (r for r in results if r.model.stage == "donor"))
-        )
-        if pictures
-        else None
-    )
-    scan = read_scan(store.leaderboard(name).parent / "contamination.json", given.suite.tasks)
-    return write_leaderboard(
-        folder,
-        given.suite,
-        results,
-        store.skim,
-        order,
-        scan=scan,
-        commands=again.reproduce_commands(given, results, data),
-        noise=store.noise(name),
-        folders=given.task_folders,
-        trained=trained,
-    )
-
-
 def selected(
-    given: Setup, results: Sequence[TaskResult], wanted: Sequence[str] | None
+    given: Session, results: Sequence[TaskResult], wanted: Sequence[str] | None
 ) -> tuple[list[str], dict[str, Made]]:
     """Models that get a record, and the ways of those that get a card; prints which get none, and
     whose licence nobody knows.
@@ -377,7 +339,7 @@ def selected(
 
 
 def edition(
-    given: Setup,
+    given: Session,
     table: Table,
     results: Sequence[TaskResult],
     data: Path | None,
@@ -386,9 +348,9 @@ def edition(
     organisation: str,
 ) -> Edition:
     """What stands beside the leaderboard."""
-    from lep_bench.cli import again
     from lep_bench.leaderboard.publish import Edition
     from lep_bench.leaderboard.upload import dataset
+    from lep_bench.pipeline import again
     from lep_bench.tasks import select_tasks
 
     tasks = {task.name: task for task in select_tasks(given.suite.tasks, given.task_folders)}

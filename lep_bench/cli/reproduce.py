@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from lep_bench.cli.app import Out, app, check_folder, print_table
+from lep_bench.cli.app import Out, app, print_table
 from lep_bench.errors import LepBenchError, count_noun
+from lep_bench.files import check_folder
 
 
 @app.command()

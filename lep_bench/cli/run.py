@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,15 +18,6 @@ from lep_bench.cli.app import (
     split_names,
 )
 from lep_bench.cli.project import show_project
-from lep_bench.errors import LepBenchError
-
-if TYPE_CHECKING:
-    from lep_bench.cli.setup import Setup
-    from lep_bench.pipeline.execute import Outcome
-    from lep_bench.pipeline.hardware import Hardware
-    from lep_bench.pipeline.plan import Plan
-    from lep_bench.tasks import TaskFile
-
 
 Models = Annotated[
     str,
@@ -161,18 +151,17 @@ def run(
     """
     from lep_bench import bundle
 
-    bundle.use_data_folder(
-        data, offline
-    )  # before anything is imported that reads the environment once
-    from lep_bench.cli import checkpoints, display, leaderboard, servers
-    from lep_bench.cli.setup import Setup
+    # before anything is imported that reads the environment once
+    bundle.use_data_folder(data, offline)
+    from lep_bench.cli import checkpoints, display, leaderboard
     from lep_bench.config.load import Configs
     from lep_bench.pipeline.hardware import resolve_hardware
     from lep_bench.pipeline.plan import Server
+    from lep_bench.pipeline.run import plan_run, run_plan
+    from lep_bench.pipeline.session import Session
 
     place = resolve_hardware(Configs.of(configs or ()), hardware, engine, workers)
-    server = Server(url or "", key_variable)
-    given = Setup.read(
+    session = Session.read(
         suite,
         out,
         configs,
@@ -182,141 +171,28 @@ def run(
         seeds=seeds,
         dtype=dtype,
         engine=place.engine,
-        server=server,
+        server=Server(url or "", key_variable),
     )
-    patterns, chosen = (
+    request = plan_run(
+        session,
         split_names(models, "--models"),
         None if tasks is None else split_names(tasks, "--tasks"),
+        data,
+        board=not dry_run,
     )
-    todo = given.plan(patterns, chosen)
     show_project(context)
     typer.echo(place)
-    read = checkpoints.of_plan(todo, given.checkpoints(patterns))
-    if data is not None:
-        bundle.verify(data, {c.location for c in read.values()})
     if dry_run:
-        display.dry_run(todo, place.workers, out)
-        checkpoints.show_checkpoints(read.values())
+        display.dry_run(request.plan, place.workers, out)
+        checkpoints.show_checkpoints(request.checkpoints.values())
         return
-    servers.ready(todo, server, offline)
-    missing = checkpoints.fetch(read)
-    with given.store.lock():
-        outcome, left_out = carry_out(given, patterns, chosen, place, missing)
-        leaderboard.show_leaderboard(
-            given, given.plan(["all", *patterns]).expected, data, publish=publish
-        )
-    display.finish(outcome.failed, left_out, given.configs, suite)
-
-
-def carry_out(
-    given: Setup,
-    patterns: Sequence[str],
-    chosen: Sequence[str] | None,
-    place: Hardware,
-    missing: dict[str, str],
-) -> tuple[Outcome, int]:
-    """Build and score what is still to do; what came of it, and how many models were left out
-    because checkpoints are `missing`.
-
-    Whoever calls holds the store's lock. Planned anew, since the lock was free only now: another
-    run may just have finished some of it.
-    """
-    from lep_bench import hub
-    from lep_bench.cli import display
-    from lep_bench.pipeline.execute import execute_plan
-
-    todo, left_out = display.without(given.plan(patterns, chosen), missing)
-    display.check_disk(todo, given.store.root)
-    for task in tasks_of(todo).values():
-        assert task.dataset
-        # first: what it finds out, the workers learn from the environment
-        hub.go_offline_if_unreachable(task.dataset[0], task.own_class)
-
-    def meanwhile() -> None:
-        rows_there(todo, given)
-        import scipy.special  # noqa: F401  this and the next: what `show` needs, while the workers import theirs
-
-        from lep_bench.leaderboard import (
-            publish,  # noqa: F401
-            terminal,  # noqa: F401
-        )
-
-    with display.Terminal(todo, place) as watching:
-        outcome = execute_plan(
-            todo,
-            given.store,
-            given.configs,
-            place,
-            watching,
-            given.adapter_folders,
-            given.task_folders,
-            meanwhile,
-        )
-    return outcome, left_out
-
-
-def tasks_of(todo: Plan) -> dict[str, TaskFile]:
-    """By name, the tasks with a dataset that have a cell to score."""
-    return {
-        cell.task.name: cell.task
-        for node in todo.nodes.values()
-        for cell in node.cells
-        if cell.task.dataset
-    }
-
-
-def rows_there(todo: Plan, given: Setup) -> None:
-    """Read (from the Hub: fetch) the rows of every task that has a cell to score, before the first
-    model is built.
-
-    Raises LepBenchError that names the tasks whose rows cannot be had, and those that can be
-    scored.
-    """
-    tasks = tasks_of(todo)
-    if not tasks:
-        return  # before imports that take seconds
-    from lep_bench.cli.bundle import metadata
-    from lep_bench.evaluate import rows
-    from lep_bench.tasks import scan_tasks
-
-    folders = scan_tasks(given.task_folders).folders
-    wrong: dict[str, LepBenchError] = {}
-    for name, task in tasks.items():
-        try:
-            rows.count_rows(task, folders, metadata(given.suite))
-        except LepBenchError as error:
-            wrong[name] = error
-    if wrong:
-        rest = [name for name in tasks if name not in wrong]
-        sets = list(
-            dict.fromkeys(
-                tasks[name].dataset[0]
-                for name, error in wrong.items()
-                if isinstance(error, rows.RowsNotFetchedError)
-            )
-        )
-        first = next(
-            (
-                str(error)
-                for error in wrong.values()
-                if not isinstance(error, rows.RowsNotFetchedError)
-            ),
-            "",
-        )
-        bundled = (
-            f"where there is a network, lep-bench bundle --suite {given.suite.name} DIR; then "
-            "run with --data DIR"
-        )
-        lines = (
-            [f"Not here, and the Hub cannot be reached: {', '.join(sets)}: {bundled}"]
-            if sets
-            else []
-        )
-        lines += [f"The first{' of the others' if sets else ''}: {first}"] if first else []
-        lines += [f"Score the others with --tasks {','.join(rest)}"] if rest else []
-        what = (
-            f"{len(wrong)} of {len(tasks)} tasks cannot be asked: {', '.join(wrong)}"
-            if rest
-            else f"none of {len(tasks)} tasks can be asked"
-        )
-        raise LepBenchError(f"{what}. {'. '.join(lines)}")
+    done = run_plan(
+        session,
+        request,
+        place,
+        display.Terminal,
+        lambda line: typer.echo(line, err=True),
+        offline=offline,
+    )
+    leaderboard.show_board(session, done.board, data, publish=publish)
+    display.finish(done.outcome.failed, done.left_out, session.configs, suite)

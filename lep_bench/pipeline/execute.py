@@ -8,7 +8,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +17,7 @@ from lep_bench import files
 from lep_bench.config.load import Configs
 from lep_bench.errors import LepBenchError
 from lep_bench.pipeline.hardware import Hardware
-from lep_bench.pipeline.plan import Node, Plan
+from lep_bench.pipeline.plan import Node, Outcome, Plan
 from lep_bench.pipeline.schedule import Seat, pick_node, rank_nodes
 from lep_bench.pipeline.worker import Event, Order, record_failed_cell, run_worker
 from lep_bench.records.store import Store
@@ -29,19 +29,6 @@ class Observer(Protocol):
     def started(self, node: Node, worker: int) -> None: ...
 
     def event(self, node: Node, event: Event) -> None: ...
-
-
-@dataclass
-class Outcome:
-    """What came of a run: cells that failed as (model, task, why), models that could not be built
-    and why, and seconds.
-    """
-
-    broken: dict[str, str] = field(default_factory=dict)
-    failed: list[tuple[str, str, str]] = field(default_factory=list)
-    built: int = 0
-    scored: int = 0
-    seconds: float = 0.0
 
 
 @dataclass

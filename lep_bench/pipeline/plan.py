@@ -7,7 +7,7 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from lep_bench.plugin import Kind, Params, Registry
 from lep_bench.records import artifact
 from lep_bench.records.artifact import REVISIONS
 from lep_bench.records.schema import ModelRecord, Scoring
-from lep_bench.records.store import Store
+from lep_bench.records.store import Store, SuiteResults
 from lep_bench.tasks import TaskFile
 
 StageKind = Literal[
@@ -83,19 +83,24 @@ class Node:
     server: Server | None = None  # of a score node: what is asked in place of an engine of ours
 
 
+ExpectedCell = tuple[ModelRecord, str, str]  # model, task, key
+
+
 @dataclass(frozen=True)
 class Plan:
     """What `run` executes: `nodes` still to do, `cached` nodes, the count of current cells, and
-    `expected`: every cell (model, task, key) of the selection, current or not."""
+    `expected`: every cell (model, task, key) of the selection, current or not. `shown`: every cell
+    of the leaderboard, where the plan was made with one."""
 
     suite: Suite
     models: tuple[ModelSpec, ...]
     nodes: dict[str, Node]
     cached: tuple[Node, ...]
     current_cells: int
-    expected: tuple[tuple[ModelRecord, str, str], ...]
+    expected: tuple[ExpectedCell, ...]
     makers: dict[str, str]  # model key -> the node or checkpoint that makes it
     engine: str = "hf"  # what scores the models
+    shown: tuple[ExpectedCell, ...] = ()
 
     @property
     def cells(self) -> int:
@@ -124,6 +129,19 @@ class Plan:
             ):
                 left[node.id] = node
         return replace(self, nodes=left)
+
+
+@dataclass
+class Outcome:
+    """What came of a run: cells that failed as (model, task, why), models that could not be built
+    and why, and seconds.
+    """
+
+    broken: dict[str, str] = field(default_factory=dict)
+    failed: list[tuple[str, str, str]] = field(default_factory=list)
+    built: int = 0
+    scored: int = 0
+    seconds: float = 0.0
 
 
 def find_body(parent: str, nodes: Mapping[str, Node]) -> str:
@@ -217,17 +235,21 @@ def make_plan(
     registry: Registry,
     store: Store,
     settings: Settings = Settings(),
+    results: SuiteResults | None = None,
+    shown: tuple[Sequence[ModelSpec], Sequence[TaskFile]] = ((), ()),
 ) -> Plan:
     """The plan for `models` x `tasks`; without tasks, the plan that only builds the models.
 
-    Raises LepBenchError for anything that cannot work (names, parameters, files).
+    `results` are those of the suite in `store`, where they were read already. `shown` are models
+    and tasks of a leaderboard, of which the plan only says which cells are expected. Raises
+    LepBenchError for anything that cannot work (names, parameters, files).
     """
-    planner = Planner(suite, configs, registry, store, settings)
+    planner = Planner(suite, configs, registry, store, settings, results)
     current = sum(planner.score(spec, tasks) for spec in models)
-    ends = [node.id for node in planner.nodes.values() if node.kind == "score" and node.cells]
-    makers = {spec.key: planner.model(spec)[0] for spec in models}
-    wanted = _find_needed(planner.nodes, ends if tasks else list(makers.values()))
     cached = tuple(node for node in planner.nodes.values() if node.cached)
+    ends = [node.id for node in planner.nodes.values() if node.kind == "score" and node.cells]
+    makers = {spec.key: planner.maker(spec)[0] for spec in models}
+    wanted = _find_needed(planner.nodes, ends if tasks else list(makers.values()))
     todo = {i: n for i, n in planner.nodes.items() if i in wanted}
     return Plan(
         suite,
@@ -235,9 +257,10 @@ def make_plan(
         todo,
         cached,
         current,
-        tuple(planner.expected),
+        tuple(cell for spec in models for cell in planner.expect(spec, tasks)),
         makers,
         settings.engine,
+        tuple(cell for spec in shown[0] for cell in planner.expect(spec, shown[1])),
     )
 
 
@@ -255,21 +278,38 @@ def _find_needed(nodes: dict[str, Node], ends: list[str]) -> set[str]:
     return wanted
 
 
+@dataclass(frozen=True)
+class Subject:
+    """Who is scored (`made_by` a node or a checkpoint) and how."""
+
+    made_by: str
+    record: ModelRecord
+    family: Family | None
+    conversation: Conversation
+    scoring: Scoring
+    server: Server | None
+
+
 class Planner:
+    """Collects the nodes of a plan, each with everything that it needs."""
+
     def __init__(
-        self, suite: Suite, configs: Configs, registry: Registry, store: Store, settings: Settings
+        self,
+        suite: Suite,
+        configs: Configs,
+        registry: Registry,
+        store: Store,
+        settings: Settings,
+        results: SuiteResults | None = None,
     ) -> None:
-        self.suite, self.configs, self.registry, self.store, self.settings = (
-            suite,
-            configs,
-            registry,
-            store,
-            settings,
-        )
+        self.suite, self.configs, self.registry = suite, configs, registry
+        self.store, self.settings = store, settings
+        self.results = results or store.results(suite.name)
         self.nodes: dict[str, Node] = {}
         self.families: dict[str, Family] = {}
         self.sources: dict[str, str] = {}
-        self.expected: list[tuple[ModelRecord, str, str]] = []
+        self.corpora: dict[str, str] = {}
+        self.asked: dict[str, Subject] = {}
 
     def family(self, name: str) -> Family:
         if name not in self.families:
@@ -343,6 +383,12 @@ class Planner:
         self.nodes[node_id] = node
         return node
 
+    def corpus(self, family: Family) -> str:
+        """The digest of the family's training texts."""
+        if family.name not in self.corpora:
+            self.corpora[family.name] = corpora.corpus_digest(family.corpus)
+        return self.corpora[family.name]
+
     def source(self, parent: str, weights: bool = True) -> str:
         if parent not in self.sources:
             self.sources[parent] = hub.checkpoint_digest(*hub.parse_reference(parent), weights)
@@ -398,7 +444,7 @@ class Planner:
             f"{family.name}/{name}",
             family,
             {"base": self.base(family)},
-            {"corpus": corpora.corpus_digest(family.corpus)},
+            {"corpus": self.corpus(family)},
             adapter=method,
             params=params,
             flops=self.settings.flops * (3 + characters / 1e6),
@@ -443,7 +489,7 @@ class Planner:
             family,
             parents,
             {
-                "corpus": corpora.corpus_digest(family.corpus),
+                "corpus": self.corpus(family),
                 "pretraining": family.pretraining.model_dump(),
             },
             seed=seed,
@@ -451,7 +497,7 @@ class Planner:
             size=self.size(family),
         ).id
 
-    def model(self, spec: ModelSpec) -> tuple[str, tuple[str, ...]]:
+    def maker(self, spec: ModelSpec) -> tuple[str, tuple[str, ...]]:
         """What makes the model (a node id or `checkpoint:...`) and its lineage, nearest parent
         first.
         """
@@ -503,7 +549,7 @@ class Planner:
         given = family.tuning[name].params if name in family.tuning else {}
         params = self.params("tuning", name, given, family, "tuning", name, "params")
         parents = {"start": start, "instruct": self.instruct(family)}
-        resolved: dict[str, Any] = {"corpus": corpora.corpus_digest(family.corpus)}
+        resolved: dict[str, Any] = {"corpus": self.corpus(family)}
         count, tokens = int(params.get("answers", 0)), int(params.get("answer_tokens", 64))
         if count:
             answers = self.add(
@@ -532,14 +578,13 @@ class Planner:
             size=self.size(family),
         )
 
-    def score(self, spec: ModelSpec, tasks: Iterable[TaskFile]) -> int:
-        """Add the score node with the cells that are not current. Returns the count of current
-        cells.
-        """
-        made_by, lineage = self.model(spec)
+    def ask(self, spec: ModelSpec) -> Subject:
+        """What is scored, and how: the same for every task."""
+        if spec.key in self.asked:
+            return self.asked[spec.key]
+        made_by, lineage = self.maker(spec)
         node = self.nodes.get(made_by)
         server = self.server(spec)
-        engine = self.settings.engine if server is None else "api"
         record = ModelRecord(
             name=spec.name,
             family=spec.family,
@@ -556,30 +601,38 @@ class Planner:
         conversation, scoring = choose_scoring(self.suite, spec, family, self.settings.limit)
         if server is not None:
             scoring = scoring.model_copy(update={"dtype": "unknown"})  # no server tells
-        cells, current = [], 0
+        self.asked[spec.key] = Subject(made_by, record, family, conversation, scoring, server)
+        return self.asked[spec.key]
+
+    def expect(self, spec: ModelSpec, tasks: Iterable[TaskFile]) -> Iterator[ExpectedCell]:
+        """The model's cells, current or not."""
+        asked = self.ask(spec)
+        engine = "api" if asked.server else self.settings.engine
         for task in tasks:
-            key = cell_key(scoring, engine, task, spec.seed)
-            self.expected.append((record, task.name, key))
-            old = self.store.read(self.suite.name, spec.name, task.name, key)
-            if (
-                old is not None
-                and old.status == "ok"
-                and old.model.fingerprint == record.fingerprint
-            ):
-                current += 1
-            else:
+            yield asked.record, task.name, cell_key(asked.scoring, engine, task, spec.seed)
+
+    def score(self, spec: ModelSpec, tasks: Sequence[TaskFile]) -> int:
+        """Add the score node with the cells that are not current. Returns the count of current
+        cells.
+        """
+        asked = self.ask(spec)
+        made_by, record, server = asked.made_by, asked.record, asked.server
+        cells = []
+        for task, (_, _, key) in zip(tasks, self.expect(spec, tasks)):
+            old = self.results.find(spec.name, task.name, key)
+            if old is None or old.status != "ok" or old.model.fingerprint != record.fingerprint:
                 cells.append(PlannedCell(task, key))
         # How fast a server is, nobody knows.
         count = (
             0
             if server
-            else self.parameters(family)
-            if family
+            else self.parameters(asked.family)
+            if asked.family
             else spec.parameters or hub.count_parameters(spec.location or "")
         )
         tokens = (
             25_000
-            * (1 + conversation.shots)
+            * (1 + asked.conversation.shots)
             * max(1, len(cells))
             * (1 if self.settings.limit is None else 0.1)
         )
@@ -592,13 +645,13 @@ class Planner:
             group,
             record.fingerprint,
             self.store.root,
-            (made_by,) if node else (),
+            (made_by,) if made_by in self.nodes else (),
             {"model": made_by},
             seed=spec.seed,
             family=spec.family,
             record=record,
-            conversation=conversation,
-            scoring=scoring,
+            conversation=asked.conversation,
+            scoring=asked.scoring,
             cells=tuple(cells),
             cached=not cells,
             seconds=0.5 + 2.0 * count * tokens / self.settings.flops,
@@ -609,7 +662,7 @@ class Planner:
             else find_body(made_by, self.nodes),
             server=server,
         )
-        return current
+        return len(tasks) - len(cells)
 
     def server(self, spec: ModelSpec) -> Server | None:
         """Who answers for the model: a server where it is served by name or engine api was asked

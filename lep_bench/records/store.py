@@ -95,19 +95,17 @@ class Store:
             result = result.model_copy(update={"samples_digest": bytes_digest(data)})
         files.write_json(self.result(*where), seal_result(result).model_dump(mode="json"))
 
+    def results(self, suite: str) -> SuiteResults:
+        """The results of a suite, to be read once each."""
+        return SuiteResults(self, suite)
+
     def read(self, suite: str, model: str, task: str, key: str) -> TaskResult | None:
-        """The cell, or None where there is none (or one of another schema version)."""
+        """The cell, or None where there is none. Raises LepBenchError as `read_result` does."""
         return read_result(self.result(suite, model, task, key))
 
-    def read_all(self, suite: str, model: str = "") -> list[TaskResult]:
-        """Every readable cell of a suite, or of one model in it, in path order."""
-        folder = files.join_names(self.root, suite, "results", *filter(None, [model]))
-        found = (
-            read_result(file)
-            for file in sorted(folder.rglob("*.json"))
-            if not file.name.startswith(".")
-        )
-        return [result for result in found if result is not None]
+    def read_all(self, suite: str) -> list[TaskResult]:
+        """Every cell of a suite, in path order. Raises LepBenchError as `read_result` does."""
+        return self.results(suite).of_model()
 
     def read_samples(self, result: TaskResult) -> list[Sample]:
         """The samples of a cell, in order; empty for a failed one. Raises as `skim` does."""
@@ -190,6 +188,63 @@ class Store:
             lock.release()
 
 
+class SuiteResults:
+    """The results of one suite. Each file is read once, when it is first asked for: what a run
+    writes later is seen after `forget`.
+    """
+
+    def __init__(self, store: Store, suite: str) -> None:
+        self.store, self.suite = store, suite
+        self._read: dict[Path, tuple[TaskResult | None, _Stamp]] = {}
+
+    def find(self, model: str, task: str, key: str) -> TaskResult | None:
+        """The cell, or None where there is none. Raises LepBenchError as `read_result` does."""
+        return self._once(self.store.result(self.suite, model, task, key))
+
+    def of_model(self, model: str = "") -> list[TaskResult]:
+        """Every cell of a model (default: of the suite) in path order. Raises LepBenchError as
+        `read_result` does.
+        """
+        folder = files.join_names(self.store.root, self.suite, "results", *filter(None, [model]))
+        found = (
+            self._once(file)
+            for file in sorted(folder.rglob("*.json"))
+            if not file.name.startswith(".")
+        )
+        return [result for result in found if result is not None]
+
+    def forget(self, model: str, task: str, key: str) -> None:
+        """Read this cell anew when it is asked for again."""
+        self._read.pop(self.store.result(self.suite, model, task, key), None)
+
+    def refresh(self) -> bool:
+        """Forget every file that was changed, written or deleted since it was read. Returns whether
+        there was one.
+        """
+        changed = [file for file, (_, stamp) in self._read.items() if _stamp(file) != stamp]
+        for file in changed:
+            del self._read[file]
+        return bool(changed)
+
+    def _once(self, file: Path) -> TaskResult | None:
+        if file not in self._read:
+            stamp = _stamp(file)  # before reading: a later change is seen
+            self._read[file] = read_result(file) if stamp else None, stamp
+        return self._read[file][0]
+
+
+_Stamp = tuple[int, int, int] | None
+
+
+def _stamp(file: Path) -> _Stamp:
+    """What changes with a file; None where there is none."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 @cache
 def _decoder(primary: str, texts: bool) -> msgspec.json.Decoder[Any]:
     import msgspec
@@ -215,7 +270,9 @@ def _no_number(name: str) -> None:
 
 
 def read_result(file: Path) -> TaskResult | None:
-    """One result file; None where it is missing or was written under another schema version."""
+    """One result file; None where there is none, or one without a version that this code knows.
+    Raises LepBenchError for a file that is no result, or one that a newer lep-bench wrote.
+    """
     try:
         data = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError:
@@ -226,7 +283,13 @@ def read_result(file: Path) -> TaskResult | None:
         raise LepBenchError(
             f"{file}: not a result: a JSON object is expected; delete it and run again"
         )
-    if data.get("schema_version") != SCHEMA_VERSION:
+    version = data.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise LepBenchError(
+            f"{file}: written by a newer lep-bench (schema version {version}, this one reads up "
+            f"to {SCHEMA_VERSION}): update lep-bench, or give another folder with --out"
+        )
+    if version != SCHEMA_VERSION:
         return None
     try:
         return TaskResult.model_validate(data)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from lep_bench import files
-from lep_bench.cli import again
-from lep_bench.cli.setup import Setup
+from lep_bench.pipeline import again
+from lep_bench.pipeline.session import Session
 from lep_bench.records.store import read_result
 
 BASE = files.builtin_checkpoints() / "mini-llama" / "base"
@@ -135,7 +135,7 @@ def test_a_run_leaves_its_command_and_its_failures_once(cli, place: Path) -> Non
         cli("run", *typed[:3], "moved/model", *typed[4:], "--out", "out", "--dry-run").code == 0
     ), "the same checkpoint elsewhere"
 
-    given = Setup.read("p", Path("out"), [Path("configs")])
+    given = Session.read("p", Path("out"), [Path("configs")])
     results = [read_result(file) for file in (place / "out").rglob("results/**/*.json")]
     half = [
         r.model_copy(
@@ -158,7 +158,7 @@ def test_a_run_of_all_models_needs_no_words(cli, place: Path) -> None:
 
     folder = files.shipped_folder("leaderboards") / "mini"
     held = publish.read_leaderboard(folder)
-    given = Setup.read("mini", Path("no-results"), None)
+    given = Session.read("mini", Path("no-results"), None)
     names = {row.model for row in held.rows}
     assert (
         held.commands == ()

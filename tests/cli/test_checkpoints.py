@@ -12,7 +12,6 @@ import pytest
 from huggingface_hub import constants
 
 from lep_bench import files
-from lep_bench.cli.setup import Setup
 from lep_bench.hub import (
     HubUnreachableError,
     find_cached,
@@ -20,6 +19,7 @@ from lep_bench.hub import (
     locate,
     parse_reference,
 )
+from lep_bench.pipeline.session import Session
 
 BASE = files.builtin_checkpoints() / "mini-llama" / "base"
 pytestmark = pytest.mark.skipif(not BASE.is_dir(), reason="no shipped checkpoints")
@@ -147,7 +147,7 @@ def test_what_cannot_be_had_is_left_out_of_the_plan_with_all_that_needs_it(
     tmp_path: Path, hub: Path
 ) -> None:
     keep(hub, "mistralai/Mistral-7B-v0.1")
-    given = Setup.read("paper", tmp_path / "out", None)
+    given = Session.read("paper", tmp_path / "out", None)
     todo = given.plan(["mistral-7b/base", "mistral-7b/bpe/donor", "mistral-7b/bpe/conversion"])
     donor = "checkpoint:RefalMachine/mistral_darulm_20_05_24_part1-2_32000_bpe_full_lr1e4_bs256"
     assert set(todo.without([donor]).nodes) == {"score:mistral-7b/base"}
@@ -172,5 +172,5 @@ def test_a_folder_with_an_at_sign_is_no_revision(tmp_path: Path) -> None:
     folder = tmp_path / "me@work" / "base"
     shutil.copytree(BASE, folder)
     assert parse_reference(format_reference(str(folder))) == (str(folder), None)
-    given = Setup.read("mini", tmp_path / "out", None)
+    given = Session.read("mini", tmp_path / "out", None)
     assert given.plan([str(folder)]).models[0].location == str(folder)

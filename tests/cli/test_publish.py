@@ -14,9 +14,9 @@ from huggingface_hub import ModelCard, constants
 from uploads import Serve, serve
 
 from lep_bench import files as files_module
-from lep_bench.cli.setup import Setup
 from lep_bench.files import shipped_folder, write_json
 from lep_bench.leaderboard import publish
+from lep_bench.pipeline.session import Session
 from lep_bench.records.artifact import LEP, Lep, Parent
 from lep_bench.records.schema import Provenance, Sample, Score, TaskResult
 from lep_bench.records.store import Store
@@ -30,7 +30,7 @@ def out(tmp_path: Path) -> Path:
     """Invented scores of three models under the keys that a real plan gives them, and the last
     one's way.
     """
-    given = Setup.read("mini", tmp_path / "runs", None)
+    given = Session.read("mini", tmp_path / "runs", None)
     plan = given.plan(NAMES)
     tasks = {cell.task.name: cell.task for node in plan.nodes.values() for cell in node.cells}
     scorings = {
@@ -239,7 +239,7 @@ def test_mistakes_are_one_line_and_write_nothing(
 
 
 def test_only_limited_results_are_not_published(cli: Callable, out: Path, tmp_path: Path) -> None:
-    given = Setup.read("mini", tmp_path / "short", None, limit=3)
+    given = Session.read("mini", tmp_path / "short", None, limit=3)
     record, task, key = given.plan(["mini-llama/instruct"]).expected[0]
     whole = next(
         r for r in Store(out).read_all("mini") if (r.model.name, r.task) == (record.name, task)

@@ -12,11 +12,11 @@ from lep_bench.config.models import names_of_all
 from lep_bench.records.schema import ModelRecord, TaskResult
 
 if TYPE_CHECKING:
-    from lep_bench.cli.setup import Setup
+    from lep_bench.pipeline.session import Session
 
 
 def reproduce_commands(
-    given: Setup, results: Sequence[TaskResult], data: Path | None
+    given: Session, results: Sequence[TaskResult], data: Path | None
 ) -> tuple[str, ...]:
     """One `lep-bench run` for each engine, number format and row limit among the results; `data`
     and the other folders as they were given.
@@ -89,7 +89,7 @@ def _name(model: ModelRecord) -> str:
     )
 
 
-def _folders(given: Setup) -> list[str]:
+def _folders(given: Session) -> list[str]:
     own = [
         ("--configs", folder)
         for folder in given.configs.folders

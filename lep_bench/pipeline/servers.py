@@ -9,7 +9,7 @@ from lep_bench.errors import LepBenchError
 from lep_bench.pipeline.plan import Node, Plan, Server
 
 
-def ready(todo: Plan, given: Server, offline: bool) -> None:
+def check_servers(todo: Plan, given: Server, offline: bool) -> None:
     """Ask each server what it serves. `given` is the command line's.
 
     Raises LepBenchError for no address, one that is not this machine and stands in a YAML only, or
@@ -25,10 +25,10 @@ def ready(todo: Plan, given: Server, offline: bool) -> None:
             "or name models as api:NAME"
         )
     for server, nodes in asked.items():
-        _ready(server, nodes, bool(given.url), offline)
+        _check_server(server, nodes, bool(given.url), offline)
 
 
-def _ready(server: Server, nodes: list[Node], said: bool, offline: bool) -> None:
+def _check_server(server: Server, nodes: list[Node], said: bool, offline: bool) -> None:
     from lep_bench.engines import api
 
     if not server.url:
