@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from lep_bench import evaluate
 from lep_bench.config.schema import Conversation
+from lep_bench.evaluate import lmeval
 from lep_bench.pipeline import worker
 from lep_bench.records.schema import Scoring
 
@@ -63,7 +63,7 @@ SAME: dict[str, dict[str, Any]] = {
 def asker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asker:
     made = Asker(tmp_path)
     made.state = worker.State(SimpleNamespace(tasks=()), None)  # type: ignore[arg-type]
-    monkeypatch.setattr(evaluate, "compile_task", lambda name, *_, **__: made.compiled.append(name))
+    monkeypatch.setattr(lmeval, "compile_task", lambda name, *_, **__: made.compiled.append(name))
     return made
 
 

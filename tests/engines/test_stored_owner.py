@@ -56,7 +56,7 @@ def test_every_field_of_the_engine_counts(patch: Artifact, change: dict[str, str
 
 def test_gpus_count_by_their_kind(patch: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        cache, "device_kind", lambda device: {"cuda:0": "A", "cuda:1": "A"}.get(device, "B")
+        cache, "name_device", lambda device: {"cuda:0": "A", "cuda:1": "A"}.get(device, "B")
     )
     first, second, third = (
         describe_owner(replace(INFO, device=f"cuda:{n}"), patch) for n in range(3)
