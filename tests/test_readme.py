@@ -14,7 +14,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 
 def example(folder: Path) -> Path:
     """The README's plugin example, pasted into a file."""
-    match = re.search(r"<!-- plugin-example -->\n```python\n(.*?)```", README, re.DOTALL)
+    match = re.search(r'```python title="my-adapters/shift.py"\n(.*?)```', README, re.DOTALL)
     assert match, "README.md has no plugin example"
     file = folder / "shift.py"
     file.write_text(match[1], encoding="utf-8")
