@@ -4,7 +4,6 @@ several of them share.
 
 from __future__ import annotations
 
-import fnmatch
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lep_bench.errors import LepBenchError, unknown_name
+from lep_bench.errors import LepBenchError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 # The sections of `lep-bench --help`, each with its commands in the order they are shown.
@@ -163,19 +162,6 @@ def split_names(text: str, option: str) -> list[str]:
             f"{option} names nothing: give names separated by commas, or leave it out"
         )
     return names
-
-
-def match_names(
-    names: Iterable[str], patterns: Sequence[str], kind: str = "model", hint: str = ""
-) -> list[str]:
-    """The names that match a pattern. Raises UnknownNameError for a pattern without a match."""
-    known = list(names)
-    for pattern in patterns:
-        if not fnmatch.filter(known, pattern):
-            raise unknown_name(kind, pattern, known, hint)
-    return [
-        name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-    ]
 
 
 def print_version(value: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import json as json_module
 import sys
 from collections.abc import Sequence
@@ -12,79 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lep_bench.cli.app import ConfigFolders, Out, TaskFolders, app, match_names
+from lep_bench.cli.app import ConfigFolders, Out, TaskFolders, app
 from lep_bench.cli.run import SuiteName
-from lep_bench.errors import LepBenchError, count_noun
+from lep_bench.errors import count_noun
 
 if TYPE_CHECKING:
     from lep_bench.config.schema import Suite
-    from lep_bench.leaderboard.cells import Lookup
     from lep_bench.leaderboard.compare import Comparison, Line
     from lep_bench.leaderboard.measure import Draft
+    from lep_bench.pipeline.stored import StoredResults
     from lep_bench.records.schema import Sample
-    from lep_bench.records.store import Store
 
 
 WIDTH = 100  # columns when the output is no terminal
-
-
-@dataclasses.dataclass(frozen=True)
-class StoredResults:
-    """What an --out folder holds of some models of a suite, newest results first in line."""
-
-    suite: Suite
-    store: Store
-    drafts: list[Draft]
-    items: Lookup
-
-    @classmethod
-    def read(
-        cls,
-        suite: str,
-        out: Path,
-        configs: Sequence[Path] | None,
-        tasks: Sequence[Path] | None,
-        patterns: Sequence[str],
-    ) -> StoredResults:
-        """Of models that fit a pattern. Raises LepBenchError for a pattern that fits none, and
-        where samples are missing or damaged.
-        """
-        from lep_bench.config.load import Configs
-        from lep_bench.leaderboard.assemble import drafts_of
-        from lep_bench.leaderboard.cells import Metrics, choose_results
-        from lep_bench.leaderboard.examine import examine_results
-        from lep_bench.records.store import Store
-        from lep_bench.tasks import lm_eval_folders
-
-        own, store = Configs.of(configs or ()).suite(suite), Store(out)
-        results = store.read_all(own.name)
-        if not results:
-            raise LepBenchError(
-                f"no results of suite {suite} in {out}: run lep-bench run --suite {suite} "
-                "first, or name its --out folder"
-            )
-        names = match_names(
-            {r.model.name for r in results},
-            patterns,
-            hint=f"(models with results of suite {suite} in {out})",
-        )
-        chosen = [
-            c for c in choose_results(results, own.name, own.tasks) if c.result.model.name in names
-        ]
-        whole = {
-            (c.result.model.name, c.result.model.seed, c.result.task, c.result.key)
-            for c in chosen
-            if c.failure is None
-        }
-        folders = (*(tasks or ()), *lm_eval_folders(own.lm_eval))
-        chosen, items = examine_results(chosen, store.skim, Metrics.of(own.tasks, folders))
-        for c in chosen:
-            if (
-                c.failure is not None
-                and (c.result.model.name, c.result.model.seed, c.result.task, c.result.key) in whole
-            ):
-                raise LepBenchError(f"{out}: {c.failure}")
-        return cls(own, store, drafts_of(chosen, own), items)
 
 
 @app.command()
@@ -119,53 +58,25 @@ def compare(
     lep-bench compare mini-llama/bpe/swap mini-llama/bpe/overlap
     lep-bench compare 'mini-llama/bpe/*calibration' 'mini-llama/instruct+*' --items 10
     """
-    from lep_bench.leaderboard.compare import compare_models
+    from lep_bench.pipeline.stored import StoredResults
 
     given = StoredResults.read(suite, out, configs, tasks_dir, [a, b])
-    names = [one(given.drafts, pattern) for pattern in (a, b)]
-    if names[0] == names[1]:
-        raise LepBenchError(f"{a} and {b} are both {names[0]}: name two models")
-    ours, theirs = ([d for d in given.drafts if d.record.name == name] for name in names)
-    pairs = [(x, y) for x in ours for y in theirs if x.condition == y.condition]
-    if not pairs:
-        raise LepBenchError(
-            f"{names[0]} and {names[1]} were asked in different ways: {said(ours)} against "
-            f"{said(theirs)}: run one like the other"
-        )
-    made = [compare_models(x, y, given.suite, given.items) for x, y in pairs]
+    made = given.compare(a, b)
     if json:
         typer.echo(
             json_module.dumps(
-                [dataclasses.asdict(one) for one in made], ensure_ascii=False, indent=1
+                [dataclasses.asdict(comparison) for _, _, comparison in made],
+                ensure_ascii=False,
+                indent=1,
             )
         )
         return
-    for (x, y), comparison in zip(pairs, made):
+    for x, y, comparison in made:
         show(
             comparison,
             given.suite,
             differing(given, x, y, [line.task for line in comparison.lines], items),
         )
-
-
-def one(drafts: Sequence[Draft], pattern: str) -> str:
-    """The name of the one model that fits. Raises LepBenchError where several do."""
-    names = sorted({d.record.name for d in drafts if fnmatch.fnmatchcase(d.record.name, pattern)})
-    if len(names) > 1 and pattern not in names:
-        raise LepBenchError(
-            f"{pattern} fits {len(names)} models: {', '.join(names[:4])}"
-            f"{', ...' if names[4:] else ''}: name one"
-        )
-    return pattern if pattern in names else names[0]
-
-
-def said(drafts: Sequence[Draft]) -> str:
-    """How models were asked, in words."""
-    ways = {
-        f"{c.format}, {c.shots}-shot, protocol {c.protocol}, engine {c.engine}, {c.dtype}"
-        for c in (d.condition for d in drafts)
-    }
-    return " or ".join(sorted(ways))
 
 
 def differing(

@@ -64,9 +64,9 @@ def gate(
     lep-bench gate baseline.json --max-drop 0.01 --models 'mini-llama/*/conversion'
     """
     from lep_bench import files
-    from lep_bench.cli.compare import StoredResults
     from lep_bench.leaderboard import compare, published
     from lep_bench.leaderboard.assemble import drafts_of
+    from lep_bench.pipeline.stored import StoredResults
 
     if baseline.is_dir():
         raise LepBenchError(

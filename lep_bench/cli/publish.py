@@ -18,7 +18,6 @@ from lep_bench.cli.app import (
     Out,
     TaskFolders,
     app,
-    match_names,
     split_names,
 )
 from lep_bench.cli.run import SuiteName
@@ -303,6 +302,7 @@ def selected(
     from lep_bench.config.models import widen_suite
     from lep_bench.leaderboard import cards
     from lep_bench.leaderboard.upload import made_here
+    from lep_bench.pipeline.stored import match_names
 
     records: dict[str, TaskResult] = {}
     # the first training seed's way is told

@@ -31,6 +31,21 @@ class Observer(Protocol):
     def event(self, node: Node, event: Event) -> None: ...
 
 
+class Unobserved:
+    """Nobody watches."""
+
+    def __init__(self, plan: Plan, hardware: Hardware) -> None: ...
+
+    def __enter__(self) -> Unobserved:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def started(self, node: Node, worker: int) -> None: ...
+
+    def event(self, node: Node, event: Event) -> None: ...
+
+
 @dataclass
 class _Worker:
     number: int

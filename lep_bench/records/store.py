@@ -28,6 +28,20 @@ if TYPE_CHECKING:
     import msgspec
 
 
+def find_suite(out: Path) -> str:
+    """The suite of the results in an output folder. Raises LepBenchError unless there is exactly
+    one.
+    """
+    suites = sorted(file.parent.name for file in out.glob("*/results") if any(file.iterdir()))
+    if not suites:
+        raise LepBenchError(
+            f"no results in {out}: run lep-bench run first, or name its --out folder"
+        )
+    if len(suites) > 1:
+        raise LepBenchError(f"{out} has results of several suites: name one of {', '.join(suites)}")
+    return suites[0]
+
+
 @dataclass(frozen=True)
 class Store:
     """`root` is the --out folder. Results live per suite, artifacts are shared by all suites."""
@@ -103,9 +117,11 @@ class Store:
         """The cell, or None where there is none. Raises LepBenchError as `read_result` does."""
         return read_result(self.result(suite, model, task, key))
 
-    def read_all(self, suite: str) -> list[TaskResult]:
-        """Every cell of a suite, in path order. Raises LepBenchError as `read_result` does."""
-        return self.results(suite).of_model()
+    def read_all(self, suite: str, model: str = "") -> list[TaskResult]:
+        """Every cell of a suite, or of one model in it, in path order. Raises LepBenchError as
+        `read_result` does.
+        """
+        return self.results(suite).of_model(model)
 
     def read_samples(self, result: TaskResult) -> list[Sample]:
         """The samples of a cell, in order; empty for a failed one. Raises as `skim` does."""
