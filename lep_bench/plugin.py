@@ -1,14 +1,14 @@
 """What an adapter file imports: ``from lep_bench.plugin import vocabulary, propagation, tuning,
 Params``.
 
-A decorator returns an `Adapter` value and registers nothing; `registry.discover` collects the
-values. What the three kinds are given and give back (the objects are described where they live, in
-lep_bench.surgery and lep_bench.training):
+A decorator returns an `Adapter` value and registers nothing; `discover_adapters` collects the
+values. The three kinds, what each takes and returns (lep_bench.surgery and lep_bench.training
+describe the objects):
 
 vocabulary   (base: tokenizers.Tokenizer, texts: Iterator[str], params) -> tokenizers.Tokenizer
 propagation  once per matrix, (problem: Problem, params) -> function(donor_rows [n, d] float64
     tensor, ids [n]) -> [n, d]
-tuning       (model: Tunable, params) -> what `model.finetune(...)` gives back
+tuning       (model: Tunable, params) -> what `model.finetune(...)` returns
 """
 
 from __future__ import annotations
@@ -28,6 +28,13 @@ from lep_bench.yamlfile import Frozen
 
 Kind = Literal["vocabulary", "propagation", "tuning"]
 KINDS: tuple[Kind, ...] = ("vocabulary", "propagation", "tuning")
+# What a function of each kind takes.
+PARAMETERS: dict[Kind, tuple[str, ...]] = {
+    "vocabulary": ("base", "texts", "params"),
+    "propagation": ("problem", "params"),
+    "tuning": ("model", "params"),
+}
+GROUP = "lep_bench.adapters"  # of entry points
 
 
 class Params(Frozen):
@@ -58,7 +65,7 @@ class Adapter:
         return self.doc.strip().splitlines()[0]
 
 
-def _decorator(kind: Kind, name: str) -> Callable[[Callable[..., Any]], Adapter]:
+def _make_decorator(kind: Kind, name: str) -> Callable[[Callable[..., Any]], Adapter]:
     if not isinstance(name, str):
         raise AdapterError(f'@{kind} needs a name: write @{kind}("my-method")')
 
@@ -67,20 +74,14 @@ def _decorator(kind: Kind, name: str) -> Callable[[Callable[..., Any]], Adapter]
         where = f"{source}:{function.__code__.co_firstlineno}"
         if not (function.__doc__ or "").strip():
             raise AdapterError(
-                f"{where}: {kind} adapter {name!r} has no docstring: say in it what the "
-                "method does and cite its source"
+                f"{where}: {kind} adapter {name!r} has no docstring: describe the method in one "
+                "and cite its source"
             )
-        if len(inspect.signature(function).parameters) != (3 if kind == "vocabulary" else 2):
-            wanted = (
-                "(base, texts, params)"
-                if kind == "vocabulary"
-                else "(problem, params)"
-                if kind == "propagation"
-                else "(model, params)"
-            )
+        parameters = list(inspect.signature(function).parameters)
+        if len(parameters) != len(PARAMETERS[kind]):
+            wanted = f"({', '.join(PARAMETERS[kind])})"
             raise AdapterError(f"{where}: {kind} adapter {name!r} must take exactly {wanted}")
-        last = list(inspect.signature(function).parameters)[-1]
-        hint = get_type_hints(function).get(last, Params)
+        hint = get_type_hints(function).get(parameters[-1], Params)
         if not (isinstance(hint, type) and issubclass(hint, Params)):
             raise AdapterError(
                 f"{where}: the last parameter of {name!r} must be annotated with a subclass "
@@ -95,29 +96,24 @@ def vocabulary(name: str) -> Callable[[Callable[..., Any]], Adapter]:
     """Mark a function as a vocabulary method. Raises AdapterError (file:line) for a wrong
     signature.
     """
-    return _decorator("vocabulary", name)
+    return _make_decorator("vocabulary", name)
 
 
 def propagation(name: str) -> Callable[[Callable[..., Any]], Adapter]:
     """Mark a function as a propagation method. Raises AdapterError (file:line) for a wrong
     signature.
     """
-    return _decorator("propagation", name)
+    return _make_decorator("propagation", name)
 
 
 def tuning(name: str) -> Callable[[Callable[..., Any]], Adapter]:
     """Mark a function as a tuning method. Raises AdapterError (file:line) for a wrong signature."""
-    return _decorator("tuning", name)
-
-
-GROUP = "lep_bench.adapters"
+    return _make_decorator("tuning", name)
 
 
 @dataclass(frozen=True)
 class RegisteredAdapter:
-    """An adapter and where it came from: ``shipped``, ``package NAME VERSION`` or the user's
-    folder.
-    """
+    """An adapter and its origin: ``shipped``, ``package NAME VERSION`` or the user's file."""
 
     adapter: Adapter
     origin: str
@@ -125,9 +121,7 @@ class RegisteredAdapter:
 
     @property
     def source_digest(self) -> str:
-        """What stands for the method's code in fingerprints: its file, or the installed package's
-        version.
-        """
+        """Hash of the method's code for fingerprints: of its file, or of its package's version."""
         return (
             digest(self.origin)
             if self.origin.startswith("package ")
@@ -158,14 +152,13 @@ class Registry:
         )
 
     def names(self, kind: Kind) -> list[str]:
-        """Names of one kind: shipped ones first, each part in alphabetical order."""
-        chosen = [e for (k, _), e in self.entries.items() if k == kind]
-        return [
-            e.adapter.name for e in sorted(chosen, key=lambda e: (not e.shipped, e.adapter.name))
-        ]
+        """Names of one kind: the shipped ones, then the others, each in alphabetical order."""
+        entries = [entry for (k, _), entry in self.entries.items() if k == kind]
+        entries.sort(key=lambda entry: (not entry.shipped, entry.adapter.name))
+        return [entry.adapter.name for entry in entries]
 
-    def added(self, kind: Kind) -> list[str]:
-        """Names that are not shipped: the user's own and installed packages'."""
+    def own_names(self, kind: Kind) -> list[str]:
+        """Names that are not shipped: the user's own and those of installed packages."""
         return [name for name in self.names(kind) if not self.entries[kind, name].shipped]
 
 
@@ -173,9 +166,9 @@ def discover_adapters(folders: Sequence[Path] = ()) -> Registry:
     """Collect adapters from the shipped folder, the entry-point group `GROUP`, then `folders` (the
     user's).
 
-    Raises AdapterError (with file:line) for a broken file of ours or the user's, and for a name
-    that stands twice (naming both places). A broken installed package is remembered in
-    `Registry.broken` and raised only when asked for.
+    Raises AdapterError (file:line) for a broken file of ours or the user's, and for two adapters of
+    one name (naming both places). A broken installed package is kept in `Registry.broken` and
+    raised only when somebody asks for a name that may be its.
     """
     entries: dict[tuple[Kind, str], RegisteredAdapter] = {}
     broken: dict[str, str] = {}
@@ -190,7 +183,7 @@ def discover_adapters(folders: Sequence[Path] = ()) -> Registry:
             values = [a for a in vars(point.load()).values() if isinstance(a, Adapter)]
             if not values:
                 raise AdapterError(f"module {point.module} holds no adapter")
-        except Exception as error:  # somebody else's package must not stop ours
+        except Exception as error:  # somebody else's package: it must not stop ours
             broken[f"package {package}"] = f"{type(error).__name__}: {error}"
             continue
         for adapter in values:
@@ -215,17 +208,17 @@ def load_adapters(file: Path) -> list[Adapter]:
         raise
     except SyntaxError as error:
         raise AdapterError(f"{error.filename}:{error.lineno}: {error.msg}") from error
-    except Exception as error:
+    except Exception as error:  # the author's code runs here
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
         line = frames[-1].lineno if frames else 1
         raise AdapterError(f"{file}:{line}: {type(error).__name__}: {error}") from error
-    found = [value for value in vars(module).values() if isinstance(value, Adapter)]
-    if not found:
+    adapters = [value for value in vars(module).values() if isinstance(value, Adapter)]
+    if not adapters:
         raise AdapterError(
             f"{file}:1: no adapter in this file: decorate a function with @vocabulary, "
             "@propagation or @tuning"
         )
-    return found
+    return adapters
 
 
 def _register(entries: dict[tuple[Kind, str], RegisteredAdapter], entry: RegisteredAdapter) -> None:
@@ -233,13 +226,13 @@ def _register(entries: dict[tuple[Kind, str], RegisteredAdapter], entry: Registe
     check_name(adapter.name, f"{adapter.kind} adapter name")
     if any(mark in adapter.name for mark in "+@="):
         raise AdapterError(
-            f"{adapter.source}: the name {adapter.name!r} may not hold + @ or =: model names "
+            f"{adapter.source}: the name {adapter.name!r} may not contain + @ or =: model names "
             "use them"
         )
-    old = entries.get((adapter.kind, adapter.name))
-    if old is not None:
+    first = entries.get((adapter.kind, adapter.name))
+    if first is not None:
         raise AdapterError(
-            f"two {adapter.kind} adapters are called {adapter.name!r}: {old.adapter.source} "
+            f"two {adapter.kind} adapters are called {adapter.name!r}: {first.adapter.source} "
             f"and {adapter.source}; rename one"
         )
     entries[adapter.kind, adapter.name] = entry

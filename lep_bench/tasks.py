@@ -1,6 +1,4 @@
-"""Which tasks there are, read from their YAML files alone: name, version, fingerprint. lm-eval is
-not imported.
-"""
+"""The tasks, read from their YAML files alone: name, version, fingerprint; without lm-eval."""
 
 from __future__ import annotations
 
@@ -25,8 +23,8 @@ _NOT_DATA = {".py", ".pyc", ".yaml", ".yml", ".md"}
 
 @dataclass(frozen=True)
 class TaskFile:
-    """A task as its YAML says it. `primary` is the metric a table shows; None: `score` if the task
-    has it, else its first.
+    """A task as its YAML describes it. `primary` is the metric that tables show; None: `score` if
+    the task has it, else its first.
     """
 
     name: str
@@ -38,25 +36,25 @@ class TaskFile:
     includes: tuple[Path, ...]
     config: str | None = None  # of the dataset
     revision: str | None = None
-    # a class of the task's own reads its rows, and says which files they are
+    # a class of the task's own reads its rows and knows their files
     own_class: bool = False
 
     @property
     def folder(self) -> Path:
-        """The folder the YAML stands in."""
+        """The folder of the YAML."""
         return self.path.parent
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of everything the task is made of, by content:
+        """Hash of everything that the task is made of, by content.
 
-        its YAML and the YAMLs that it includes; every .py file in its folder and below; every other
-        file there (data), except Markdown and those that only another YAML of the folder names;
-        and, where LEP_BENCH_DATA is set, that folder's files for the task's dataset, unless a
-        bundle proves that they are the revision that the YAML pins.
+        That is its YAML and the YAMLs that it includes; every .py file in its folder and below;
+        every other file there (data), except Markdown and files that only another YAML of the
+        folder names; and, where LEP_BENCH_DATA is set, that folder's files for the task's dataset,
+        unless a bundle proves that they are the revision that the YAML pins.
         """
         files = {path.name: path for path in self.includes} | {"": self.path}
-        files |= {path.relative_to(self.folder).as_posix(): path for path in self._beside()}
+        files |= {path.relative_to(self.folder).as_posix(): path for path in self._list_files()}
         if (
             os.environ.get(DATA)
             and self.dataset
@@ -64,11 +62,11 @@ class TaskFile:
         ):
             files |= {
                 f"{DATA}/{os.path.relpath(path, Path(os.environ[DATA]).expanduser())}": path
-                for path in self._local()
+                for path in self._list_local_rows()
             }
         return digest({name: file_digest(path) for name, path in files.items()})
 
-    def _local(self) -> list[Path]:
+    def _list_local_rows(self) -> list[Path]:
         own, root = bundle.locate_dataset(self.dataset[0]), Path(os.environ[DATA]).expanduser()
         # Only a task's own class takes the folder itself for its dataset's.
         if own is None and (not self.own_class or bundle.read_manifest(root) is not None):
@@ -87,11 +85,11 @@ class TaskFile:
             [],
         )
 
-    def _beside(self) -> Iterator[Path]:
-        own = _text(self.path) + "".join(map(_text, self.includes))
+    def _list_files(self) -> Iterator[Path]:
+        own = _read_text(self.path) + "".join(map(_read_text, self.includes))
         others = "".join(
-            _text(path)
-            for path in _yamls(self.folder)
+            _read_text(path)
+            for path in _list_yamls(self.folder)
             if path != self.path and path not in self.includes
         )
         for path in sorted(self.folder.rglob("*")):
@@ -147,11 +145,10 @@ def scan_tasks(extra: Sequence[Path] = ()) -> TaskFiles:
 
 
 def lm_eval_folders(names: Sequence[str]) -> tuple[Path, ...]:
-    """Folders of the installed lm-eval's own tasks, such as `xnli` or `okapi/arc_multilingual`, for
-    `scan`. lm-eval is not imported.
+    """Folders of the installed lm-eval's own tasks, such as `xnli`, for `scan_tasks`.
 
-    Only the named ones are read: all of its 14,000 YAMLs take ten seconds and more. Raises
-    TaskError for a folder that is not there.
+    lm-eval is not imported. Only the named folders are read: all of its 14,000 YAMLs take more than
+    ten seconds. Raises TaskError for a folder that does not exist.
     """
     if not names:
         return ()
@@ -174,18 +171,18 @@ def select_tasks(names: Sequence[str], extra: Sequence[Path] = ()) -> list[TaskF
     return [known.get(name) for name in dict.fromkeys(names)]
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Reads `!function utils.f` as text: nothing of a task runs while tasks are listed."""
+class _TaskLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Reads `!function utils.f` as text: no code of a task runs while tasks are listed."""
 
 
-_Loader.add_multi_constructor(
+_TaskLoader.add_multi_constructor(
     "!", lambda loader, suffix, node: f"!{suffix} {getattr(node, 'value', '')}"
 )
 
 
 def _read_task(path: Path) -> TaskFile | None:
     """The task in `path`; None for groups and for YAMLs that are only included by others."""
-    config, includes = _merged(path, ())
+    config, includes = _read_config(path, ())
     name = config.get("task")
     if not isinstance(name, str):
         return None
@@ -193,26 +190,30 @@ def _read_task(path: Path) -> TaskFile | None:
     if not isinstance(metadata, dict):
         raise TaskError(f"{path}: metadata: a mapping is expected, such as {{version: 1.0}}")
     arguments = config.get("dataset_kwargs") or {}
-    dataset = (
-        config.get("dataset_path"),
-        config.get("dataset_name"),
-        arguments.get("revision") if isinstance(arguments, dict) else None,
-    )
+    location, subset = config.get("dataset_path"), config.get("dataset_name")
+    revision = arguments.get("revision") if isinstance(arguments, dict) else None
     return TaskFile(
-        check_name(name, f"{path}: task name"),
-        path,
-        str(metadata.get("version", "0")),
-        metadata.get("primary"),
-        tuple(str(part) for part in dataset if part is not None),
-        includes,
-        *(None if part is None else str(part) for part in dataset[1:]),
-        "class" in config,
+        name=check_name(name, f"{path}: task name"),
+        path=path,
+        version=str(metadata.get("version", "0")),
+        primary=metadata.get("primary"),
+        dataset=tuple(str(part) for part in (location, subset, revision) if part is not None),
+        includes=includes,
+        config=None if subset is None else str(subset),
+        revision=None if revision is None else str(revision),
+        own_class="class" in config,
     )
 
 
-def _merged(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], tuple[Path, ...]]:
+def _read_config(
+    path: Path, including: tuple[Path, ...]
+) -> tuple[dict[str, Any], tuple[Path, ...]]:
+    """The fields of a task's YAML with those of the YAMLs that it includes, and these files.
+
+    `including`: the files that include this one.
+    """
     try:
-        config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        config = yaml.load(path.read_text(encoding="utf-8"), Loader=_TaskLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise TaskError(f"{path}: cannot be read: {error}") from error
     except yaml.MarkedYAMLError as error:
@@ -225,22 +226,22 @@ def _merged(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], tuple[
         raise TaskError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(config, dict):
         raise TaskError(f"{path}:1: a mapping of fields is expected")
-    named = config.pop("include", None) or []
-    whole: dict[str, Any] = {}
+    names = config.pop("include", None) or []
+    fields: dict[str, Any] = {}
     includes: tuple[Path, ...] = ()
-    for name in named if isinstance(named, list) else [named]:
-        other = (path.parent / str(name)).resolve()
-        if other in above or other == path:
+    for name in names if isinstance(names, list) else [names]:
+        file = (path.parent / str(name)).resolve()
+        if file in including or file == path:
             raise TaskError(f"{path}: include: {name} includes itself")
-        inner, deeper = _merged(other, (*above, path))
-        whole |= inner
-        includes = (*includes, other, *deeper)
-    return whole | config, includes
+        inner, deeper = _read_config(file, (*including, path))
+        fields |= inner
+        includes = (*includes, file, *deeper)
+    return fields | config, includes
 
 
-def _yamls(folder: Path) -> list[Path]:
+def _list_yamls(folder: Path) -> list[Path]:
     return sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")])
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace")

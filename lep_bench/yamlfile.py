@@ -21,7 +21,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_yaml(path: Path, model: type[Model], **extra: Any) -> Model:
-    """Read `path` as `model`; `extra` fills fields the file does not hold (e.g. its name).
+    """Read `path` as `model`; `extra` fills fields that the file does not have (e.g. its name).
 
     Raises ConfigError as ``file:line: field: message`` for unreadable YAML, wrong keys (with near
     names) or values.
@@ -35,6 +35,8 @@ def read_yaml(path: Path, model: type[Model], **extra: Any) -> Model:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from error
+    except (yaml.YAMLError, ValueError) as error:  # a forbidden character, an impossible date
+        raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(data, dict):
         raise ConfigError(
             f"{path}:1: a mapping of fields is expected: {', '.join(model.model_fields)}"
@@ -47,19 +49,19 @@ def read_yaml(path: Path, model: type[Model], **extra: Any) -> Model:
         ) from error
 
 
-def _explain(path: Path, tree: yaml.Node, model: type[BaseModel], item: Any) -> str:
-    where = [part for part in item["loc"]]
-    line = _line(tree, where)
+def _explain(path: Path, tree: yaml.Node | None, model: type[BaseModel], item: Any) -> str:
+    where = list(item["loc"])
+    line = _find_line(tree, where)
     field = ".".join(map(str, where)) or "(file)"
     if item["type"] == "extra_forbidden":
-        known = _known_fields(model, where[:-1])
+        known = _list_fields(model, where[:-1])
         return f"{path}:{line}: {field}: " + (
             str(unknown_name("field", str(where[-1]), known)) if known else "unknown field"
         )
     return f"{path}:{line}: {field}: {item['msg'][0].lower()}{item['msg'][1:]}"
 
 
-def _known_fields(model: Any, where: list[Any]) -> list[str]:
+def _list_fields(model: Any, where: list[Any]) -> list[str]:
     parts = iter(where)
     for part in parts:
         field = getattr(model, "model_fields", {}).get(part)
@@ -76,7 +78,7 @@ def _known_fields(model: Any, where: list[Any]) -> list[str]:
     return list(getattr(model, "model_fields", {}))
 
 
-def _line(node: yaml.Node | None, where: list[Any]) -> int:
+def _find_line(node: yaml.Node | None, where: list[Any]) -> int:
     line = node.start_mark.line + 1 if node else 1
     for part in where:
         if isinstance(node, yaml.MappingNode):

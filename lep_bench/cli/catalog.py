@@ -61,7 +61,7 @@ def list_models(
     registry = plugin.discover_adapters(adapters or ())
     known = Configs.of(configs or ())
     chosen = known.suite(suite)
-    in_all = models.names_of_all(chosen, known, registry)
+    in_all = models.list_all_names(chosen, known, registry)
     specs = (
         models.list_models(chosen, known, registry)
         if pattern is None

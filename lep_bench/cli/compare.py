@@ -50,9 +50,9 @@ def compare(
 ) -> None:
     """Compare two models item by item: is the difference real?
 
-    Reads stored samples. For every task and the mean: both scores, their difference with its 95% interval, p (also
-    corrected for the number of tasks), and what may be said: higher, lower, equal (within the
-    suite's delta) or undecided. Refused where the two were not asked alike.
+    Reads stored samples. For every task and the mean: both scores, their difference with its 95%
+    interval, p (also corrected for the number of tasks), and what may be said: higher, lower, equal
+    (within the suite's delta) or undecided. Refused where the two were not asked alike.
 
     \b
     lep-bench compare mini-llama/bpe/swap mini-llama/bpe/overlap

@@ -169,7 +169,7 @@ def finish(failed: list[tuple[str, str, str]], left_out: int, configs: Configs, 
     if failed:
         setting = any("prompt_characters" in why for _, _, why in failed)
         where = (
-            f" ({configs.place('suites', suite, 'metadata', 'prompt_characters')})"
+            f" ({configs.locate_field('suites', suite, 'metadata', 'prompt_characters')})"
             if setting
             else ""
         )

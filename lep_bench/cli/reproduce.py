@@ -36,9 +36,10 @@ def reproduce(
 ) -> None:
     """Compare your results with the paper's figures.
 
-    Each figure is reproduced, differs or is inconclusive. Nothing is run: results are those of lep-bench run --suite paper in --out. Only what was asked
-    as the paper asked is set beside its figures, and only what was made of the paper's own
-    checkpoints gets a verdict. leaderboards/paper/README.md says how it is reached.
+    Each figure is reproduced, differs or is inconclusive. Nothing is run: results are those of
+    lep-bench run --suite paper in --out. Only what was asked as the paper asked is set beside its
+    figures, and only what was made of the paper's own checkpoints gets a verdict.
+    leaderboards/paper/README.md says how it is reached.
 
     \b
     lep-bench reproduce --suite paper

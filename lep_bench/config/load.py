@@ -1,8 +1,9 @@
+"""Config folders: the user's and the shipped one, read into the classes of `schema`."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import yaml
@@ -14,17 +15,13 @@ from lep_bench.errors import ConfigError, LepBenchError, unknown_name
 
 @dataclass(frozen=True)
 class Configs:
-    """Config folders, the user's first: a user's file of the same name takes the shipped one's
-    place.
-    """
+    """Config folders, the user's first: a user's file replaces a shipped one of the same name."""
 
     folders: tuple[Path, ...]
 
     @classmethod
     def of(cls, extra: Sequence[Path] = ()) -> Configs:
-        """The shipped folder behind `extra`. Raises LepBenchError for a folder that does not
-        exist.
-        """
+        """The folders `extra`, then the shipped one. Raises LepBenchError for a missing folder."""
         for folder in extra:
             if not folder.is_dir():
                 raise LepBenchError(f"--configs {folder}: there is no such folder")
@@ -46,69 +43,74 @@ class Configs:
             {"families": "family"}.get(kind, kind.rstrip("s")), name, self.names(kind)
         )
 
-    def place(self, kind: str, name: str, *where: str) -> str:
-        """``file:line: field`` of a field, or of the nearest one above it that is written; for
-        errors about its value.
+    def locate_field(self, kind: str, name: str, *path: str) -> str:
+        """``file:line: field``, for errors about a field's value.
+
+        The line is that of the field, or of the nearest one above it that is written.
         """
         file, line = self.file(kind, name), 1
         node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        for part in where:
-            found = (
-                [pair for pair in node.value if pair[0].value == part]
-                if isinstance(node, yaml.MappingNode)
-                else []
-            )
-            if not found:
+        for part in path:
+            pairs = node.value if isinstance(node, yaml.MappingNode) else []
+            pair = next((pair for pair in pairs if pair[0].value == part), None)
+            if pair is None:
                 break
-            line, node = found[0][0].start_mark.line + 1, found[0][1]
-        return f"{file}:{line}: {'.'.join(where)}"
+            line, node = pair[0].start_mark.line + 1, pair[1]
+        return f"{file}:{line}: {'.'.join(path)}"
 
     def family(self, name: str) -> Family:
         """Read and check a family."""
         file = self.file("families", name)
         family = yamlfile.read_yaml(file, Family, name=name)
-        place = partial(self._placed, "families", name)
+
+        def resolve(location: str, *path: str) -> str:
+            return self._resolve_location("families", name, location, *path)
+
         vocabularies = {}
-        for part, given in family.vocabularies.items():
+        for part, vocabulary in family.vocabularies.items():
             files.check_name(part, f"{file}: vocabulary name")
-            donor = (
-                place(given.donor, "vocabularies", part, "donor")
-                if given.donor is not None
-                else None
-            )
-            vocabularies[part] = given.model_copy(update={"donor": donor})
+            if vocabulary.donor is not None:
+                donor = resolve(vocabulary.donor, "vocabularies", part, "donor")
+                vocabulary = vocabulary.model_copy(update={"donor": donor})
+            vocabularies[part] = vocabulary
         corpus = family.corpus
-        if corpus is not None:
-            corpus = (
-                _resolve_text_path(file, corpus)
-                if isinstance(corpus, str)
-                else tuple(_resolve_text_path(file, text) for text in corpus)
-            )
-        roles = {role: place(getattr(family, role), role) for role in ("base", "instruct")}
-        return family.model_copy(update={**roles, "vocabularies": vocabularies, "corpus": corpus})
+        if isinstance(corpus, str):
+            corpus = _resolve_text_path(file, corpus)
+        elif corpus is not None:
+            corpus = tuple(_resolve_text_path(file, text) for text in corpus)
+        return family.model_copy(
+            update={
+                "base": resolve(family.base, "base"),
+                "instruct": resolve(family.instruct, "instruct"),
+                "vocabularies": vocabularies,
+                "corpus": corpus,
+            }
+        )
 
     def suite(self, name: str) -> Suite:
-        """Read a suite; raises ConfigError for what `schema.suite_faults` finds in it."""
+        """Read a suite. Raises ConfigError for the first fault that `find_suite_faults` finds."""
         suite = yamlfile.read_yaml(self.file("suites", name), Suite, name=name)
-        for where, wrong in find_suite_faults(suite):
-            raise ConfigError(f"{self.place('suites', name, *where)}: {wrong}")
+        for path, fault in find_suite_faults(suite):
+            raise ConfigError(f"{self.locate_field('suites', name, *path)}: {fault}")
         return suite
 
     def baseline(self, name: str) -> Baseline:
         """Read a baseline."""
         baseline = yamlfile.read_yaml(self.file("baselines", name), Baseline, name=name)
         return baseline.model_copy(
-            update={"model": self._placed("baselines", name, baseline.model, "model")}
+            update={"model": self._resolve_location("baselines", name, baseline.model, "model")}
         )
 
     def devices(self, name: str) -> Devices:
         """Read a hardware config."""
         return yamlfile.read_yaml(self.file("hardware", name), Devices, name=name)
 
-    def _placed(self, kind: str, name: str, location: str, *where: str) -> str:
-        """`location` as it stands when it is `builtin:` or a Hub id, else the folder as an absolute
-        path: a relative one is relative to the YAML, wherever the command is run. Raises
-        ConfigError (file:line: field) for a folder that is not there."""
+    def _resolve_location(self, kind: str, name: str, location: str, *path: str) -> str:
+        """Return a folder as an absolute path, and `builtin:`, `api:` or a Hub id unchanged.
+
+        A relative path is relative to the YAML, wherever the command is run. Raises ConfigError
+        (file:line: field) for a folder that does not exist.
+        """
         if location.startswith(("builtin:", hub.API)):
             return location
         here = self.file(kind, name).parent
@@ -117,22 +119,23 @@ class Configs:
             return str(folder.resolve())
         if location.count("/") != 1 or location.startswith((".", "/", "~")):
             raise ConfigError(
-                f"{self.place(kind, name, *where)}: {location or '(empty)'}: no such folder; "
+                f"{self.locate_field(kind, name, *path)}: {location or '(empty)'}: no such folder; "
                 f"a path here is relative to {here}; else give a Hub id"
             )
-        # it would be taken for the checkpoint, and only when run from here
+        # It would be taken for the checkpoint, but only when run from here.
         if Path(location).is_dir():
             raise ConfigError(
-                f"{self.place(kind, name, *where)}: {location} is a folder where you are, "
-                f"but a path here is relative to {here}: "
-                "write it with its whole path; if the Hub's is meant, run from another folder"
+                f"{self.locate_field(kind, name, *path)}: {location} is a folder where you are, "
+                f"but a path here is relative to {here}: write its absolute path; if you mean the "
+                "Hub's, run from another folder"
             )
         return location
 
 
 def _resolve_text_path(file: Path, text: str) -> str:
-    """A text file's path made absolute like a checkpoint's; whether it is there is found out when
-    it is read. Names of data sets stay.
+    """Return a text file's path relative to the YAML, and a dataset's name unchanged.
+
+    Whether the file exists is checked when it is read.
     """
     path = file.parent / Path(text).expanduser()
     return (

@@ -1,4 +1,4 @@
-"""Families, suites and baselines as YAML, and the models that follow from them."""
+"""The models that follow from families and baselines, and how `--models` selects them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from typing import Literal
 
 from lep_bench import hub
 from lep_bench.config.load import Configs
-from lep_bench.config.schema import Conversation as Conversation
 from lep_bench.config.schema import Family, Suite
-from lep_bench.config.schema import Mean as Mean
-from lep_bench.config.schema import Pretraining as Pretraining
 from lep_bench.errors import LepBenchError, UnknownNameError, unknown_name
 from lep_bench.plugin import Kind, Registry
 from lep_bench.records.schema import Stage
@@ -58,8 +55,8 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class NamedCheckpoint:
-    """A checkpoint that a family or baseline names, with what the YAML knows about it. `model` is
-    the name it goes by.
+    """A checkpoint that a family or baseline names, with what the YAML says about it. `model` is
+    its name in tables.
     """
 
     model: str
@@ -72,54 +69,52 @@ class NamedCheckpoint:
 
 def list_checkpoints(suite: Suite, configs: Configs) -> list[NamedCheckpoint]:
     """Every checkpoint that the suite's families and baselines name, in table order."""
-    found = []
+    checkpoints = []
     for family in map(configs.family, suite.families):
-        name, size, gated, doubts = family.name, family.parameters, family.gated, family.unverified
-        found.append(
-            NamedCheckpoint(
-                f"{name}/base",
-                family.base,
-                family.base_revision,
-                size,
-                gated,
-                doubts.get("base", ""),
-            )
-        )
-        found.append(
-            NamedCheckpoint(
-                f"{name}/instruct",
+        roles = (
+            ("base", family.base, family.base_revision, family.unverified.get("base", "")),
+            (
+                "instruct",
                 family.instruct,
                 family.instruct_revision,
-                size,
-                gated,
-                doubts.get("instruct", ""),
-            )
+                family.unverified.get("instruct", ""),
+            ),
         )
-        for part, given in family.vocabularies.items():
-            if given.donor is not None:
-                found.append(
+        for role, location, revision, doubt in roles:
+            checkpoints.append(
+                NamedCheckpoint(
+                    f"{family.name}/{role}",
+                    location,
+                    revision,
+                    family.parameters,
+                    family.gated,
+                    doubt,
+                )
+            )
+        for name, vocabulary in family.vocabularies.items():
+            if vocabulary.donor is not None:
+                checkpoints.append(
                     NamedCheckpoint(
-                        f"{name}/{part}/donor",
-                        given.donor,
-                        given.donor_revision,
-                        size,
-                        unverified=given.unverified,
+                        f"{family.name}/{name}/donor",
+                        vocabulary.donor,
+                        vocabulary.donor_revision,
+                        family.parameters,
+                        unverified=vocabulary.unverified,
                     )
                 )
-    for given in map(configs.baseline, suite.baselines):
-        if given.model.startswith(hub.API):
-            continue  # nothing of it is ever here
-        found.append(
-            NamedCheckpoint(
-                f"baselines/{given.name}",
-                given.model,
-                given.revision,
-                given.parameters,
-                given.gated,
-                given.unverified,
+    for baseline in map(configs.baseline, suite.baselines):
+        if not baseline.model.startswith(hub.API):  # nothing of a server's model is ever here
+            checkpoints.append(
+                NamedCheckpoint(
+                    f"baselines/{baseline.name}",
+                    baseline.model,
+                    baseline.revision,
+                    baseline.parameters,
+                    baseline.gated,
+                    baseline.unverified,
+                )
             )
-        )
-    return found
+    return checkpoints
 
 
 def derive_models(family: Family, registry: Registry) -> list[ModelSpec]:
@@ -138,12 +133,12 @@ def derive_models(family: Family, registry: Registry) -> list[ModelSpec]:
         ModelSpec(f"{name}/instruct+{t}", "instruct", name, tuning=t)
         for t in list_tunings(family, registry)
     ]
-    for vocabulary, given in family.vocabularies.items():
+    for vocabulary, settings in family.vocabularies.items():
         root = f"{name}/{vocabulary}"
         if vocabulary == ORIGINAL:
             models.append(ModelSpec(f"{root}/donor", "donor", name, vocabulary))
             continue
-        if given.donor is None:
+        if settings.donor is None:
             models.append(ModelSpec(f"{root}/init", "init", name, vocabulary))
         models.append(ModelSpec(f"{root}/instruct-init", "instruct-init", name, vocabulary))
         models.append(ModelSpec(f"{root}/donor", "donor", name, vocabulary))
@@ -184,19 +179,22 @@ def list_tunings(family: Family, registry: Registry) -> list[str]:
 
 
 def belongs_to_all(model: ModelSpec, family: Family, registry: Registry) -> bool:
-    """Whether `all` means this model: the family's listed methods and tunings, and every adapter
-    that is not shipped.
+    """Whether `all` means this model: it does for the methods and tunings that the family lists,
+    and for every adapter that is not shipped.
     """
-    own: tuple[Kind, Kind] = ("propagation", "tuning")
-    listed = (
+    if not (
         model.propagation is None
         or model.propagation in family.propagation
-        or model.propagation in registry.added(own[0])
-    )
-    if model.tuning is None or not listed:
-        return listed
+        or model.propagation in registry.own_names("propagation")
+    ):
+        return False
+    if model.tuning is None:
+        return True
     if model.tuning not in family.tuning:
-        return model.tuning in registry.added(own[1]) and model.propagation in (None, "conversion")
+        return model.tuning in registry.own_names("tuning") and model.propagation in (
+            None,
+            "conversion",
+        )
     return model.propagation is None or model.propagation in family.tuning[model.tuning].after
 
 
@@ -211,14 +209,14 @@ def select_models(
     for a broken family.
     """
     known = list_models(widen_suite(suite, patterns, configs), configs, registry)
-    usual = names_of_all(suite, configs, registry)
+    in_all = list_all_names(suite, configs, registry)
     chosen: dict[str, ModelSpec] = {}
     for pattern in patterns:
-        for model in _match_pattern(pattern, known, usual):
-            other = chosen.setdefault(model.name, model)
-            if other.location != model.location:
+        for model in _match_pattern(pattern, known, in_all):
+            first = chosen.setdefault(model.name, model)
+            if first.location != model.location:
                 raise LepBenchError(
-                    f"{other.location} and {model.location} would both be called "
+                    f"{first.location} and {model.location} would both be called "
                     f"{model.name}: {suggest_other_name(model)}"
                 )
     order = {m.name: i for i, m in enumerate(known)}
@@ -263,23 +261,24 @@ def list_models(suite: Suite, configs: Configs, registry: Registry) -> list[Mode
     for name in suite.families:
         if name not in configs.names("families"):
             raise UnknownNameError(
-                f"{configs.place('suites', suite.name, 'families')}: "
+                f"{configs.locate_field('suites', suite.name, 'families')}: "
                 f"{unknown_name('family', name, configs.names('families'))}"
             )
         models += _derive_checked(name, configs, registry)
-    for given in map(configs.baseline, suite.baselines):
-        known = {
-            "location": given.model,
-            "revision": given.revision,
-            "parameters": given.parameters,
-        }
-        known |= {
-            "format": given.format,
-            "conversation": given.conversation,
-            "url": given.url,
-            "key_variable": given.key_variable,
-        }
-        models.append(ModelSpec(f"baselines/{given.name}", "baseline", **known))
+    for baseline in map(configs.baseline, suite.baselines):
+        models.append(
+            ModelSpec(
+                f"baselines/{baseline.name}",
+                "baseline",
+                location=baseline.model,
+                revision=baseline.revision,
+                parameters=baseline.parameters,
+                format=baseline.format,
+                conversation=baseline.conversation,
+                url=baseline.url,
+                key_variable=baseline.key_variable,
+            )
+        )
     return models
 
 
@@ -293,12 +292,12 @@ def _derive_checked(name: str, configs: Configs, registry: Registry) -> list[Mod
                 registry.get(kind, method)
             except UnknownNameError as error:
                 raise UnknownNameError(
-                    f"{configs.place('families', name, kind, method)}: {error}"
+                    f"{configs.locate_field('families', name, kind, method)}: {error}"
                 ) from error
     return derive_models(family, registry)
 
 
-def names_of_all(suite: Suite, configs: Configs, registry: Registry) -> set[str]:
+def list_all_names(suite: Suite, configs: Configs, registry: Registry) -> set[str]:
     """Names of the models that `all` stands for."""
     names = {f"baselines/{name}" for name in suite.baselines}
     for name in suite.families:
@@ -318,74 +317,50 @@ def add_seeds(models: list[ModelSpec], seeds: int) -> list[ModelSpec]:
     return models + [replace(m, seed=seed) for seed in range(1, seeds) for m in trained]
 
 
-def _match_pattern(pattern: str, known: list[ModelSpec], usual: set[str]) -> list[ModelSpec]:
+def _match_pattern(pattern: str, known: list[ModelSpec], in_all: set[str]) -> list[ModelSpec]:
     if pattern == "all":
-        return [m for m in known if m.name in usual]
+        return [m for m in known if m.name in in_all]
     exact = [m for m in known if m.name == pattern]
     if exact:
         return exact
+    names = [m.name for m in known]
     if any(mark in pattern for mark in "*?["):
         # A pattern names tunings only where it writes a plus: 'mini-llama/extended/*' means the
         # methods themselves, and the tuned models that `all` has.
-        found = [
+        matches = [
             m
             for m in known
             if fnmatch.fnmatchcase(m.name, pattern)
-            and (m.tuning is None or "+" in pattern or m.name in usual)
+            and (m.tuning is None or "+" in pattern or m.name in in_all)
         ]
-        if found:
-            return found
-        raise unknown_name(
-            "model pattern", pattern, [m.name for m in known], "(see lep-bench list models)"
-        )
+        if not matches:
+            raise unknown_name("model pattern", pattern, names, "(see lep-bench list models)")
+        return matches
     if pattern.startswith("builtin:"):
-        return [
-            ModelSpec(
-                f"local/{_make_local_name(pattern.replace('/', '--'))}", "local", location=pattern
-            )
-        ]
+        return [_make_local(pattern, pattern)]
     if pattern.startswith(hub.API) and pattern != hub.API:
-        return [
-            ModelSpec(
-                f"local/{_make_local_name(pattern.replace('/', '--'))}",
-                "local",
-                location=pattern,
-                format="chat",
-            )
-        ]
-    local = Path(pattern).expanduser()
-    if local.exists() or pattern.startswith(("/", "./", "../", "~")):
-        if not local.is_dir():
+        return [replace(_make_local(pattern, pattern), format="chat")]
+    folder = Path(pattern).expanduser()
+    if folder.exists() or pattern.startswith(("/", "./", "../", "~")):
+        if not folder.is_dir():
             raise LepBenchError(
                 f"{pattern}: no such folder; a model is a checkpoint folder, a Hub id or a "
                 "name from lep-bench list models"
             )
-        # The name as it was given: a link is how one of two folders of the same name gets another
-        # one.
-        return [
-            ModelSpec(
-                f"local/{_make_local_name(Path(os.path.abspath(local)).name)}",
-                "local",
-                location=str(local.resolve()),
-            )
-        ]
-    names = [m.name for m in known]
-    # ORGANISATION/NAME may be a Hub id, but not when it looks like one of our names with a slip in
-    # it.
-    ours = pattern.split("/")[0] in {
+        # A link keeps its own name: so one of two folders of the same name can get another one.
+        return [_make_local(Path(os.path.abspath(folder)).name, str(folder.resolve()))]
+    # ORGANISATION/NAME may be a Hub id, but not when it looks like one of our names with a typo.
+    looks_known = pattern.split("/")[0] in {
         name.split("/")[0] for name in names
     } or difflib.get_close_matches(pattern, names, cutoff=0.8)
-    if pattern.count("/") == 1 and not ours:
-        return [
-            ModelSpec(
-                f"local/{_make_local_name(pattern.replace('/', '--'))}", "local", location=pattern
-            )
-        ]
+    if pattern.count("/") == 1 and not looks_known:
+        return [_make_local(pattern, pattern)]
     raise unknown_name("model", pattern, names, "(see lep-bench list models)")
 
 
-def _make_local_name(text: str) -> str:
-    return (
-        "".join(c if c.isalnum() and c.isascii() or c in "._-" else "-" for c in text).lstrip("._-")
-        or "model"
+def _make_local(name: str, location: str) -> ModelSpec:
+    """The user's own checkpoint, called local/NAME."""
+    safe = "".join(
+        c if c.isalnum() and c.isascii() or c in "._-" else "-" for c in name.replace("/", "--")
     )
+    return ModelSpec(f"local/{safe.lstrip('._-') or 'model'}", "local", location=location)

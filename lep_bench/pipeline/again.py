@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lep_bench import files
-from lep_bench.config.models import names_of_all
+from lep_bench.config.models import list_all_names
 from lep_bench.records.schema import ModelRecord, TaskResult
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def reproduce_commands(
     """
     # in `given` a --dtype took the place of the suite's own
     suite = given.configs.suite(given.suite.name)
-    usual = names_of_all(suite, given.configs, given.registry)
+    usual = list_all_names(suite, given.configs, given.registry)
     groups: dict[tuple[str, str, int | None], list[TaskResult]] = {}
     for result in results:
         groups.setdefault(

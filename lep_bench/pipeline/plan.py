@@ -411,7 +411,9 @@ class Planner:
             return cls.model_validate(given).model_dump(mode="json")
         except ValidationError as error:
             first = error.errors()[0]
-            place = self.configs.place("families", family.name, *where, *map(str, first["loc"]))
+            place = self.configs.locate_field(
+                "families", family.name, *where, *map(str, first["loc"])
+            )
             wrong = (
                 "unknown parameter" if first["type"] == "extra_forbidden" else first["msg"].lower()
             )
@@ -420,7 +422,7 @@ class Planner:
             ) from error
         except UnknownNameError as error:
             raise UnknownNameError(
-                f"{self.configs.place('families', family.name, *where)}: {error}"
+                f"{self.configs.locate_field('families', family.name, *where)}: {error}"
             ) from error
 
     def size(self, family: Family) -> int:
@@ -475,7 +477,7 @@ class Planner:
         if given.donor is not None:
             return hub.format_reference(given.donor, given.donor_revision)
         if family.pretraining is None:
-            place = self.configs.place("families", family.name, "vocabularies", name)
+            place = self.configs.locate_field("families", family.name, "vocabularies", name)
             raise ConfigError(f"{place}: neither a `donor` nor `pretraining` settings to train one")
         parents = (
             {"base": self.base(family)}

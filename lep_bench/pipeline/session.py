@@ -103,7 +103,7 @@ class Session:
         try:
             return select_tasks(self.suite.tasks, self.task_folders)
         except UnknownNameError as error:
-            place = self.configs.place("suites", self.suite.name, "tasks")
+            place = self.configs.locate_field("suites", self.suite.name, "tasks")
             raise UnknownNameError(f"{place}: {error}") from error
 
     def _check_names(
