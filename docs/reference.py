@@ -203,6 +203,37 @@ def render_adapters() -> str:
     return "\n".join(parts)
 
 
+def render_results() -> str:
+    """The columns of the frames."""
+    from lep_bench.records import frame
+
+    parts = [
+        "# Results\n",
+        "The frames of `lep_bench.results` and `lep_bench.samples` are pandas DataFrames. CSV and "
+        "JSON have the same columns. Later versions add columns and never rename one.\n",
+    ]
+    shared, _, rest = inspect.getsource(frame).partition("\nRESULTS = ")
+    results, _, samples = rest.partition("\nSAMPLES = ")
+    for title, columns, source in (
+        ("Results", frame.RESULTS, shared + results),
+        ("Samples", frame.SAMPLES, shared + samples),
+    ):
+        comments = dict(re.findall(r'^    "(\w+)": \w+,  # (.+)$', source, re.MULTILINE))
+        rows = [
+            (f"`{name}`", dtype, _capitalize(comments.get(name, "")))
+            for name, dtype in columns.items()
+        ]
+        parts.append(
+            f"## {title}\n\n`lep_bench.{title.lower()}(...)`.\n\n"
+            + render_table(("column", "dtype", "meaning"), rows)
+        )
+    return "\n".join(parts)
+
+
+def _capitalize(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
 def render_api() -> str:
     """Every public name of `lep_bench` with its signature and docstring."""
     import lep_bench
@@ -212,10 +243,12 @@ def render_api() -> str:
         value = getattr(lep_bench, name)
         if not callable(value):
             continue
-        signature = str(inspect.signature(value)).replace("'", "")
+        # annotations are strings, and shown in quotes
+        signature = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(value)))
         if len(signature) > 70:
-            signature = re.sub(r", (?=\*|\w+:)", ",\n    ", signature)
-            signature = signature.replace("(", "(\n    ", 1)
+            inner, _, returned = signature[1:].rpartition(") -> ")
+            inner = re.sub(r", (?=\*|\w+:)", ",\n    ", inner)
+            signature = f"(\n    {inner},\n) -> {returned}"
         kind = "class" if inspect.isclass(value) else "def"
         parts.append(f"## {name}\n\n```text\n{kind} {name}{signature}\n```\n")
         parts.append((inspect.getdoc(value) or "") + "\n")
@@ -263,6 +296,7 @@ PAGES = {
     "commands.md": render_commands,
     "configs.md": render_configs,
     "adapters.md": render_adapters,
+    "results.md": render_results,
     "api.md": render_api,
     "errors.md": render_errors,
 }
