@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 
 FOLDER = Path(__file__).parent / "guide" / "reference"
+sys.path.insert(0, str(Path(__file__).parent.parent))  # of this checkout, whatever is installed
 NOTE = "<!-- Generated: run `python docs/reference.py`. Do not edit. -->"
 
 
@@ -209,8 +210,8 @@ def render_results() -> str:
 
     parts = [
         "# Results\n",
-        "The frames of `lep_bench.results` and `lep_bench.samples` are pandas DataFrames. CSV and "
-        "JSON have the same columns. Later versions add columns and never rename one.\n",
+        "The frames of `lep_bench.results` and `lep_bench.samples` are pandas DataFrames. Later "
+        "versions add columns and never rename one.\n",
     ]
     shared, _, rest = inspect.getsource(frame).partition("\nRESULTS = ")
     results, _, samples = rest.partition("\nSAMPLES = ")

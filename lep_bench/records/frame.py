@@ -13,28 +13,28 @@ if TYPE_CHECKING:
 
 STRING, INTEGER, FLOAT, TRUTH, OBJECT = "string", "Int64", "float64", "boolean", "object"
 MODEL = {
-    "model": STRING,
-    "family": STRING,
-    "vocabulary": STRING,
-    "propagation": STRING,
-    "tuning": STRING,
+    "model": STRING,  # its name, the way through the pipeline
+    "family": STRING,  # NA: a baseline, or a checkpoint of your own
+    "vocabulary": STRING,  # NA: the model keeps the old one
+    "propagation": STRING,  # the method; NA: none
+    "tuning": STRING,  # the method; NA: none
     "seed": INTEGER,  # of training
 }
 CONDITION = {
-    "protocol": STRING,
-    "shots": INTEGER,
+    "protocol": STRING,  # the rules by which the model was asked
+    "shots": INTEGER,  # solved examples before the question
     "format": STRING,  # plain or chat
-    "engine": STRING,
-    "device": STRING,
-    "dtype": STRING,
-    "template_args": STRING,  # JSON; NA: none
+    "engine": STRING,  # hf, vllm or api
+    "device": STRING,  # cpu, or the name of the GPU
+    "dtype": STRING,  # number format of the weights
+    "template_args": STRING,  # arguments of the chat template, as JSON; NA: none
 }
 RESULTS = {
     **MODEL,
     **CONDITION,
-    "task": STRING,
-    "task_version": STRING,
-    "metric": STRING,
+    "task": STRING,  # the task's name
+    "task_version": STRING,  # the version that the task's YAML names
+    "metric": STRING,  # one row for each metric of the task
     "score": FLOAT,  # NaN unless status is ok
     "stderr": FLOAT,  # in the score's unit, clustered by group; NaN: not known
     "samples": INTEGER,  # items that were asked
@@ -42,11 +42,11 @@ RESULTS = {
     "status": STRING,  # ok, failed, unanswered
     "reason": STRING,  # why there is no score
     "stale": TRUTH,  # of another version of its task than the newest result of that task
-    "thought_characters": INTEGER,
-    "unfinished_thoughts": INTEGER,
+    "thought_characters": INTEGER,  # characters of thoughts before the answers; NA: not counted
+    "unfinished_thoughts": INTEGER,  # items whose thoughts did not end; NA: not counted
     "seconds": FLOAT,  # of the whole cell
-    "tokens_in": INTEGER,
-    "tokens_out": INTEGER,
+    "tokens_in": INTEGER,  # tokens that the engine read; stored answers are left out
+    "tokens_out": INTEGER,  # tokens that the engine wrote; stored answers are left out
     "fingerprint": STRING,  # of everything that determines the model
     "lineage": OBJECT,  # tuple of names: what the model was made from, nearest first
     "plugins": OBJECT,  # tuple of (name, version, hash)
@@ -54,12 +54,12 @@ RESULTS = {
 SAMPLES = {
     **MODEL,
     **CONDITION,
-    "task": STRING,
-    "doc_id": INTEGER,
-    "doc_hash": STRING,
+    "task": STRING,  # the task's name
+    "doc_id": INTEGER,  # the row's number in the task's data
+    "doc_hash": STRING,  # hash of the row
     "group": STRING,  # items of one group count as one draw
-    "gold": STRING,
-    "prediction": STRING,
+    "gold": STRING,  # the right answer
+    "prediction": STRING,  # the model's answer
     "metric": STRING,  # the task's primary one
     "score": FLOAT,  # the item's; NaN where the metric takes no number of an item
     "values": OBJECT,  # dict: per metric what the task's aggregation takes
