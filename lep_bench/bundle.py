@@ -1,13 +1,14 @@
-"""A bundle: a folder with everything that a suite needs on a machine without a network, and the
-manifest that proves it.
+"""Read a bundle and prove it: a folder with all that a suite needs on a machine without a network.
 
-DIR/ORG/NAME/...  files of a dataset, as in the Hub's repository    DIR/models/ORG/NAME/...  a
-    checkpoint
-DIR/dictionaries/...  what the lemmatiser reads                     DIR/wheels/*.whl         Python
-    packages
-DIR/bundle.json  which they are, where they come from, and their hashes. A folder without it (a
-    mirror that somebody
-made by hand) works the same way, but nothing about it is proven.
+    DIR/datasets--ORG--NAME/snapshots/COMMIT/...  DIR/models--ORG--NAME/...   a Hub cache
+    DIR/ORG/NAME                                  a link to a dataset's snapshot, which tasks read
+    DIR/dictionaries/...  DIR/wheels/*.whl        what the lemmatiser reads, Python packages
+    DIR/bundle.json                               the sealed manifest: repositories, commits, files
+
+DIR is a cache as huggingface_hub makes it: every tool reads it with HF_HUB_CACHE=DIR. A mirror,
+which is a folder of DIR/ORG/NAME/... and DIR/models/ORG/NAME/... that somebody filled by hand, is
+read the same way, but nothing proves its revisions. A bundle of version 0.1.0 is a mirror with a
+manifest.
 """
 
 from __future__ import annotations
@@ -22,24 +23,23 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from lep_bench import files
 from lep_bench.errors import CheckpointError, LepBenchError
-from lep_bench.files import file_sha256
+from lep_bench.files import digest, file_sha256, join_names, write_json
 from lep_bench.yamlfile import Frozen
 
 DATA = "LEP_BENCH_DATA"  # the environment variable that names the folder; tasks read it too
-DICTIONARIES = "PYMORPHY2_DICT_PATH"  # pymorphy3 kept its forerunner's name
+DICTIONARY_PATH = "PYMORPHY2_DICT_PATH"  # pymorphy3 kept its forerunner's name
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 MANIFEST = "bundle.json"
-SCHEMA_VERSION = 1
-MODELS, WHEELS, LEMMAS = "models", "wheels", "dictionaries"
+SCHEMA_VERSION = 2  # 1: paths begin with the entry's folder, there is no seal
+MODELS, WHEELS, DICTIONARIES = "models", "wheels", "dictionaries"
 Kind = Literal["dataset", "model", "dictionaries", "wheels"]
 COMMIT = re.compile(r"[0-9a-f]{5,40}")  # a commit's hash, whole or its beginning
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 class BundleFile(Frozen):
-    """One file. `path` is relative to the bundle's folder, with slashes."""
+    """One file. `path` is relative to its repository (or to `dictionaries/`, `wheels/`)."""
 
     path: str
     bytes: int
@@ -47,9 +47,11 @@ class BundleFile(Frozen):
 
 
 class BundleEntry(Frozen):
-    """One thing that was stored. `revision` is what was asked for (None: the newest), `commit` what
-    it was on that day; without a commit the files are a copy of somebody's folder, and nothing says
-    which revision they are."""
+    """One repository, or the dictionaries, or the wheels.
+
+    `revision` is what was asked for (None: the newest), `commit` what it was on that day. Without a
+    commit the files are a copy of somebody's folder, and nothing says which revision they are.
+    """
 
     kind: Kind
     id: str
@@ -69,12 +71,12 @@ class BundleEntry(Frozen):
 
     @property
     def bytes(self) -> int:
-        """Of all files together."""
+        """The size of all files together."""
         return sum(file.bytes for file in self.files)
 
 
 class Bundle(Frozen):
-    """`bundle.json`."""
+    """The manifest, without its seal."""
 
     schema_version: int = SCHEMA_VERSION
     created: str
@@ -88,10 +90,15 @@ class Bundle(Frozen):
             (entry for entry in self.entries if (entry.kind, entry.id) == (kind, name)), None
         )
 
+    def write(self, root: Path) -> None:
+        """Write `bundle.json`, whole or not at all, with the digest of all else as its seal."""
+        content = self.model_dump(mode="json")
+        write_json(root / MANIFEST, content | {"seal": digest(content)})
+
 
 def read_manifest(root: Path) -> Bundle | None:
-    """The manifest of a folder; None where it has none. Raises LepBenchError when it is damaged or
-    from a newer version.
+    """The manifest of a folder; None where it has none. Raises LepBenchError when it is damaged,
+    was changed by hand, or is from a newer version.
     """
     file = root / MANIFEST
     try:
@@ -104,22 +111,45 @@ def read_manifest(root: Path) -> Bundle | None:
 @cache
 def _read_manifest(file: Path, mtime_ns: int, size: int) -> Bundle:
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(data, dict) and data.get("schema_version", 0) > SCHEMA_VERSION:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        version = content.get("schema_version", 0)
+        if version > SCHEMA_VERSION:
             raise LepBenchError(
-                f"{file} is of version {data['schema_version']}, this lep-bench reads up to "
-                f"{SCHEMA_VERSION}: install a newer one"
+                f"{file} is of version {version}, this lep-bench reads up to {SCHEMA_VERSION}: "
+                "install a newer one"
             )
-        found = Bundle.model_validate(data)
-    except (OSError, ValueError, TypeError) as error:  # pydantic's ValidationError is a ValueError
+        seal = content.pop("seal", None)
+        if version > 1 and seal != digest(content):
+            raise ValueError("its seal does not fit: it was changed after it was written")
+        bundle = Bundle.model_validate(content)
+        if version == 1:
+            bundle = _drop_folders(bundle)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        # pydantic's ValidationError is a ValueError
         why = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
         raise LepBenchError(
-            f"{file} is no manifest that can be read ({why}): make the bundle again"
+            f"{file} is no manifest that can be read ({why}): make the bundle again with "
+            f"{render_command((), file.parent)}"
         ) from error
-    for entry in found.entries:
+    for entry in bundle.entries:
         for one in entry.files:
             join_relative(file.parent, one.path)
-    return found
+    return bundle
+
+
+def _drop_folders(bundle: Bundle) -> Bundle:
+    """A manifest of version 1 with the paths of version 2."""
+    entries = []
+    for entry in bundle.entries:
+        folder = entry_folder(Path(), entry.kind, entry.id)
+        files = [
+            file.model_copy(
+                update={"path": PurePosixPath(file.path).relative_to(folder).as_posix()}
+            )
+            for file in entry.files
+        ]
+        entries.append(entry.model_copy(update={"files": tuple(files)}))
+    return bundle.model_copy(update={"entries": tuple(entries)})
 
 
 def data_folder() -> Path | None:
@@ -131,30 +161,40 @@ def join_relative(root: Path, name: str) -> Path:
     """`root` joined with a relative path that came from elsewhere. Raises LepBenchError for one
     that would leave the folder.
     """
-    pure = PurePosixPath(name)
+    path = PurePosixPath(name)
     if (
         not name
-        or pure.is_absolute()
-        or ".." in pure.parts
+        or path.is_absolute()
+        or ".." in path.parts
         or "\\" in name
         or not name.isprintable()
-        or str(pure) in (".", MANIFEST)
+        or str(path) in (".", MANIFEST)
     ):
-        raise LepBenchError(
-            f"{name!r} is refused as the name of a file: it would not stand in {root}"
-        )
-    return root / pure
+        raise LepBenchError(f"{name!r} is refused as the name of a file: it could leave {root}")
+    return root / path
 
 
-def entry_folder(root: Path, kind: Kind, name: str) -> Path:
-    """The folder of an entry. Raises LepBenchError for an id that cannot be a folder here."""
-    if kind in (LEMMAS, WHEELS):
+def snapshot_folder(root: Path, kind: Kind, name: str, commit: str) -> Path:
+    """Where huggingface_hub keeps a repository's commit in the cache `root`."""
+    return root / f"{kind}s--{name.replace('/', '--')}" / "snapshots" / commit
+
+
+def entry_folder(root: Path, kind: Kind, name: str, commit: str | None = None) -> Path:
+    """The folder that a run reads an entry from: of models the commit's snapshot where there is
+    one, of datasets the link (or the mirror's folder) that tasks know.
+
+    Raises LepBenchError for an id that cannot be a folder here.
+    """
+    if kind in (DICTIONARIES, WHEELS):
         return root / kind
     if name.count("/") != 1 or (
-        kind == "dataset" and name.split("/")[0] in (MODELS, WHEELS, LEMMAS)
+        kind == "dataset" and name.split("/")[0] in (MODELS, WHEELS, DICTIONARIES)
     ):
         raise LepBenchError(f"{kind} {name!r}: a Hub id ORGANISATION/NAME is expected")
-    return files.join_names(root / MODELS if kind == "model" else root, name)
+    folder = join_names(root / MODELS if kind == "model" else root, name)
+    if kind == "model" and commit and not folder.is_dir():
+        return snapshot_folder(root, kind, name, commit)
+    return folder
 
 
 def locate_model(location: str, revision: str | None) -> tuple[Path, bool] | None:
@@ -164,17 +204,20 @@ def locate_model(location: str, revision: str | None) -> tuple[Path, bool] | Non
     Raises CheckpointError when the bundle holds another revision.
     """
     root = data_folder()
-    folder = entry_folder(root, "model", location) if root and location.count("/") == 1 else None
-    if root is None or folder is None or not folder.is_dir():
+    if root is None or location.count("/") != 1:
         return None
-    held = read_manifest(root)
-    entry = held.entry("model", location) if held else None
-    if entry is None or entry.commit is None:
+    bundle = read_manifest(root)
+    entry = bundle.entry("model", location) if bundle else None
+    commit = entry.commit if entry else None
+    folder = entry_folder(root, "model", location, commit)
+    if not folder.is_dir():
+        return None
+    if entry is None or commit is None:
         return folder, False
     if not entry.is_at(revision):
         raise CheckpointError(
-            f"the bundle {root} holds {location} at {entry.commit}, revision {revision} is "
-            "wanted: bundle the suite again"
+            f"the bundle {root} holds {location} at {commit}, but revision {revision} is needed: "
+            "bundle the suite again"
         )
     return folder, True
 
@@ -191,87 +234,84 @@ def is_proven(name: str, revision: str | None) -> bool:
     rows need no other fingerprint.
     """
     root = data_folder()
-    held = read_manifest(root) if root else None
-    entry = held.entry("dataset", name) if held else None
+    bundle = read_manifest(root) if root else None
+    entry = bundle.entry("dataset", name) if bundle else None
     return bool(entry and revision and entry.is_at(revision))
 
 
 def find_faults(root: Path, entry: BundleEntry, *, hashes: bool = True) -> list[str]:
-    """What is not as the manifest says, one line per file. The digests of large files are
-    remembered (see fingerprint).
+    """What is not as the manifest says, one line per file. Hashes of large files are remembered
+    while the file stays the same.
     """
+    folder = entry_folder(root, entry.kind, entry.id, entry.commit)
+    place = folder.relative_to(root)
     lines = []
     for file in entry.files:
-        path = join_relative(root, file.path)
+        path = folder / file.path
         try:
-            found = path.stat().st_size
-            if found != file.bytes:
-                lines.append(f"{file.path} has {found:,} bytes, {file.bytes:,} were stored")
+            size = path.stat().st_size
+            if size != file.bytes:
+                lines.append(f"{place}/{file.path} has {size:,} bytes, {file.bytes:,} were stored")
             elif hashes and file_sha256(path) != file.sha256:
-                lines.append(f"{file.path} was changed: its sha256 is not {file.sha256[:16]}...")
+                lines.append(
+                    f"{place}/{file.path} was changed: its sha256 is not {file.sha256[:16]}..."
+                )
         except FileNotFoundError:
-            lines.append(f"{file.path} is missing")
+            lines.append(f"{place}/{file.path} is missing")
         except OSError as error:
-            lines.append(f"{file.path} cannot be read: {error.strerror}")
-    return lines + _added(root, entry)
-
-
-def _added(root: Path, entry: BundleEntry) -> list[str]:
-    """Files among those of a proven revision that are not its own: a reader could take them
-    instead.
-    """
+            lines.append(f"{place}/{file.path} cannot be read: {error.strerror}")
     if entry.commit is None or entry.kind not in ("dataset", "model"):
-        return []
-    folder, known = entry_folder(root, entry.kind, entry.id), {file.path for file in entry.files}
-    found = sorted(
-        path.relative_to(root).as_posix() for path in folder.rglob("*") if path.is_file()
-    )
-    return [
-        f"{name} was added, and is not of {entry.id} as it was stored: remove it"
-        for name in found
-        if name not in known and "/." not in name
+        return lines
+    # A reader could take a file that was added to a proven revision instead of the revision's own.
+    known = {file.path for file in entry.files}
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return lines + [
+        f"{place}/{name} was added, and is not of {entry.id} as it was stored: remove it"
+        for name in names
+        if name not in known and "/." not in f"/{name}"
     ]
 
 
 def verify(root: Path, models: Iterable[str] = ()) -> Bundle | None:
-    """The folder's manifest, after every size and the hashes of datasets, dictionaries and the
-    named models were compared.
+    """Compare every size, and the hashes of datasets, dictionaries and the named models. Returns
+    the folder's manifest, None where it has none.
 
-    None for a folder without one. Raises LepBenchError that names the first wrong file.
+    Raises LepBenchError that names the first fault.
     """
-    held, chosen = read_manifest(root), set(models)
-    if held is not None:
-        found = [
-            (line, entry)
-            for entry in held.entries
-            for line in find_faults(
-                root,
-                entry,
-                hashes=entry.kind in ("dataset", "dictionaries")
-                or (entry.kind == "model" and entry.id in chosen),
-            )
-        ]
-        if found:
-            (line, entry), more = (
-                found[0],
-                f" (and {len(found) - 1} more)" if len(found) > 1 else "",
-            )
-            raise LepBenchError(
-                f"the bundle {root} is not what was stored: {line}{more}; make it again: "
-                f"{render_remedy(held, root, entry)}"
-            )
-    return held
+    bundle, chosen = read_manifest(root), set(models)
+    faults = [
+        (line, entry)
+        for entry in (bundle.entries if bundle else ())
+        for line in find_faults(
+            root,
+            entry,
+            hashes=entry.kind in ("dataset", DICTIONARIES) or entry.id in chosen,
+        )
+    ]
+    if bundle and faults:
+        line, entry = faults[0]
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise LepBenchError(
+            f"the bundle {root} is not what was stored: {line}{more}; make it again: "
+            f"{render_remedy(bundle, root, entry)}"
+        )
+    return bundle
 
 
-def render_remedy(held: Bundle, root: Path, entry: BundleEntry) -> str:
-    """The command that stores an entry again."""
-    return render_command(
-        held.suites, root, *{"model": ["--models"], "wheels": ["--wheels"]}.get(entry.kind, [])
-    )
+def render_remedy(bundle: Bundle, root: Path, entry: BundleEntry) -> str:
+    """The command that stores an entry again. Bundles of version 0.1.0 are made anew elsewhere."""
+    options = {"model": ["--models"], "wheels": ["--wheels"]}.get(entry.kind, [])
+    place = root if bundle.schema_version == SCHEMA_VERSION else "NEW-DIR"
+    return render_command(bundle.suites, place, *options)
+
+
+def render_command(suites: Iterable[str], root: Path | str, *options: str) -> str:
+    """The command that makes (or completes) a bundle."""
+    return " ".join([f"lep-bench bundle --suite {','.join(suites) or 'NAME'} {root}", *options])
 
 
 def use_data_folder(root: Path | None, offline: bool) -> None:
-    """Let this process and all it starts read `root` and, if asked, no network. To be called before
+    """Let this process and all that it starts read `root` and, if asked, no network. Call it before
     anything reads the environment.
 
     Raises LepBenchError when there is no such folder.
@@ -283,13 +323,8 @@ def use_data_folder(root: Path | None, offline: bool) -> None:
                 f"--data {root}: there is no such folder; lep-bench bundle makes one"
             )
         os.environ[DATA] = str(root.absolute())
-        dictionaries = root.absolute() / LEMMAS
+        dictionaries = root.absolute() / DICTIONARIES
         if dictionaries.is_dir():
-            os.environ[DICTIONARIES] = str(dictionaries)
+            os.environ[DICTIONARY_PATH] = str(dictionaries)
     if offline:
         os.environ.update(dict.fromkeys(OFFLINE, "1"))
-
-
-def render_command(suites: Iterable[str], root: Path | str, *options: str) -> str:
-    """The command that makes (or completes) a bundle."""
-    return " ".join([f"lep-bench bundle --suite {','.join(suites) or 'NAME'} {root}", *options])

@@ -101,7 +101,7 @@ def parse_reference(written: str) -> tuple[str, str | None]:
 
 
 def find_here(location: str, revision: str | None = None) -> Path | None:
-    """`local`, and the folder of a Hub id that the data folder (LEP_BENCH_DATA) holds. Raises
+    """`find_local`, and the folder of a Hub id that the data folder (LEP_BENCH_DATA) holds. Raises
     CheckpointError for another revision of it.
     """
     folder = find_local(location)
@@ -114,23 +114,20 @@ def find_cached(location: str, revision: str | None = None) -> Path | None:
     have to be fetched.
     """
     folder = find_local(location)
-    if folder is None:
-        from huggingface_hub import try_to_load_from_cache
+    if folder is not None:
+        return folder
+    from huggingface_hub import try_to_load_from_cache
 
-        try:
-            folder = find_here(location, revision)
-            if folder is None:
-                # TypeError: it gave no path
-                folder = Path(
-                    try_to_load_from_cache(location, "config.json", revision=revision)
-                ).parent
-            check_complete(folder)
-        except (
-            TypeError,
-            ValueError,
-            CheckpointError,
-        ):  # not there, no possible id, or a download that broke off: to be fetched
-            return None
+    try:
+        folder = find_here(location, revision)
+        if folder is None:
+            config = try_to_load_from_cache(location, "config.json", revision=revision)
+            if not isinstance(config, str):
+                return None
+            folder = Path(config).parent
+        check_complete(folder)
+    except (ValueError, CheckpointError):  # no possible id, or a download that broke off
+        return None
     return folder
 
 
@@ -331,14 +328,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     """A checkpoint's config.json. Raises CheckpointError when it is not there or no JSON object."""
     file = folder / "config.json"
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{folder} is no checkpoint: it has no config.json") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise CheckpointError(f"{file}: a JSON object is expected")
-    return found
+    return content
 
 
 def list_weight_files(folder: Path) -> list[Path]:
@@ -404,10 +401,10 @@ def read_header(file: Path) -> tuple[int, dict[str, Any]]:
     return 8 + length, entries
 
 
-def describe_truncation(file: Path, wanted: int, found: int) -> str:
+def describe_truncation(file: Path, expected: int, size: int) -> str:
     """What to say about a file that ends too early."""
     return (
-        f"{file} is cut short: {found:,} bytes of {wanted:,}; the download or copy broke off, "
+        f"{file} is cut short: {size:,} bytes of {expected:,}; the download or copy broke off, "
         "fetch it again"
     )
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from lep_bench import bundle, bundling, files, origins
+from lep_bench import bundle, bundling, files
 from lep_bench.bundle import Bundle, BundleEntry, BundleFile
 from lep_bench.errors import CheckpointError, LepBenchError, TaskError
 from lep_bench.evaluate.rows import count_rows
 from lep_bench.files import builtin_checkpoints
 from lep_bench.hub import checkpoint_digest, count_parameters, find_cached, find_here, locate
-from lep_bench.origins import DatasetPart, Need
+from lep_bench.bundling import DatasetPart, Need
 from lep_bench.tasks import scan_tasks
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -44,14 +44,15 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 def write(root: Path, *entries: BundleEntry) -> None:
     """A manifest by hand."""
     root.mkdir(parents=True, exist_ok=True)
-    made = Bundle(created="2024-07-18T00:00:00Z", lep_bench="0", suites=("s",), entries=entries)
-    (root / bundle.MANIFEST).write_text(made.model_dump_json(), encoding="utf-8")
+    Bundle(created="2024-07-18T00:00:00Z", lep_bench="0", suites=("s",), entries=entries).write(
+        root
+    )
 
 
 def test_every_task_says_which_files_it_needs(hub: Hub) -> None:
     known = scan_tasks()
     tasks = [task for name, task in known.tasks.items() if name.startswith("darumeru_")]
-    wanted = {need.id: need for need in bundling.of_tasks(tasks, known.folders, {})}
+    wanted = {need.id: need for need in bundling.list_dataset_needs(tasks, known.folders, {})}
     rows = wanted["RefalMachine/darumeru"]
     assert {(p.config, p.split) for p in rows.parts} >= {
         ("parus", "test"),
@@ -69,7 +70,7 @@ def test_every_task_says_which_files_it_needs(hub: Hub) -> None:
     }
     hub.add("dataset", "NLPCoreTeam/mmlu_ru", {"mmlu_ru.py": b"import os"})
     commit = hub.add("dataset", "NLPCoreTeam/mmlu_ru", converted, branch="refs/convert/parquet")
-    found = origins.Hub().find(wanted["NLPCoreTeam/mmlu_ru"])
+    found = bundling.locate_on_hub(wanted["NLPCoreTeam/mmlu_ru"])
     assert found.commit == commit and {file.path for file in found.files} == {
         name for name in converted if "auxiliary" not in name
     }
@@ -85,7 +86,9 @@ def test_files_of_a_split_are_found_in_every_layout() -> None:
     ]
     patterns = ("{0}/test.jsonl", "{0}/test-*.parquet", "{0}/test/*.parquet")
     found = {
-        config: DatasetPart(config, "test", tuple(p.format(config) for p in patterns)).files(names)
+        config: DatasetPart(config, "test", tuple(p.format(config) for p in patterns)).choose_files(
+            names
+        )
         for config in "abcd"
     }
     assert found == {"a": names[:1], "b": names[1:3], "c": names[3:4], "d": []}
@@ -95,12 +98,13 @@ def test_files_of_a_split_are_found_in_every_layout() -> None:
         ("x.csv", "data/x.csv", "y.csv", "validation.csv"),
         ("x.csv", "y.csv"),
     )
-    assert both.files(["data/x.csv", "y.csv", "validation.csv"]) == ["data/x.csv", "y.csv"], (
-        "named files hold a split together"
-    )
+    assert both.choose_files(["data/x.csv", "y.csv", "validation.csv"]) == [
+        "data/x.csv",
+        "y.csv",
+    ], "named files hold a split together"
     assert (
-        both.files(["x.csv", "validation.csv"]) == ["validation.csv"]
-        and both.files(["x.csv"]) == []
+        both.choose_files(["x.csv", "validation.csv"]) == ["validation.csv"]
+        and both.choose_files(["x.csv"]) == []
     )
 
 
@@ -108,11 +112,11 @@ def test_a_short_revision_is_looked_up_and_must_be_there(hub: Hub) -> None:
     commit = hub.add("dataset", "org/rows", {"test.jsonl": b"{}"})
     hub.add("dataset", "org/rows", {"test.jsonl": b"{} "})
     part = frozenset([DatasetPart("default", "test", ("test.jsonl",))])
-    assert origins.Hub().find(Need("dataset", "org/rows", commit[:7], part)).commit == commit
+    assert bundling.locate_on_hub(Need("dataset", "org/rows", commit[:7], part)).commit == commit
     with pytest.raises(CheckpointError, match="org/rows: 0 commits begin with abcdef1"):
-        origins.Hub().find(Need("dataset", "org/rows", "abcdef1", part))
+        bundling.locate_on_hub(Need("dataset", "org/rows", "abcdef1", part))
     with pytest.raises(CheckpointError, match="org/other is neither"):
-        origins.Hub().find(Need("dataset", "org/other", None, part))
+        bundling.locate_on_hub(Need("dataset", "org/other", None, part))
 
 
 def test_models_come_without_pickles_and_second_copies(hub: Hub) -> None:
@@ -136,7 +140,7 @@ def test_models_come_without_pickles_and_second_copies(hub: Hub) -> None:
             "x.py": b"",
         },
     )
-    found = origins.Hub().find(Need("model", "org/one"))
+    found = bundling.locate_on_hub(Need("model", "org/one"))
     assert {file.path for file in found.files} == {*files, "tokenizer.json"} - {
         "consolidated.safetensors"
     }
@@ -144,7 +148,7 @@ def test_models_come_without_pickles_and_second_copies(hub: Hub) -> None:
     with pytest.raises(
         CheckpointError, match=r"org/two has only pickled weights \(pytorch_model.bin\)"
     ):
-        origins.Hub().find(Need("model", "org/two"))
+        bundling.locate_on_hub(Need("model", "org/two"))
 
 
 def test_names_do_not_leave_the_folder(tmp_path: Path) -> None:
@@ -187,8 +191,8 @@ def test_a_damaged_manifest_is_one_line(tmp_path: Path) -> None:
 
 
 def test_two_revisions_of_one_dataset_are_refused() -> None:
-    with pytest.raises(LepBenchError, match="org/x is wanted at revision a and at b"):
-        bundling.joined(Need("dataset", "org/x", "a"), Need("dataset", "org/x", "b"))
+    with pytest.raises(LepBenchError, match="org/x is needed at revision a and at b"):
+        bundling.merge_needs([Need("dataset", "org/x", "a"), Need("dataset", "org/x", "b")])
 
 
 def test_a_second_suite_completes_a_bundle_but_never_changes_a_revision(tmp_path: Path) -> None:
@@ -198,13 +202,13 @@ def test_a_second_suite_completes_a_bundle_but_never_changes_a_revision(tmp_path
             id="org/x",
             revision="main",
             commit=commit,
-            files=[BundleFile(path=f"org/x/{n}", bytes=1, sha256=NONE) for n in names],
+            files=[BundleFile(path=n, bytes=1, sha256=NONE) for n in names],
         )
 
-    bundling.write(tmp_path, ["one"], [entry("a" * 40, "b", "a")])
-    held = bundling.write(tmp_path, ["two"], [entry("a" * 40, "c")])
+    bundling.write_manifest(tmp_path, ["one"], [entry("a" * 40, "b", "a")])
+    held = bundling.write_manifest(tmp_path, ["two"], [entry("a" * 40, "c")])
     assert held == bundle.read_manifest(tmp_path) and held.suites == ("one", "two")
-    assert [file.path for file in held.entries[0].files] == ["org/x/a", "org/x/b", "org/x/c"]
+    assert [file.path for file in held.entries[0].files] == ["a", "b", "c"]
     assert [
         need.revision
         for need in bundling.keep_revisions(
@@ -233,7 +237,7 @@ def test_a_hub_id_is_found_in_the_data_folder_at_its_revision(
     assert count_parameters("org/model") == (folder / "model.safetensors").stat().st_size // 2
     weights = folder / "model.safetensors"
     file = BundleFile(
-        path="models/org/model/model.safetensors",
+        path="model.safetensors",
         bytes=weights.stat().st_size,
         sha256=files.file_sha256(weights),
     )
@@ -246,7 +250,7 @@ def test_a_hub_id_is_found_in_the_data_folder_at_its_revision(
     )
     proven = checkpoint_digest("org/model", "v1")
     with pytest.raises(
-        CheckpointError, match=f"holds org/model at {'a' * 40}, revision v2 is wanted"
+        CheckpointError, match=f"holds org/model at {'a' * 40}, but revision v2 is needed"
     ):
         locate("org/model", "v2")
     assert find_cached("org/model", "v2") is None
@@ -327,15 +331,15 @@ def test_an_ordinary_task_reads_its_dataset_from_the_bundle(
         },
     )
     known = scan_tasks([tmp_path / "tasks"])
-    (need,) = bundling.of_tasks([known.get("plain")], known.folders, {})
-    found = origins.Hub().find(need)
+    (need,) = bundling.list_dataset_needs([known.get("plain")], known.folders, {})
+    found = bundling.locate_on_hub(need)
     assert [file.path for file in found.files] == [
         "README.md",
         "first/test-0.jsonl",
         "ru/test-0.jsonl",
     ] and found.commit == commit
     entries, missing = bundling.store([found], tmp_path / "bundle", print)
-    bundling.write(tmp_path / "bundle", ["s"], entries)
+    bundling.write_manifest(tmp_path / "bundle", ["s"], entries)
     assert not missing
     asked = len(hub.asked)
     monkeypatch.setenv(bundle.DATA, str(tmp_path / "bundle"))
@@ -352,7 +356,7 @@ def test_a_hash_that_a_task_pins_is_compared(hub: Hub, tmp_path: Path) -> None:
     hub.add("dataset", "org/rows", {"a/test.jsonl": b"{}"})
     right = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
     for pinned, refused in ((right, False), (NONE, True)):
-        found = origins.Hub().find(
+        found = bundling.locate_on_hub(
             Need(
                 "dataset",
                 "org/rows",
@@ -373,7 +377,9 @@ def test_a_card_that_names_no_file_gives_everything() -> None:
             f"---\nconfigs:\n- {{config_name: first, data_files: first/*}}\n- {{config_name: ru, "
             f"data_files: {written}}}\n---\n"
         )
-        found = origins.wanted(Need("dataset", "o/n", configs=frozenset(["ru"])), names, card)
+        found = bundling.choose_files(
+            Need("dataset", "o/n", configs=frozenset(["ru"])), names, card
+        )
         assert found == [name for name in names if name not in left_out]
 
 
@@ -382,14 +388,16 @@ def test_only_files_that_a_manifest_names_are_proven(tmp_path: Path) -> None:
         (tmp_path / "org" / "rows" / name).mkdir(parents=True)
         (tmp_path / "org" / "rows" / name / "test.jsonl").write_bytes(b"{}")
     file = BundleFile(
-        path="org/rows/a/test.jsonl",
+        path="a/test.jsonl",
         bytes=2,
         sha256=files.file_sha256(tmp_path / "org" / "rows" / "a" / "test.jsonl"),
     )
     write(tmp_path, BundleEntry(kind="dataset", id="org/rows", commit="a" * 40, files=(file,)))
     parts = [DatasetPart(name, "test", (f"{name}/test.jsonl",)) for name in "ab"]
     for chosen, commit in ((parts[:1], "a" * 40), (parts, None)):
-        found = origins.Folder(tmp_path).find(Need("dataset", "org/rows", None, frozenset(chosen)))
+        found = bundling.locate_in_folder(
+            tmp_path, Need("dataset", "org/rows", None, frozenset(chosen))
+        )
         assert found.commit == commit and len(found.files) == len(chosen)
     with pytest.raises(LepBenchError, match="org/rows/b/test.jsonl was added.*remove it"):
         bundle.verify(tmp_path)
@@ -409,7 +417,7 @@ def test_a_class_of_ones_own_need_not_know_its_files(tmp_path: Path) -> None:
     code = "class Own:\n    task_name = 'own'\n    def __init__(self, config):\n        pass\n"
     (tmp_path / "own.py").write_text(code)
     known = scan_tasks([tmp_path])
-    assert Need("dataset", "org/rows", configs=frozenset(["ru"])) in bundling.of_tasks(
+    assert Need("dataset", "org/rows", configs=frozenset(["ru"])) in bundling.list_dataset_needs(
         [known.get("own")], known.folders, {}
     )
     (tmp_path / "own.py").write_text(
@@ -418,4 +426,4 @@ def test_a_class_of_ones_own_need_not_know_its_files(tmp_path: Path) -> None:
     with pytest.raises(
         TaskError, match=r"own\.yaml: files\(\) of the task's class gives no 'split'"
     ):
-        bundling.of_tasks([known.get("own")], known.folders, {})
+        bundling.list_dataset_needs([known.get("own")], known.folders, {})

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,15 +16,17 @@ from lep_bench.cli.app import (
     DataFolder,
     TaskFolders,
     app,
+    check_folder,
+    format_size,
     print_table,
     split_names,
 )
 from lep_bench.errors import CheckpointError, LepBenchError, RunFailedError, count_noun
-from lep_bench.files import check_folder, format_size
 
 if TYPE_CHECKING:
-    from lep_bench.config.schema import Suite
-    from lep_bench.origins import Folder, LocatedNeed, Need
+    from lep_bench.bundling import LocatedNeed, Need
+
+Folders = Sequence[Path] | None
 
 
 @app.command()
@@ -32,15 +34,18 @@ def bundle(
     folder: Annotated[
         Path,
         typer.Argument(
-            metavar="DIR", help="The folder to make, or to complete.", show_default=False
+            metavar="DIR", help="The folder to make, to complete or to check.", show_default=False
         ),
     ],
     suite: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--suite", metavar="NAME,...", help="The suites whose rows (and models) are stored."
+            "--suite",
+            metavar="NAME,...",
+            help="The suites whose rows (and models) are stored.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     models: Annotated[
         bool,
         typer.Option(
@@ -58,6 +63,14 @@ def bundle(
         bool,
         typer.Option("--list", help="Print what would be stored, and stop. Nothing is fetched."),
     ] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Prove the size and hash of every file without a network, and stop. With "
+            "--suite: also whether all that the suite reads is there.",
+        ),
+    ] = False,
     data: DataFolder = None,
     configs: ConfigFolders = None,
     adapters: AdapterFolders = None,
@@ -65,56 +78,87 @@ def bundle(
 ) -> None:
     """Store everything that a suite needs to run offline.
 
-    Rows and dictionaries; on request also models and packages.
-
-    Every file is checked against the Hub's hash; bundle.json lists ids, revisions, bytes, hashes,
-    licences and gating. Interrupted, the same command goes on. Then: lep-bench doctor --offline
-    --suite NAME --data DIR.
+    Rows and dictionaries; on request also models and packages. DIR becomes a Hugging Face cache; bundle.json seals ids, commits, sizes, hashes, licences and
+    gating. Every file is compared with the Hub's hash. Interrupted, the same command goes on.
 
     \b
-    lep-bench bundle --suite darumeru bundle --list
-    lep-bench bundle --suite darumeru bundle --models --wheels
+    lep-bench bundle --suite darumeru DIR --list
+    lep-bench bundle --suite darumeru DIR --models --wheels
+    lep-bench bundle --check DIR
+    lep-bench run --suite darumeru --data DIR --offline
     """
-    from lep_bench import bundling, origins
+    suites = split_names(suite, "--suite") if suite is not None else []
+    if check:
+        check_bundle(folder, suites, models, configs, adapters, tasks_dir)
+        return
+    if not suites:
+        raise LepBenchError("bundle: name the suites to store (--suite NAME), or add --check")
+    from lep_bench import bundling
 
     check_folder(folder)
-    suites = split_names(suite, "--suite")
-    needs = bundling.keep_revisions(
-        wanted(suites, folder, models, configs, adapters, tasks_dir), folder
-    )
-    local = origins.Folder(data) if data is not None else None
-    found, missing = find(needs, local, listed)
+    if data is not None and not data.is_dir():
+        raise LepBenchError(f"--data {data}: there is no such folder")
+    needs = list_needs(suites, folder, models, configs, adapters, tasks_dir)
+    needs = bundling.keep_revisions(needs, folder)
+    located, missing = locate_needs(needs, data, listed)
     if listed:
-        show(needs, found, folder, wheels)
+        print_needs(needs, located, folder, wheels)
         for line in missing:
             typer.echo(line, err=True)
         return
-    entries, refused = bundling.store(found, folder, typer.echo)
+    entries, refused = bundling.store(located, folder, typer.echo)
+    missing += refused
     if wheels:
-        entries.append(bundling.wheels(folder))
+        entries.append(bundling.store_wheels(folder))
         typer.echo(
             f"stored: {count_noun(len(entries[-1].files), 'wheel')}, {entries[-1].bytes:,} bytes"
         )
-    made = bundling.write(folder, suites, entries)
+    made = bundling.write_manifest(folder, suites, entries)
     typer.echo(
         f"{folder}: {count_noun(len(made.entries), 'entry')}, "
         f"{sum(entry.bytes for entry in made.entries):,} bytes"
     )
-    for line in (*missing, *refused):
+    for line in missing:
         typer.echo(f"missing: {line}", err=True)
-    if not (missing or refused):
-        asked_of(suites, folder, configs, adapters, tasks_dir)
-    if missing or refused:
+    if missing:
         raise RunFailedError(
-            f"the bundle has all but {len(missing) + len(refused)}: mend what is said above, "
+            f"the bundle lacks {count_noun(len(missing), 'thing')}: mend what is said above, "
             "the same command goes on"
         )
+    check_rows(suites, folder, configs, adapters, tasks_dir)
 
 
-Folders = Sequence[Path] | None
+def check_bundle(
+    folder: Path,
+    suites: Sequence[str],
+    models: bool,
+    configs: Folders,
+    adapters: Folders,
+    tasks_dir: Folders,
+) -> None:
+    """Print the findings of `--check`. Exits with 1 when there is a fault; raises LepBenchError for
+    a folder without a manifest.
+    """
+    from lep_bench.bundle import MANIFEST, read_manifest, render_command
+    from lep_bench.cli import offline
+    from lep_bench.cli.diagnosis import print_findings
+
+    if read_manifest(folder) is None:
+        raise LepBenchError(
+            f"{folder} has no {MANIFEST} that says what it should hold; make a bundle with "
+            f"{render_command(suites, 'NEW-DIR')}"
+        )
+    findings = list(
+        offline.check(suites, folder, ["all"] if models else [], configs, adapters, tasks_dir)
+        if suites
+        else offline.check_manifest(folder, "")
+    )
+    print_findings(findings)
+    if any(finding.level == "error" for finding in findings):
+        raise typer.Exit(1)
 
 
-def wanted(
+def list_needs(
     suites: Sequence[str],
     folder: Path,
     models: bool,
@@ -124,116 +168,110 @@ def wanted(
 ) -> list[Need]:
     """What the suites read. Raises LepBenchError for unknown names and broken files."""
     from lep_bench import bundling, tasks
+    from lep_bench.evaluate.rows import build_metadata
     from lep_bench.pipeline import checkpoints
     from lep_bench.pipeline.session import Session
 
-    needs: dict[tuple[str, str], Need] = {}
+    needs: list[Need] = []
     for name in suites:
         # Results of an earlier run must not hide what a run reads: a folder without any.
-        given = Session.read(name, folder / "no-results", configs, adapters, tasks_dir)
-        known = tasks.scan_tasks(given.task_folders)
-        found = bundling.of_tasks(
-            [known.get(task) for task in given.suite.tasks], known.folders, metadata(given.suite)
+        session = Session.read(name, folder / "no-results", configs, adapters, tasks_dir)
+        known = tasks.scan_tasks(session.task_folders)
+        needs += bundling.list_dataset_needs(
+            [known.get(task) for task in session.suite.tasks],
+            known.folders,
+            build_metadata(session.suite),
         )
         if models:
-            found += bundling.of_models(
-                checkpoints.list_read(given.plan(["all"]), given.checkpoints()).values()
-            )
-        for need in found:
-            needs[need.kind, need.id] = bundling.joined(needs.get((need.kind, need.id)), need)
-    return list(needs.values())
+            read = checkpoints.list_read(session.plan(["all"]), session.checkpoints())
+            needs += bundling.list_model_needs(read.values())
+    return bundling.merge_needs(needs)
 
 
-def asked_of(
+def check_rows(
     suites: Sequence[str], folder: Path, configs: Folders, adapters: Folders, tasks_dir: Folders
 ) -> None:
-    """Read the rows of every task that reads them itself from the bundle, as a run will: what no
-    run would take is found while one can mend it.
+    """Read the rows of every task that reads them itself from the bundle, as a run will: faults are
+    found while one can mend them. Raises RunFailedError after it printed what is wrong.
     """
     from lep_bench import tasks
     from lep_bench.bundle import use_data_folder
-    from lep_bench.evaluate.rows import count_rows
+    from lep_bench.evaluate.rows import build_metadata, count_rows
     from lep_bench.pipeline.session import Session
 
     use_data_folder(folder, offline=False)
-    wrong = []
+    faults = []
     for name in suites:
-        given = Session.read(name, folder / "no-results", configs, adapters, tasks_dir)
-        known = tasks.scan_tasks(given.task_folders)
-        for file in map(known.get, given.suite.tasks):
+        session = Session.read(name, folder / "no-results", configs, adapters, tasks_dir)
+        known = tasks.scan_tasks(session.task_folders)
+        for task in map(known.get, session.suite.tasks):
             try:
-                if file.own_class and file.dataset:
-                    count_rows(file, known.folders, metadata(given.suite))
+                if task.own_class and task.dataset:
+                    count_rows(task, known.folders, build_metadata(session.suite))
             except LepBenchError as error:
-                wrong.append(str(error))
-    for line in wrong:
-        typer.echo(f"cannot be asked: {line}", err=True)
-    if wrong:
+                faults.append(str(error))
+    for line in faults:
+        typer.echo(f"wrong: {line}", err=True)
+    if faults:
         raise RunFailedError(
-            f"the bundle is whole, but {count_noun(len(wrong), 'task')} cannot be asked from its "
+            f"the bundle is whole, but {count_noun(len(faults), 'task')} cannot be asked from its "
             "rows: mend what is said above"
         )
 
 
-def metadata(suite: Suite) -> dict[str, Any]:
-    """What the suite's tasks are given in a run, as far as it decides which rows they read."""
-    return {**suite.metadata, "protocol": suite.protocol}
-
-
-def find(
-    needs: Sequence[Need], local: Folder | None, listed: bool
+def locate_needs(
+    needs: Sequence[Need], data: Path | None, listed: bool
 ) -> tuple[list[LocatedNeed], list[str]]:
-    """Each need where it can be had: the local folder first, then the Hub. What cannot be had as
-    one line each.
+    """Each need where it can be had: in the folder `data` first, then on the Hub. A line for each
+    that cannot be had.
 
     Raises LepBenchError without a way to the Hub, except for a list: it says what is known.
     """
-    from lep_bench import bundling, hub, origins
+    from lep_bench import bundling, hub
 
-    found: list[LocatedNeed] = []
+    located: list[LocatedNeed] = []
     missing: list[str] = []
-    unreachable: LepBenchError | None = None
+    reachable = True
     for need in needs:
         try:
-            here = (
-                bundling.dictionaries(need)
-                if need.kind == "dictionaries"
-                else local.find(need)
-                if local
-                else None
-            )
-            if here is None and unreachable is None:
-                here = origins.Hub().find(need)
-            found += [here] if here else []
+            if need.kind == "dictionaries":
+                one: LocatedNeed | None = bundling.locate_dictionaries(need)
+            else:
+                one = bundling.locate_in_folder(data, need) if data else None
+            if one is None and reachable:
+                one = bundling.locate_on_hub(need)
+            located += [one] if one else []
         except hub.HubUnreachableError as error:
             if not listed:
                 raise
-            unreachable = error
+            reachable = False
             missing.append(f"sizes are not known without the Hub: {error}")
         except CheckpointError as error:
             missing.append(str(error))
-    return found, missing
+    return located, missing
 
 
-def show(needs: Sequence[Need], found: Sequence[LocatedNeed], folder: Path, wheels: bool) -> None:
+def print_needs(
+    needs: Sequence[Need], located: Sequence[LocatedNeed], folder: Path, wheels: bool
+) -> None:
     """The table of `--list`."""
-    from lep_bench import bundle, bundling
-    from lep_bench.bundle import read_manifest
+    from lep_bench import bundling
+    from lep_bench.bundle import find_faults, read_manifest
 
-    known = {(one.need.kind, one.need.id): one for one in found}
+    known = {(one.need.kind, one.need.id): one for one in located}
     old = read_manifest(folder)
     rows, missing, unknown = [], 0, 0
     for need in needs:
         one = known.get((need.kind, need.id))
-        licence, gated = (one.licence, one.gated) if one else (need.licence, need.gated)
-        count = sum(file.bytes for file in one.files) if one else need.bytes
+        size = sum(file.bytes for file in one.files) if one else need.bytes
         entry = old.entry(need.kind, need.id) if old else None
         here = (
-            bundling.here(one, folder)
+            one.is_stored(folder)
             if one
-            else entry is not None and not bundle.find_faults(folder, entry, hashes=False)
+            else entry is not None and not find_faults(folder, entry, hashes=False)
         )
-        missing, unknown = missing + (0 if here else count or 0), unknown + (not here and not count)
+        if not here:
+            missing, unknown = missing + (size or 0), unknown + (not size)
         state = "here" if here else "to fetch"
         if one and not one.commit and need.kind != "dictionaries":
             state = "here, an unproven copy" if here else "to copy, unproven"
@@ -241,39 +279,25 @@ def show(needs: Sequence[Need], found: Sequence[LocatedNeed], folder: Path, whee
             (
                 need.kind,
                 need.id,
-                (one.commit if one and one.commit else need.revision) or "newest (not pinned)",
+                (one.commit if one else None) or need.revision or "newest (not pinned)",
                 str(len(one.files)) if one else "unknown",
-                format_size(count) if count else "unknown",
-                licence,
-                "yes" if gated else "",
+                format_size(size) if size else "unknown",
+                one.licence if one else need.licence,
+                "yes" if (one.gated if one else need.gated) else "",
                 state,
             )
         )
     if wheels:
-        count = len(bundling.requirements())
         unknown += 1
+        what = f"{len(bundling.list_requirements())} requirements and what they need"
         rows.append(
-            (
-                "wheels",
-                f"{count} requirements and what they need",
-                "constraints.txt",
-                "unknown",
-                "unknown",
-                "each its own",
-                "",
-                "",
-            )
+            ("wheels", what, "constraints.txt", "unknown", "unknown", "each its own", "", "")
         )
     if not rows:
         typer.echo("nothing: the suite's rows and models come with lep-bench")
         return
     print_table(["WHAT", "ID", "REVISION", "FILES", "BYTES", "LICENCE", "GATED", "HERE"], rows)
-    if missing or unknown:
-        more = (
-            f"{' and ' if missing else ''}{count_noun(unknown, 'thing')} of unknown size"
-            if unknown
-            else ""
-        )
-        typer.echo(
-            f"to fetch: {f'about {format_size(missing)}' if missing else ''}{more} into {folder}"
-        )
+    sizes = [f"about {format_size(missing)}"] if missing else []
+    sizes += [f"{count_noun(unknown, 'thing')} of unknown size"] if unknown else []
+    if sizes:
+        typer.echo(f"to fetch: {' and '.join(sizes)} into {folder}")

@@ -204,8 +204,7 @@ def _read_rows(
     """(rows, task -> why its rows cannot be read). Raises UnknownNameError for a task that is not
     the suite's, and LepBenchError where no task has rows.
     """
-    from lep_bench.cli.bundle import metadata
-    from lep_bench.evaluate.rows import read_evaluation_rows
+    from lep_bench.evaluate.rows import build_metadata, read_evaluation_rows
     from lep_bench.leaderboard.contamination import EvaluationRow
 
     foreign = [name for name in tasks if name not in suite.tasks]
@@ -217,7 +216,7 @@ def _read_rows(
         try:
             rows += [
                 EvaluationRow(*row)
-                for row in read_evaluation_rows([name], task_folders, metadata(suite))
+                for row in read_evaluation_rows([name], task_folders, build_metadata(suite))
             ]
         except TaskError as error:
             left_out[name] = str(error)

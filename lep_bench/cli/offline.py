@@ -1,5 +1,5 @@
-"""`lep-bench doctor --offline`: whether a suite can be run on this machine, now, without a
-network.
+"""Check a bundle, and whether a suite can be run on this machine without a network: for
+`lep-bench bundle --check` and `lep-bench doctor --offline`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lep_bench import bundle
+from lep_bench.cli.diagnosis import INSTALL, Diagnosis
 from lep_bench.errors import CheckpointError, LepBenchError, count_noun
 
 if TYPE_CHECKING:
-    from lep_bench.cli.doctor import Diagnosis
-    from lep_bench.config.models import NamedCheckpoint
     from lep_bench.pipeline.session import Session
+    from lep_bench.config.models import NamedCheckpoint
     from lep_bench.tasks import TaskFile
 
 
+# One inflected word and its lemma tell whether the Russian dictionaries are there.
 WORD, LEMMA = "словарями", "словарь"
 OWN_ROWS = "task folders"  # where the rows of a task stand that needs no dataset
 Folders = Sequence[Path] | None
@@ -34,66 +35,63 @@ def check(
     adapters: Folders,
     tasks_dir: Folders,
 ) -> Iterator[Diagnosis]:
-    """Everything that `run --suite ... --models ...` reads is looked at without the network; last
-    the command for what is all there.
+    """Look at everything that `run --suite ... --models ...` reads, without the network. The last
+    finding of a suite is the command that runs what is all there. No `models`: none is looked at.
 
     Raises LepBenchError for unknown names.
     """
-    from lep_bench.cli.doctor import Diagnosis
     from lep_bench.pipeline.session import Session
 
-    bundle.use_data_folder(
-        data, offline=True
-    )  # before anything is imported that reads the environment once
-    # Into a folder that somebody filled by hand no bundle is made: what stands there would be taken
+    # First: some libraries read the environment once, when they are imported.
+    bundle.use_data_folder(data, offline=True)
+    # No bundle is made into a folder that somebody filled by hand: what stands there would be taken
     # for what was meant.
-    to_make = bundle.render_command(
-        suites, data if data is not None and bundle.read_manifest(data) is not None else "DIR"
-    )
+    has_manifest = data is not None and bundle.read_manifest(data) is not None
+    remedy = bundle.render_command(suites, data if data and has_manifest else "DIR")
     wheels = data / bundle.WHEELS if data is not None else None
-    found = list(stored(data, to_make)) if data is not None else []
-    found += [
-        dictionaries(to_make),
-        packages(wheels if wheels is not None and wheels.is_dir() else None),
-    ]
-    yield from found
-    able = all(finding.level != "error" for finding in found)
+    general = list(check_manifest(data, remedy)) if data is not None else []
+    general.append(check_lemmatiser(remedy))
+    general.append(check_packages(wheels if wheels is not None and wheels.is_dir() else None))
+    yield from general
     for name in suites:
-        given = Session.read(name, Path("no-results"), configs, adapters, tasks_dir)
-        own = [
-            ("--data", (data,) if data else ()),
-            ("--configs", configs),
-            ("--adapters", adapters),
-            ("--tasks-dir", tasks_dir),
-        ]
-        options = [f"{option} {folder}" for option, folders in own for folder in folders or ()]
-        command = " ".join(["lep-bench run --suite", name, *options, "--offline"])
-        read = list(rows(given, to_make))
-        yield from read
-        asked = all(finding.level != "error" for finding in read)
+        session = Session.read(name, Path("no-results"), configs, adapters, tasks_dir)
+        rows = list(check_rows(session, remedy))
+        yield from rows
         instead = (
-            ""
-            if models != ["all"]
-            else "; for a model of your own instead: this doctor command with --models PATH"
+            "; for a model of your own instead: this doctor command with --models PATH"
+            if models == ["all"]
+            else ""
         )
-        held = list(checkpoints(given, models, f"{to_make} --models{instead}"))
+        held = list(check_checkpoints(session, models, f"{remedy} --models{instead}"))
         yield from held
-        if able and asked:
-            whole = all(finding.level != "error" for finding in held)
-            chosen = (
-                ""
-                if models == ["all"] and whole
-                else f" --models {','.join(models) if whole else 'PATH'}"
+        if any(finding.level == "error" for finding in (*general, *rows)):
+            continue
+        whole = bool(models) and all(finding.level != "error" for finding in held)
+        repeated = {
+            "--data": (data,) if data else (),
+            "--configs": configs,
+            "--adapters": adapters,
+            "--tasks-dir": tasks_dir,
+        }
+        options = [
+            f"{option} {folder}" for option, folders in repeated.items() for folder in folders or ()
+        ]
+        if not whole:
+            options.append("--offline --models PATH")
+        else:
+            options.append(
+                "--offline" if models == ["all"] else f"--offline --models {','.join(models)}"
             )
-            text = (
-                f"{name}: all is there" if whole else f"{name}: all but the suite's models is there"
-            )
-            yield Diagnosis("ok", "to run", text, command + chosen)
+        yield Diagnosis(
+            "ok",
+            "to run",
+            f"{name}: all is there" if whole else f"{name}: all but the suite's models is there",
+            " ".join(["lep-bench run --suite", name, *options]),
+        )
 
 
-def stored(root: Path, to_make: str) -> Iterator[Diagnosis]:
-    """The bundle against its manifest, every file by size and hash."""
-    from lep_bench.cli.doctor import Diagnosis
+def check_manifest(root: Path, remedy: str) -> Iterator[Diagnosis]:
+    """Compare every file of a bundle with its manifest, by size and hash."""
 
     held = bundle.read_manifest(root)
     if held is None:
@@ -102,16 +100,19 @@ def stored(root: Path, to_make: str) -> Iterator[Diagnosis]:
             "bundle",
             f"{root} has no {bundle.MANIFEST}: nothing proves that its rows are unchanged, "
             "or all of them",
-            to_make,
+            remedy,
         )
         return
-    wrong = [(line, entry) for entry in held.entries for line in bundle.find_faults(root, entry)]
-    for line, entry in wrong:
+    faults = [(line, entry) for entry in held.entries for line in bundle.find_faults(root, entry)]
+    for line, entry in faults:
         yield Diagnosis("error", "bundle", line, bundle.render_remedy(held, root, entry))
-    count, of = sum(len(entry.files) for entry in held.entries), ", ".join(held.suites)
-    if not wrong:
+    if not faults:
+        count = sum(len(entry.files) for entry in held.entries)
         yield Diagnosis(
-            "ok", "bundle", f"{root}: {count} files as they were stored {held.created} for {of}"
+            "ok",
+            "bundle",
+            f"{root}: {count_noun(count, 'file')} as stored {held.created} for "
+            f"{', '.join(held.suites)}",
         )
     copies = [
         entry.id
@@ -119,71 +120,65 @@ def stored(root: Path, to_make: str) -> Iterator[Diagnosis]:
         if entry.kind in ("dataset", "model") and entry.commit is None
     ]
     if copies:
-        advice = (
-            f"with a network and without --data: {bundle.render_command(held.suites, 'NEW-DIR')}"
-        )
         yield Diagnosis(
             "note",
             "bundle",
             f"copied from a local folder, so nothing proves their revision: {', '.join(copies)}",
-            advice,
+            f"with a network and without --data: {bundle.render_command(held.suites, 'NEW-DIR')}",
         )
 
 
-def rows(given: Session, to_make: str) -> Iterator[Diagnosis]:
+def check_rows(session: Session, remedy: str) -> Iterator[Diagnosis]:
     """The rows of every task, read with all that the task needs of them: one finding for each
     dataset, then whether all are there.
     """
-    from lep_bench.cli.doctor import Diagnosis
     from lep_bench.tasks import scan_tasks
 
-    known = scan_tasks(given.task_folders)
+    known = scan_tasks(session.task_folders)
     groups: dict[str, list[TaskFile]] = {}
-    for task in map(known.get, given.suite.tasks):
+    for task in map(known.get, session.suite.tasks):
         name = task.dataset[0] if task.dataset else ""
         groups.setdefault(name if bundle.HUB_ID.fullmatch(name) else OWN_ROWS, []).append(task)
     lacking = copies = 0
     for name, tasks in groups.items():
-        finding, count = dataset(name, tasks, known.folders, given, to_make)
+        finding, count = check_dataset(name, tasks, known.folders, session, remedy)
         lacking, copies = lacking + count, copies + (finding.level == "note")
         yield finding
-    total = len(given.suite.tasks)
+    total = len(session.suite.tasks)
     if lacking:
         yield Diagnosis(
             "error",
             "rows",
-            f"not complete: {lacking} of {count_noun(total, 'task')} of {given.suite.name} cannot "
+            f"not complete: {lacking} of {count_noun(total, 'task')} of {session.suite.name} cannot "
             "be asked",
-            to_make,
+            remedy,
         )
     else:
         doubt = f"; {copies} of {len(groups)} data sets are unproven copies" if copies else ""
         yield Diagnosis(
-            "ok", "rows", f"complete for {count_noun(total, 'task')} of {given.suite.name}{doubt}"
+            "ok", "rows", f"complete for {count_noun(total, 'task')} of {session.suite.name}{doubt}"
         )
 
 
-def dataset(
-    name: str, tasks: Sequence[TaskFile], folders: Sequence[Path], given: Session, to_make: str
+def check_dataset(
+    name: str, tasks: Sequence[TaskFile], folders: Sequence[Path], session: Session, remedy: str
 ) -> tuple[Diagnosis, int]:
     """The finding for the tasks that read one dataset, and how many of them have no rows."""
-    from lep_bench.cli.bundle import metadata
-    from lep_bench.cli.doctor import Diagnosis
-    from lep_bench.evaluate.rows import count_rows
+    from lep_bench.evaluate.rows import build_metadata, count_rows
 
-    count, wrong = 0, dict[str, str]()
+    count, faults = 0, dict[str, str]()
     for task in tasks:
         try:
-            count += count_rows(task, folders, metadata(given.suite))
+            count += count_rows(task, folders, build_metadata(session.suite))
         except LepBenchError as error:
-            wrong[task.name] = str(error)
-    if wrong:
-        first, why = next(iter(wrong.items()))
+            faults[task.name] = str(error)
+    if faults:
+        first, why = next(iter(faults.items()))
         text = (
-            f"{', '.join(wrong)}: "
+            f"{', '.join(faults)}: "
             f"{why.removeprefix(f'{first}: ').removeprefix('its rows cannot be read: ')}"
         )
-        return Diagnosis("error", name, text, to_make), len(wrong)
+        return Diagnosis("error", name, text, remedy), len(faults)
     text, root = f"{count:,} rows of {count_noun(len(tasks), 'task')}", bundle.data_folder()
     if root is None or name == OWN_ROWS or bundle.is_proven(name, tasks[0].revision):
         return Diagnosis("ok", name, text), 0
@@ -192,32 +187,31 @@ def dataset(
     return Diagnosis("note", name, f"{text}; a copy, nothing proves its revision"), 0
 
 
-def checkpoints(given: Session, models: Sequence[str], to_make: str) -> Iterator[Diagnosis]:
+def check_checkpoints(session: Session, models: Sequence[str], remedy: str) -> Iterator[Diagnosis]:
     """The checkpoints that `run --models ...` reads: all shards there, whole, with a tokenizer."""
-    from lep_bench.cli.doctor import Diagnosis
-    from lep_bench.hub import BUILTIN
+    if not models:
+        return
     from lep_bench.pipeline.checkpoints import list_read
+    from lep_bench.hub import BUILTIN
 
     try:
-        plan = given.plan(models)
-    except (
-        CheckpointError
-    ) as error:  # a folder that is no checkpoint: its fingerprint is part of the plan
+        plan = session.plan(models)
+    except CheckpointError as error:
+        # A folder that is no checkpoint: its fingerprint is part of the plan.
         yield Diagnosis("error", "models", str(error))
         return
-    found = list_read(plan, given.checkpoints(models))
-    built_in = sum(c.location.startswith(BUILTIN) for c in found.values())
+    read = list_read(plan, session.checkpoints(models))
+    built_in = sum(c.location.startswith(BUILTIN) for c in read.values())
     if built_in:
         yield Diagnosis("ok", "models", f"{count_noun(built_in, 'built-in checkpoint')}")
     yield from (
-        checkpoint(c, to_make) for c in found.values() if not c.location.startswith(BUILTIN)
+        check_checkpoint(c, remedy) for c in read.values() if not c.location.startswith(BUILTIN)
     )
 
 
-def checkpoint(c: NamedCheckpoint, to_make: str) -> Diagnosis:
+def check_checkpoint(c: NamedCheckpoint, remedy: str) -> Diagnosis:
     """The finding for one checkpoint."""
     from lep_bench import hub
-    from lep_bench.cli.doctor import Diagnosis
 
     name = c.model or "model"
     try:
@@ -232,54 +226,52 @@ def checkpoint(c: NamedCheckpoint, to_make: str) -> Diagnosis:
                 "error",
                 name,
                 f"{c.location}{f' at {c.revision}' if c.revision else ''}: not here",
-                to_make,
+                remedy,
             )
         hub.check_complete(folder)
     except CheckpointError as error:
-        return Diagnosis("error", name, str(error), to_make)
+        return Diagnosis("error", name, str(error), remedy)
     if held and not held[1]:
         return Diagnosis("note", name, f"{folder}: a copy, nothing proves its revision")
     return Diagnosis("ok", name, str(folder))
 
 
-def dictionaries(to_make: str) -> Diagnosis:
+def check_lemmatiser(remedy: str) -> Diagnosis:
     """Whether the lemmatiser knows a word."""
-    from lep_bench.cli.doctor import Diagnosis
 
     try:
         import pymorphy3
 
-        found = pymorphy3.MorphAnalyzer().parse(WORD)[0].normal_form
+        form = pymorphy3.MorphAnalyzer().parse(WORD)[0].normal_form
         version = importlib.metadata.version("pymorphy3")
     except Exception as error:  # somebody else's package: whatever it raises is the finding
-        advice = f"pip install pymorphy3, or {to_make}"
+        advice = f"pip install pymorphy3, or {remedy}"
         return Diagnosis(
             "error",
             "lemmas",
             f"pymorphy3 or its dictionaries do not load: {type(error).__name__}: {error}",
             advice,
         )
-    if found != LEMMA:
+    if form != LEMMA:
         return Diagnosis(
             "error",
             "lemmas",
-            f"the lemma of {WORD!r} is {found!r}, not {LEMMA!r}: the dictionaries are not "
+            f"the lemma of {WORD!r} is {form!r}, not {LEMMA!r}: the dictionaries are not "
             "the Russian ones",
-            to_make,
+            remedy,
         )
-    return Diagnosis("ok", "lemmas", f"pymorphy3 {version}, dictionaries {_place()}")
+    return Diagnosis("ok", "lemmas", f"pymorphy3 {version}, dictionaries {_find_dictionaries()}")
 
 
-def _place() -> str:
-    return os.environ.get(bundle.DICTIONARIES) or "of the installed package"
+def _find_dictionaries() -> str:
+    return os.environ.get(bundle.DICTIONARY_PATH) or "of the installed package"
 
 
-def packages(wheels: Path | None) -> Diagnosis:
+def check_packages(wheels: Path | None) -> Diagnosis:
     """Whether everything that lep-bench requires is installed."""
-    from lep_bench.bundling import requirements
-    from lep_bench.cli.doctor import INSTALL, Diagnosis
+    from lep_bench.bundling import list_requirements
 
-    names = [re.split(r"[<>=!~\[; (]", need)[0] for need in requirements()]
+    names = [re.split(r"[<>=!~\[; (]", need)[0] for need in list_requirements()]
     missing = []
     for name in names:
         try:

@@ -9,12 +9,20 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lep_bench import bundle, hub
 from lep_bench.errors import TaskError, explain_error
 from lep_bench.files import text_digest
 from lep_bench.tasks import TaskFile, scan_tasks
+
+if TYPE_CHECKING:
+    from lep_bench.config.schema import Suite
+
+
+def build_metadata(suite: Suite) -> dict[str, Any]:
+    """What a suite's tasks are given in a run, as far as it decides which rows they read."""
+    return {**suite.metadata, "protocol": suite.protocol}
 
 
 class RowsNotFetchedError(TaskError):

@@ -24,7 +24,7 @@ from hub import Hub
 @pytest.fixture
 def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands set these variables for all that they start; after a test they are as before."""
-    for name in (bundle.DATA, bundle.DICTIONARIES):
+    for name in (bundle.DATA, bundle.DICTIONARY_PATH):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     for name in bundle.OFFLINE:
@@ -74,7 +74,7 @@ def make(cli, configs: Path, tmp_path: Path):
     """
 
     def run(*more: object, folder: object = None):
-        for name in (bundle.DATA, bundle.DICTIONARIES):
+        for name in (bundle.DATA, bundle.DICTIONARY_PATH):
             os.environ.pop(name, None)
         return cli(
             "bundle", "--suite", "tiny", folder or tmp_path / "bundle", "--configs", configs, *more

@@ -21,6 +21,7 @@ from huggingface_hub import constants
 from lep_bench import bundle, bundling, files
 from lep_bench.files import shipped_folder
 
+SNAPSHOT = f"datasets--RefalMachine--darumeru/snapshots/{DARUMERU}"
 pytestmark = pytest.mark.skipif(not BASE.is_dir(), reason="no shipped checkpoints")
 
 
@@ -51,12 +52,11 @@ def test_a_bundle_holds_what_is_needed_and_proves_it(make, hub: Hub, tmp_path: P
     done = make("--models")
     assert done.code == 0, done.err
     root = tmp_path / "bundle"
-    assert list_files(root / "RefalMachine") == [f"darumeru/{name}" for name in STORED], (
+    assert list_files(root / "RefalMachine" / "darumeru") == STORED, (
         "another task's rows are not needed"
     )
-    assert list_files(root / "models") == sorted(f"org/pico/{name}" for name in MODEL), (
-        "no pickles, no folders below"
-    )
+    snapshot = root / "models--org--pico" / "snapshots" / hub.commit
+    assert list_files(snapshot) == sorted(MODEL), "no pickles, no folders below"
     assert sorted(hub.downloads()) == sorted([*STORED, *MODEL])
     held = bundle.read_manifest(root)
     assert held.suites == ("tiny",) and {entry.kind for entry in held.entries} == {
@@ -66,7 +66,7 @@ def test_a_bundle_holds_what_is_needed_and_proves_it(make, hub: Hub, tmp_path: P
     }
     rows = held.entry("dataset", "RefalMachine/darumeru")
     assert (rows.licence, rows.gated, rows.commit) == ("mit", False, DARUMERU)
-    stored = {file.path.removeprefix("RefalMachine/darumeru/"): file for file in rows.files}
+    stored = {file.path: file for file in rows.files}
     assert {name: file.sha256 for name, file in stored.items()} == {
         name: hashlib.sha256(DATA[name]).hexdigest() for name in STORED
     }
@@ -99,16 +99,13 @@ def test_what_broke_off_goes_on(
         and "cannot reach the Hugging Face Hub" in last
         and "the same command goes on" in last
     )
-    assert (
-        len(list_files(tmp_path / "bundle")) == 1
-        and not (tmp_path / "bundle" / "bundle.json").exists()
-    )
+    assert len(list_files(tmp_path / "bundle" / SNAPSHOT)) == 1
+    assert not (tmp_path / "bundle" / "bundle.json").exists()
+    assert not (tmp_path / "bundle" / "RefalMachine").exists(), "no task sees half a dataset"
     hub.fails_after, hub.asked[:] = None, []
     assert make().code == 0
     assert hub.downloads() == [name for name in STORED if name != "data/parus/prompt.jsonl"]
-    assert list_files(tmp_path / "bundle" / "RefalMachine") == [
-        f"darumeru/{name}" for name in STORED
-    ]
+    assert list_files(tmp_path / "bundle" / "RefalMachine" / "darumeru") == STORED
 
 
 def test_a_file_that_is_not_the_revisions_is_refused(make, hub: Hub, tmp_path: Path) -> None:
@@ -118,7 +115,7 @@ def test_a_file_that_is_not_the_revisions_is_refused(make, hub: Hub, tmp_path: P
     assert (
         done.code == 1 and f"data/parus/test.jsonl is not what revision {DARUMERU} says" in done.err
     )
-    assert "data/parus/test.jsonl" not in str(list_files(tmp_path / "bundle"))
+    assert list_files(tmp_path / "bundle" / SNAPSHOT) == ["data/parus/prompt.jsonl"]
     assert (
         bundle.read_manifest(tmp_path / "bundle").entry("dataset", "RefalMachine/darumeru") is None
     )
@@ -309,7 +306,7 @@ def test_a_bundle_that_was_changed_is_refused_by_name(
 
     rows, weights = (
         root / "RefalMachine" / "darumeru" / "data" / "parus" / "test.jsonl",
-        root / "models" / "org" / "pico" / "model.safetensors",
+        next(root.glob("models--org--pico/snapshots/*/model.safetensors")),
     )
     honest = rows.read_bytes()
     rows.write_bytes(honest.replace("берегов".encode(), "берегоф".encode()))
@@ -330,7 +327,7 @@ def test_a_bundle_that_was_changed_is_refused_by_name(
     rows.write_bytes(honest)
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + b"x")
-    refused("models/org/pico/model.safetensors was changed", f"{root} --models")
+    refused("model.safetensors was changed", f"{root} --models")
     weights.write_bytes(whole)
     more = rows.with_name("test.parquet")
     more.write_bytes(b"other rows")
@@ -372,7 +369,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     folder = tmp_path / "index"
     folder.mkdir()
-    for need in bundling.requirements():
+    for need in bundling.list_requirements():
         name = need.replace(">", "<").replace("=", "<").split("<")[0]
         stem = f"{name.replace('-', '_')}-{pins[name]}"
         content = {

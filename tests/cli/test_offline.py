@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(not BASE.is_dir(), reason="no shipped checkpoint
 
 
 def test_doctor_proves_that_a_suite_is_complete(
-    make, cli, configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make, cli, hub, configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "bundle"
 
@@ -31,11 +31,11 @@ def test_doctor_proves_that_a_suite_is_complete(
         "3 rows",
         "pymorphy3",
         str(root / "dictionaries"),
-        str(root / "models" / "org" / "pico"),
+        str(root / "models--org--pico" / "snapshots" / hub.commit),
         f"run --suite tiny --data {root}",
     ):
         assert words in text
-    (root / "models" / "org" / "pico" / "model.safetensors").unlink()
+    next(root.glob("models--org--pico/snapshots/*/model.safetensors")).unlink()
     (root / "dictionaries" / "words.dawg").unlink()
     rows = root / "RefalMachine" / "darumeru" / "data" / "parus" / "prompt.jsonl"
     rows.write_bytes(lines([{**parus(1), "inputs": None}]))
@@ -60,7 +60,7 @@ def test_doctor_proves_that_a_suite_is_complete(
         and "error    rows" in text
     )
     monkeypatch.delenv(bundle.DATA)  # set by the commands above for this process
-    monkeypatch.delenv(bundle.DICTIONARIES)
+    monkeypatch.delenv(bundle.DICTIONARY_PATH)
     code, text = doctor()
     assert (
         code == 1
