@@ -248,7 +248,7 @@ def go_offline_if_unreachable(dataset: str, own_class: bool) -> None:
 
 @cache
 def _answers(endpoint: str) -> bool:
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import get_session
 
     try:
         get_session().head(endpoint, timeout=5)  # whatever it answers
