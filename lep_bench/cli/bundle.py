@@ -16,12 +16,11 @@ from lep_bench.cli.app import (
     DataFolder,
     TaskFolders,
     app,
-    check_folder,
-    format_size,
     print_table,
     split_names,
 )
 from lep_bench.errors import CheckpointError, LepBenchError, RunFailedError, count_noun
+from lep_bench.files import check_folder, format_size
 
 if TYPE_CHECKING:
     from lep_bench.bundling import LocatedNeed, Need

@@ -16,8 +16,8 @@ from lep_bench.cli.diagnosis import INSTALL, Diagnosis
 from lep_bench.errors import CheckpointError, LepBenchError, count_noun
 
 if TYPE_CHECKING:
-    from lep_bench.pipeline.session import Session
     from lep_bench.config.models import NamedCheckpoint
+    from lep_bench.pipeline.session import Session
     from lep_bench.tasks import TaskFile
 
 
@@ -191,8 +191,8 @@ def check_checkpoints(session: Session, models: Sequence[str], remedy: str) -> I
     """The checkpoints that `run --models ...` reads: all shards there, whole, with a tokenizer."""
     if not models:
         return
-    from lep_bench.pipeline.checkpoints import list_read
     from lep_bench.hub import BUILTIN
+    from lep_bench.pipeline.checkpoints import list_read
 
     try:
         plan = session.plan(models)

@@ -213,12 +213,10 @@ def check_rows(plan: Plan, session: Session) -> None:
     from lep_bench.evaluate import rows
 
     folders = scan_tasks(session.task_folders).folders
-    # as far as it decides which rows are read
-    metadata = {**session.suite.metadata, "protocol": session.suite.protocol}
     wrong: dict[str, LepBenchError] = {}
     for name, task in tasks.items():
         try:
-            rows.count_rows(task, folders, metadata)
+            rows.count_rows(task, folders, rows.build_metadata(session.suite))
         except LepBenchError as error:
             wrong[name] = error
     if wrong:
