@@ -228,3 +228,17 @@ def test_the_map_names_only_what_exists() -> None:
     assert names
     gone = [name for name in names if not any((place / name).exists() for place in places)]
     assert not gone
+
+
+def test_the_map_names_functions_that_exist() -> None:
+    text = (DOCS / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    # **`pipeline/plan.py`** (`make_plan`), and hub.checkpoint_digest in a table
+    places = re.findall(r"`([\w/]+\.py)`\*\* \(((?:`[\w.]+`(?:, )?)+)\)", text)
+    names = [(file, name) for file, listed in places for name in re.findall(r"[\w.]+", listed)]
+    for dotted in re.findall(r"\| `([a-z]+\.[\w.]+)` \|", text):
+        module, name = re.match(r"((?:[a-z]+\.)+)(.+)", dotted).groups()  # type: ignore[union-attr]
+        names.append((f"{module[:-1].replace('.', '/')}.py", name))
+    assert len(names) > 8
+    for file, name in names:
+        code = (ROOT / "lep_bench" / file).read_text(encoding="utf-8")
+        assert re.search(rf"(def|class) {name.split('.')[-1]}\b", code), f"{file}: {name}"
