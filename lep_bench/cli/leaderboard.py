@@ -10,7 +10,7 @@ import typer
 
 from lep_bench.cli.app import AdapterFolders, ConfigFolders, DataFolder, Out, TaskFolders, app
 from lep_bench.cli.run import SuiteName
-from lep_bench.errors import LepBenchError, RunFailedError
+from lep_bench.errors import LepBenchError, RunFailedError, count_noun
 
 if TYPE_CHECKING:
     from lep_bench.leaderboard.table import Table
@@ -53,6 +53,15 @@ def show_board(
 
         whole = [result for result in board.results if result.scoring.limit is None]
         release(session, whole, board.order, data, err=form != "terminal")
+
+
+def report_changed(board: Board) -> None:
+    """Raise RunFailedError where results are left out because they were changed by hand."""
+    if board.changed:
+        raise RunFailedError(
+            f"{count_noun(len(board.changed), 'reason')} below the table: results that were "
+            f"changed by hand are left out: {board.changed[0]}"
+        )
 
 
 def read_stored(
@@ -211,3 +220,4 @@ def leaderboard(
     show_board(
         session, board, data, publish=publish, form=form, layout=layout, html=html, shown=samples
     )
+    report_changed(board)

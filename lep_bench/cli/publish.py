@@ -261,14 +261,17 @@ def release(
     place = place or Destination.of(None, given.suite.name, given.store.root)
     with TemporaryDirectory(prefix="lep-bench-") as made:
         work = Path(made)
-        table = write_board(
+        board = write_board(
             given,
             results,
             order,
             data,
             begin_edition(work, place.folder, place.board),
             pictures=True,
-        ).table
+        )
+        if board.changed:
+            raise LepBenchError(f"nothing was published: {board.changed[0]}")
+        table = board.table
         for path, text in (
             beside(table).files(place.folder).items() if beside and place.board else ()
         ):

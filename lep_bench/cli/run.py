@@ -196,3 +196,4 @@ def run(
     )
     leaderboard.show_board(session, done.board, data, publish=publish)
     display.finish(done.outcome.failed, done.left_out, session.configs, suite)
+    leaderboard.report_changed(done.board)

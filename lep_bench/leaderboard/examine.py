@@ -24,7 +24,7 @@ from lep_bench.leaderboard.cells import (
     read_items,
 )
 from lep_bench.leaderboard.contamination import StoredScan, score_clean
-from lep_bench.records.schema import EditedError, TaskResult, is_sealed
+from lep_bench.records.schema import CHANGED, TaskResult, fail_result
 from lep_bench.records.text_counts import count_texts
 
 
@@ -73,19 +73,10 @@ def _one(
 ) -> tuple[Chosen, Items | None]:
     result = c.result
     c = replace(c, health=result.health or ())
-    if not is_sealed(result):
-        return replace(c, edited=True), None
     try:
         read = reading.result()
-    except EditedError:
-        return replace(c, edited=True), None
     except LepBenchError as error:
-        return replace(
-            c,
-            result=result.model_copy(
-                update={"status": "failed", "error": str(error), "scores": {}}
-            ),
-        ), None
+        return replace(c, result=fail_result(result, str(error))), None
     # of an earlier version: counted now
     if result.health is None and (result.provenance.tokens_out or result.provenance.from_store):
         c = replace(c, health=count_texts(read) or ())
@@ -94,7 +85,9 @@ def _one(
         score_clean(result, read, metrics, scan) if scan and result.task in scan.flagged else None
     )
     if items is None and _contradicted(result, read, metrics):
-        return replace(c, edited=True), None
+        where = f"{result.model.name}/{result.task}@{result.key}"
+        reason = f"{where}: {CHANGED}: its samples give another score; delete it and run again"
+        return replace(c, result=fail_result(result, reason)), None
     return replace(c, clean=clean), items
 
 

@@ -41,7 +41,7 @@ from lep_bench.leaderboard.paper import FIGURES, Counterpart, Quoted
 from lep_bench.leaderboard.table import SYMBOLS, Cell, Column
 from lep_bench.leaderboard.text import MISSING, number
 from lep_bench.pipeline.plan import choose_scoring
-from lep_bench.records.schema import ModelRecord, TaskResult
+from lep_bench.records.schema import CHANGED, ModelRecord, TaskResult
 
 REPRODUCED, DIFFERS, INCONCLUSIVE = "reproduced", "differs", "inconclusive"
 OTHER, REFUSED, NOT_RUN, CANNOT = "other donor", "refused", "not run", "cannot be built"
@@ -373,7 +373,7 @@ def _unusable(c: Chosen, suite: Suite) -> str:
         return f"asked otherwise: {wrong}"
     if c.stale:
         return f"{c.result.task} was asked in an earlier version"
-    return f"{c.result.task}: result or samples were edited" if c.edited else ""
+    return f"{c.result.task}: result or samples were edited" if CHANGED in (c.failure or "") else ""
 
 
 def _other(draft: Draft, here: Counterpart) -> str:

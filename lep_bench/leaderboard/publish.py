@@ -21,7 +21,7 @@ from lep_bench.leaderboard.examine import examine_results
 from lep_bench.leaderboard.page import END, START, fresh, render_page
 from lep_bench.leaderboard.table import Table
 from lep_bench.leaderboard.text import sign_remark
-from lep_bench.records.schema import Noise, TaskResult
+from lep_bench.records.schema import CHANGED, Noise, TaskResult
 
 RESULTS, PAGE, TABLE = "results.jsonl", "README.md", "table.csv"
 # below a folder of `release`
@@ -126,8 +126,10 @@ def check_leaderboard(folder: Path) -> list[str]:
     except LepBenchError as error:
         return [str(error)]
     drawn = plots.find_stale(table, folder, lines) if (folder / plots.FOLDER).is_dir() else []
+    changed = [f"{folder}: {f.reason}" for f in table.failures if CHANGED in f.reason]
     return (
-        _compare(file, _placed(table, folder, existing))
+        changed
+        + _compare(file, _placed(table, folder, existing))
         + _compare(folder / TABLE, page.render_csv(table))
         + drawn
     )

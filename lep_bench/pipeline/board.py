@@ -12,7 +12,7 @@ from lep_bench.leaderboard.publish import write_leaderboard
 from lep_bench.leaderboard.table import Table
 from lep_bench.pipeline.again import reproduce_commands
 from lep_bench.pipeline.session import Session
-from lep_bench.records.schema import TaskResult
+from lep_bench.records.schema import CHANGED, TaskResult
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,11 @@ class Board:
     table: Table
     results: Sequence[TaskResult]
     order: Sequence[str]
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """A reason for every result that is left out because it was changed by hand."""
+        return tuple(f.reason for f in self.table.failures if CHANGED in f.reason)
 
 
 def write_board(

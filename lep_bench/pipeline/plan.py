@@ -23,7 +23,7 @@ from lep_bench.files import digest
 from lep_bench.plugin import Kind, Params, Registry
 from lep_bench.records import artifact
 from lep_bench.records.artifact import REVISIONS
-from lep_bench.records.schema import ModelRecord, Scoring
+from lep_bench.records.schema import ModelRecord, Scoring, is_sealed
 from lep_bench.records.store import Store, SuiteResults
 from lep_bench.tasks import TaskFile
 
@@ -622,7 +622,9 @@ class Planner:
         cells = []
         for task, (_, _, key) in zip(tasks, self.expect(spec, tasks)):
             old = self.results.find(spec.name, task.name, key)
-            if old is None or old.status != "ok" or old.model.fingerprint != record.fingerprint:
+            # What failed is tried again. What was changed by hand is not written over.
+            failed = old is not None and old.status != "ok" and is_sealed(old)
+            if old is None or failed or old.model.fingerprint != record.fingerprint:
                 cells.append(PlannedCell(task, key))
         # How fast a server is, nobody knows.
         count = (

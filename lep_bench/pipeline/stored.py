@@ -15,6 +15,7 @@ from lep_bench.leaderboard.cells import Lookup, Metrics, choose_results
 from lep_bench.leaderboard.compare import Comparison, compare_models
 from lep_bench.leaderboard.examine import examine_results
 from lep_bench.leaderboard.measure import Draft
+from lep_bench.records.schema import CHANGED
 from lep_bench.records.store import Store
 from lep_bench.tasks import lm_eval_folders
 
@@ -63,10 +64,8 @@ class StoredResults:
         folders = (*(tasks or ()), *lm_eval_folders(own.lm_eval))
         chosen, items = examine_results(chosen, store.skim, Metrics.of(own.tasks, folders))
         for c in chosen:
-            if (
-                c.failure is not None
-                and (c.result.model.name, c.result.model.seed, c.result.task, c.result.key) in whole
-            ):
+            cell = (c.result.model.name, c.result.model.seed, c.result.task, c.result.key)
+            if c.failure is not None and (cell in whole or CHANGED in c.failure):
                 raise LepBenchError(f"{out}: {c.failure}")
         return cls(own, store, drafts_of(chosen, own), items)
 

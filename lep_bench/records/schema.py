@@ -154,6 +154,9 @@ class TaskResult(Frozen):
     seal: str | None = None
 
 
+CHANGED = "changed since the run wrote it"  # stands in the reason of a cell that is left out
+
+
 class EditedError(LepBenchError):
     """Samples are not those that their result was written with."""
 
@@ -166,6 +169,11 @@ def seal_result(result: TaskResult) -> TaskResult:
 def is_sealed(result: TaskResult) -> bool:
     """Whether the seal fits; a result of an earlier version has none, and passes."""
     return result.seal is None or result.seal == _compute_seal(result)
+
+
+def fail_result(result: TaskResult, reason: str) -> TaskResult:
+    """The result as one that failed: no score of it is shown. Its seal does not fit any more."""
+    return result.model_copy(update={"status": "failed", "error": reason, "scores": {}})
 
 
 def _compute_seal(result: TaskResult) -> str:

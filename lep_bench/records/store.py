@@ -16,11 +16,14 @@ from lep_bench import files
 from lep_bench.errors import LepBenchError
 from lep_bench.files import bytes_digest
 from lep_bench.records.schema import (
+    CHANGED,
     SCHEMA_VERSION,
     EditedError,
     Noise,
     Sample,
     TaskResult,
+    fail_result,
+    is_sealed,
     seal_result,
 )
 
@@ -115,7 +118,7 @@ class Store:
 
     def read(self, suite: str, model: str, task: str, key: str) -> TaskResult | None:
         """The cell, or None where there is none. Raises LepBenchError as `read_result` does."""
-        return read_result(self.result(suite, model, task, key))
+        return read_result(self.result(suite, model, task, key), self.root)
 
     def read_all(self, suite: str, model: str = "") -> list[TaskResult]:
         """Every cell of a suite, or of one model in it, in path order. Raises LepBenchError as
@@ -175,9 +178,7 @@ class Store:
                 f"{name}: {len(samples)} samples, the result is of {result.samples}; {mend}"
             )
         if result.samples_digest not in (None, bytes_digest(data)):
-            raise EditedError(
-                f"{name}: changed since the run wrote it; put the samples back, or {mend}"
-            )
+            raise EditedError(f"{name}: {CHANGED}; put the samples back, or {mend}")
         return samples
 
     @contextlib.contextmanager
@@ -245,7 +246,7 @@ class SuiteResults:
     def _once(self, file: Path) -> TaskResult | None:
         if file not in self._read:
             stamp = _stamp(file)  # before reading: a later change is seen
-            self._read[file] = read_result(file) if stamp else None, stamp
+            self._read[file] = read_result(file, self.store.root) if stamp else None, stamp
         return self._read[file][0]
 
 
@@ -285,8 +286,9 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
 
 
-def read_result(file: Path) -> TaskResult | None:
+def read_result(file: Path, out: Path | None = None) -> TaskResult | None:
     """One result file; None where there is none, or one without a version that this code knows.
+    A result that was changed by hand is a failed one, whose reason names the file (below `out`).
     Raises LepBenchError for a file that is no result, or one that a newer lep-bench wrote.
     """
     try:
@@ -308,9 +310,14 @@ def read_result(file: Path) -> TaskResult | None:
     if version != SCHEMA_VERSION:
         return None
     try:
-        return TaskResult.model_validate(data)
+        result = TaskResult.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         raise LepBenchError(
             f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}; delete it and run again"
         ) from error
+    if is_sealed(result):
+        return result
+    # a page may be published: it shows no path of this machine
+    name = f"{file.relative_to(out).as_posix()} in the --out folder" if out else file
+    return fail_result(result, f"{name}: {CHANGED}; put it back, or delete it and run again")

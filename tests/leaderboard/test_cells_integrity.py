@@ -15,6 +15,7 @@ from lep_bench.leaderboard import publish
 from lep_bench.leaderboard.assemble import build_table
 from lep_bench.leaderboard.page import render_page
 from lep_bench.leaderboard.table import Row, Table
+from lep_bench.records.schema import CHANGED
 from lep_bench.records.store import Store
 
 OURS, CONTROL, OTHER = "llama3-8b/extended/conversion", "llama3-8b/instruct", "llama3-8b/bpe/swap"
@@ -60,7 +61,6 @@ def others_stand(table: Table) -> None:
     fine = row(table, OTHER)
     assert (
         fine.mean.value is not None
-        and not fine.edited
         and not fine.stale
         and fine.difference is not None
         and fine.refused is None
@@ -69,12 +69,8 @@ def others_stand(table: Table) -> None:
 
 def test_as_the_run_wrote_them(store: Store) -> None:
     table = made(store)
-    assert not any(r.edited or r.stale or r.failure for r in table.rows)
-    assert (
-        row(table, OURS).difference is not None
-        and table.unpaired == ()
-        and "edited:" not in render_page(table)
-    )
+    assert not any(r.stale or r.failure for r in table.rows)
+    assert row(table, OURS).difference is not None and table.unpaired == ()
 
 
 def raised(data: dict) -> None:
@@ -93,61 +89,48 @@ def resealed(data: dict) -> None:
     data.update(seal_result(TaskResult.model_validate(data)).model_dump(mode="json"))
 
 
+def left_out(table: Table, model: str, task: str = TASK) -> str:
+    """The reason why a cell has no score; the row has no mean and is in no comparison."""
+    assert row(table, model).mean.value is None and row(table, model).difference is None
+    assert not any(
+        model in (f.model, f.difference.control) for b in table.blocks for f in b.findings
+    )
+    (failure,) = [f for f in table.failures if f.model == model]
+    assert failure.tasks == (task,) and CHANGED in failure.reason
+    return failure.reason
+
+
 @pytest.mark.parametrize("change", [raised, unsealed, resealed])
-def test_an_edited_score_is_marked_and_not_compared(
+def test_an_edited_score_is_left_out_with_a_reason_that_names_the_file(
     store: Store, change: Callable[[dict], None], tmp_path: Path
 ) -> None:
     """By the seal; without one, or with a new one, because the samples give another score."""
     edit(file(store, "results"), change)
     table = made(store)
-    ours = row(table, OURS)
-    assert (
-        ours.edited
-        and ours.mean.edited
-        and ours.difference is None
-        and [c.edited for c in ours.cells].count(True) == 1
-    )
-    assert ours.refused is not None and f"{TASK} of {OURS} was edited" in ours.refused
-    assert not any(
-        OURS in (f.model, f.difference.control) for b in table.blocks for f in b.findings
-    )
+    assert f"{OURS}/{TASK}@" in left_out(table, OURS)
     others_stand(table)
-    assert TASK not in table.unpaired
-    out = render_page(table)
-    assert "edited" in next(
-        line for line in out.splitlines() if line.startswith("| `extended/conversion`")
-    )
-    assert "edited: result or samples are not as they were written" in out
-    assert f"{TASK} of {OURS} was edited".replace("_", "\\_") in out
-    publish.write_leaderboard(
-        tmp_path / "board", SUITE, store.read_all("paper"), store.skim, list(BY_NAME)
-    )
-    assert (
-        publish.check_leaderboard(tmp_path / "board") == []
-        and row(publish.read_leaderboard(tmp_path / "board"), OURS).edited
-    )
+    assert CHANGED in render_page(table)
+    board = tmp_path / "board"
+    publish.write_leaderboard(board, SUITE, store.read_all("paper"), store.skim, list(BY_NAME))
+    (line,) = publish.check_leaderboard(board)
+    assert CHANGED in line and OURS in line
 
 
-def test_edited_samples_are_marked(store: Store) -> None:
+def test_edited_samples_are_left_out(store: Store) -> None:
     """A gold answer, which no score is computed from any more, too."""
     where = file(store, "samples")
     where.write_bytes(where.read_bytes().replace(b'"gold":"x"', b'"gold":"y"', 1))
     table = made(store)
-    assert row(table, OURS).edited and row(table, OURS).difference is None
+    assert f"samples/{OURS}/{TASK}@" in left_out(table, OURS)
     others_stand(table)
 
 
-def test_an_edited_control_refuses_the_differences_from_it(store: Store) -> None:
+def test_an_edited_control_is_compared_with_nothing(store: Store) -> None:
     edit(file(store, "results", CONTROL), raised)
     table = made(store)
-    for name in (OURS, OTHER):
-        refused = row(table, name).refused
-        assert (
-            row(table, name).difference is None
-            and refused is not None
-            and f"{TASK} of {CONTROL} was edited" in refused
-        )
-        assert not row(table, name).edited
+    left_out(table, CONTROL)
+    assert row(table, OURS).difference is None and row(table, OTHER).difference is None
+    assert row(table, OURS).mean.value is not None
 
 
 @pytest.mark.parametrize("wrong", ["missing", "short", "damaged"])

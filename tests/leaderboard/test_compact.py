@@ -11,6 +11,7 @@ from invented_paper import MODELS, PAPER, cell, whole
 from lep_bench.errors import LepBenchError
 from lep_bench.leaderboard import examine, published
 from lep_bench.leaderboard.cells import Metrics, choose_results
+from lep_bench.records.schema import CHANGED
 
 ORDER = [m.name for m in MODELS]
 
@@ -51,7 +52,7 @@ def test_items_of_every_kind_come_back(tmp_path: Path, text: str) -> None:
     assert again == text
 
 
-def test_edited_cells_stay_marked(tmp_path: Path) -> None:
+def test_cells_that_contradict_their_samples_fail(tmp_path: Path) -> None:
     result, samples = cell(MODELS[1], "darumeru_parus")
     other = result.model_copy(
         update={"scores": {"score": result.scores["score"].model_copy(update={"value": 0.99})}}
@@ -59,12 +60,12 @@ def test_edited_cells_stay_marked(tmp_path: Path) -> None:
     chosen, items = examine.examine_results(
         choose_results([other], "paper", PAPER.tasks), lambda r: samples, Metrics.of(PAPER.tasks)
     )
-    assert chosen[0].edited and items(chosen[0].result) is None
+    assert CHANGED in chosen[0].failure and items(chosen[0].result) is None
     (tmp_path / "r.jsonl").write_text(
         published.dump_results(published.Published(PAPER, ORDER, chosen, items)), encoding="utf-8"
     )
     (read,) = published.load_results(tmp_path / "r.jsonl").chosen
-    assert read.edited and read.result.scores["score"].value == 0.99
+    assert read.failure == chosen[0].failure and not read.result.scores
 
 
 @pytest.mark.parametrize(
