@@ -47,6 +47,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/lep-bench leaderboard --check
+	$(BIN)/python leaderboards/paper/ledger.py --check
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run_all.py $(ARGS)

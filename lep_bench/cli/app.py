@@ -17,7 +17,7 @@ from lep_bench.errors import LepBenchError
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 # The sections of `lep-bench --help`, each with its commands in the order they are shown.
 SECTIONS = {
-    "Run and compare": ("run", "leaderboard", "compare", "gate", "reproduce"),
+    "Run and compare": ("run", "leaderboard", "compare", "gate"),
     "Adapt a checkpoint": ("adapt", "vocabulary", "export"),
     "Extend": ("new",),
     "Inspect": ("list", "doctor", "check", "tokenizer", "prompts", "contamination"),

@@ -117,7 +117,7 @@ def check_pages(folders: Sequence[Path] | None, out: Path) -> None:
     chosen = (
         folders
         if folders is not None
-        else sorted(folder for folder in public.iterdir() if folder.is_dir())
+        else sorted(file.parent for file in public.glob("*/results.jsonl"))
     )
     wrong = [line for folder in chosen for line in check_leaderboard(folder)]
     # the README of a checkout shows the first rows; a wheel has none beside its leaderboards

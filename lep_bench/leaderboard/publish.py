@@ -12,7 +12,7 @@ from pathlib import Path
 from lep_bench import bundle, files
 from lep_bench.config.schema import Suite
 from lep_bench.errors import LepBenchError
-from lep_bench.leaderboard import cards, curves, page, paper, plots, published, upload
+from lep_bench.leaderboard import cards, curves, page, plots, published, upload
 from lep_bench.leaderboard.assemble import assemble
 from lep_bench.leaderboard.cells import Metrics, Samples, choose_results
 from lep_bench.leaderboard.contamination import StoredScan
@@ -78,8 +78,6 @@ def _existing(file: Path) -> str | None:
     """A page to be refreshed; None where there is none. Raises LepBenchError without its markers:
     it is somebody's own.
     """
-    if (file.parent / paper.DATA).is_file():
-        return None  # the page of quoted figures is rendered whole
     existing = _text(file) if file.is_file() else None
     if existing is not None and page.place(existing, "") is None:
         raise LepBenchError(
@@ -114,9 +112,6 @@ def check_leaderboard(folder: Path) -> list[str]:
     """What in a leaderboard folder is not what its data gives, one line each; empty when all is
     well.
     """
-    quoted = (folder / paper.DATA).is_file()
-    if quoted and not (folder / RESULTS).is_file():
-        return _compare(folder / PAGE, paper.render_paper(folder))
     if not (folder / RESULTS).is_file():
         return [f"{folder}: no {RESULTS}: not a leaderboard folder"]
     file = folder / PAGE
@@ -181,8 +176,6 @@ def render_excerpt(table: Table, vocabulary: str = "extended") -> str:
 
 def _placed(table: Table, folder: Path, existing: str | None) -> str:
     """The whole page, with the pictures that the folder holds."""
-    if (folder / paper.DATA).is_file():
-        return paper.render_paper(folder)
     body = render_page(
         table,
         plots.plan_pictures(table, curves.read_curves(folder))

@@ -32,11 +32,13 @@ CONDITION = {
 RESULTS = {
     **MODEL,
     **CONDITION,
+    "conversation": STRING,  # the listed format of protocol paper; NA: format says it all
     "task": STRING,  # the task's name
     "task_version": STRING,  # the version that the task's YAML names
     "metric": STRING,  # one row for each metric of the task
     "score": FLOAT,  # NaN unless status is ok
     "stderr": FLOAT,  # in the score's unit, clustered by group; NaN: not known
+    "spread": FLOAT,  # standard deviation over samplings; NaN: not sampled twice
     "samples": INTEGER,  # items that were asked
     "limit": INTEGER,  # the first so many rows only; NA: all
     "status": STRING,  # ok, failed, unanswered
@@ -77,6 +79,7 @@ def make_results_frame(results: Iterable[tuple[TaskResult, bool]]) -> pd.DataFra
         work = result.provenance
         row = {
             **_describe(result),
+            "conversation": result.scoring.conversation or None,
             "task_version": result.task_version,
             "samples": result.samples,
             "limit": result.scoring.limit,
@@ -100,6 +103,7 @@ def make_results_frame(results: Iterable[tuple[TaskResult, bool]]) -> pd.DataFra
                     "metric": metric,
                     "score": score.value if known else None,
                     "stderr": score.stderr if known else None,
+                    "spread": score.spread if known else None,
                     "status": "ok" if known else "failed",
                     "reason": None if known else f"the score is {score.value}",
                 }

@@ -1,43 +1,121 @@
-"""Measured beside quoted: every status at its bounds, what gets no verdict, and the page."""
+"""leaderboards/paper/ledger.py: every status at its bounds, what gets no verdict, and the page."""
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
-from invented_ledger import FOLDER, HERE, ROWS, SUITE, figure, record, rows, whole, write
 from scipy.stats import norm
 
-from lep_bench import plugin
+from lep_bench import files, plugin
 from lep_bench.config.load import Configs
 from lep_bench.config.models import list_models
 from lep_bench.errors import LepBenchError
-from lep_bench.leaderboard import ledger, paper, publish
-from lep_bench.records.store import Store
+from lep_bench.pipeline.plan import choose_scoring
 
-ROW, MODEL = "table 1, OpenChat-3.5, original", "mistral-7b/instruct"
-SWAP = "table 3, OpenChat-3.5, bpe, swap"
+FOLDER = files.shipped_folder("leaderboards") / "paper"
+ledger = files.load_module(FOLDER / "ledger.py", "ledger")
+SUITE = Configs.of().suite("paper")
+QUOTED = ledger.read_quoted()
+MODELS = QUOTED[QUOTED.lep_bench != ""].drop_duplicates("lep_bench").set_index("lep_bench")
+ITEMS = ledger.read_items()
+
+ROW, MODEL = "OpenChat-3.5, original", "mistral-7b/instruct"
+SWAP, SWAPPED = "OpenChat-3.5, bpe, swap", "mistral-7b/bpe/swap"
 SUM = ("darumeru_sum_abstractive", "darumeru_sum_extractive")
-QUOTED, DELTA = 0.322, SUITE.mean.delta  # DaruSum of ROW
-# By hand: items at ±0.02 around the mean, 500 in each of two tasks, the same error again for the
-# quoted figure, half a printed digit.
-SE = math.sqrt(2 * 0.02**2 / 499) / 2
+PRINTED, DELTA = 0.322, 0.01  # DaruSum of ROW
+# By hand: errors of 0.001 in each of two tasks of 500 items, the same again for the quoted figure,
+# half a printed digit.
+SE = math.sqrt(2 * 0.001**2) / 2
 HALF = norm.ppf(0.975) * SE * math.sqrt(2) + 0.0005
 
 
-def sums(
-    out: Path,
-    shift: float,
-    model: str = MODEL,
-    lineage: tuple[str, ...] | None = None,
-    **more: object,
-) -> Path:
-    for task in SUM:
-        write(Store(out), record(model, lineage), task, QUOTED + shift, **more)
-    return out
+def cell(model: str, task: str, score: float, **changes: Any) -> dict[str, Any]:
+    """A row of `lep_bench.results`, asked as the paper asked, of the paper's own checkpoints."""
+    conversation = MODELS.conversation[model]
+    plain = conversation == ledger.PLAIN
+    row = {
+        "model": model,
+        "lineage": tuple(MODELS.made_of[model].split()),
+        "seed": 0,
+        "engine": "hf",
+        "task": task,
+        "metric": "score",
+        "score": score,
+        "stderr": 0.001,
+        "spread": None,
+        "samples": ITEMS.get(task, 100),
+        "protocol": "paper",
+        "shots": 5 if plain else 0,
+        "format": "plain" if plain else "chat",
+        "conversation": conversation,
+        "dtype": "bfloat16",
+        "limit": None,
+        "status": "ok",
+        "reason": "",
+        "stale": False,
+    }
+    return row | changes
+
+
+def sums(shift: float = 0.0, model: str = MODEL, printed: float = PRINTED, **changes: Any) -> list:
+    return [cell(model, task, printed + shift, **changes) for task in SUM]
+
+
+def compare(cells: list[dict[str, Any]]) -> pd.DataFrame:
+    return ledger.compare(pd.DataFrame(cells, columns=ledger.COLUMNS))
+
+
+def find(cells: list[dict[str, Any]], row: str = ROW, figure: str = "darusum") -> Any:
+    figures = compare(cells)
+    return next(figures[(figures.row == row) & (figures.figure == figure)].itertuples())
+
+
+def test_the_scripts_constants_are_the_suites() -> None:
+    groups = {ledger.TITLES[name]: list(tasks) for name, tasks in ledger.GROUPS.items()}
+    assert groups == {name: list(tasks) for name, tasks in SUITE.groups.items()}
+    assert set(ledger.ALL_TASKS) == set(SUITE.mean.tasks) and len(ledger.ALL_TASKS) == 17
+    assert (SUITE.mean.delta, SUITE.mean.kind) == (ledger.DELTA, "plain")
+
+
+def test_every_counterpart_is_a_model_of_the_suite_asked_as_the_suite_asks() -> None:
+    specs = {one.name: one for one in list_models(SUITE, Configs.of(), plugin.discover_adapters())}
+    for name, row in MODELS.iterrows():
+        spec, known = specs[name], Configs.of()
+        family = known.family(spec.family) if spec.family else None
+        scoring = choose_scoring(SUITE, spec, family)[1]
+        expected = cell(name, SUM[0], 0.5)
+        for field in ("protocol", "shots", "format", "conversation", "dtype", "limit"):
+            assert getattr(scoring, field) == expected[field], (name, field)
+        if family is None:
+            baseline = known.baseline(name.removeprefix("baselines/"))
+            doubts = [baseline.unverified, baseline.notes]
+        else:
+            instruct = not name.endswith(("base", "donor"))
+            doubts = [family.unverified.get("instruct")] if instruct else []
+            given = family.vocabularies.get(name.split("/")[1])
+            assert (
+                given is None
+                or row.made_of.split()[-1:] == [given.donor]
+                or "donor not public" in row.why
+            ), name
+        assert row.doubts == " | ".join(filter(None, doubts)), name
+
+
+def test_micro_averages_are_plain_means_of_17_tasks() -> None:
+    means = ledger.recompute_micro_avg(QUOTED)
+    assert len(QUOTED) == 58 and means.notna().all()
+    assert ((means - QUOTED.micro_avg).abs() <= ledger.ROUNDING).all()
+
+
+def test_an_exception_would_be_listed() -> None:
+    wrong = QUOTED.assign(micro_avg=QUOTED.micro_avg.where(QUOTED.index != 0, 0.7))
+    says = ledger.render_check(wrong)
+    assert says.endswith("table 1, OpenChat-3.5, original: printed 0.700, formula 0.607.")
 
 
 @pytest.mark.parametrize(
@@ -54,7 +132,7 @@ def sums(
     ],
 )
 def test_bounds(low: float, high: float, status: str) -> None:
-    assert ledger.verdict(low, high, 0.01) == status
+    assert ledger.judge(low, high, 0.01) == status
 
 
 @pytest.mark.parametrize(
@@ -71,15 +149,13 @@ def test_bounds(low: float, high: float, status: str) -> None:
         (-HALF - DELTA - 1e-5, "differs"),
     ],
 )
-def test_where_a_measured_figure_changes_its_status(
-    tmp_path: Path, shift: float, status: str
-) -> None:
-    found = figure(sums(tmp_path, shift), ROW, "darusum")
+def test_where_a_measured_figure_changes_its_status(shift: float, status: str) -> None:
+    found = find(sums(shift))
     assert found.status == status
-    assert (
-        found.measured == pytest.approx(QUOTED + shift)
-        and found.error == pytest.approx(SE)
-        and found.quoted_error == pytest.approx(SE)
+    assert (found.measured, found.error, found.quoted_error) == (
+        pytest.approx(PRINTED + shift),
+        pytest.approx(SE),
+        pytest.approx(SE),
     )
     assert (found.low, found.high) == (
         pytest.approx(shift - HALF, abs=1e-8),
@@ -87,158 +163,86 @@ def test_where_a_measured_figure_changes_its_status(
     )
 
 
-def test_the_quoted_error_is_of_the_papers_number_of_rows(tmp_path: Path) -> None:
-    found = figure(sums(tmp_path, 0.0, items=126), ROW, "darusum")
-    assert ROWS[SUM[0]] == 500 and found.error == pytest.approx(math.sqrt(2 * 0.02**2 / 125) / 2)
+def test_the_quoted_error_is_of_the_papers_number_of_rows() -> None:
+    found = find(sums(samples=126))
+    assert ITEMS[SUM[0]] == 500
     assert found.quoted_error == pytest.approx(found.error * math.sqrt(126 / 500))
 
 
-def test_the_paper_drew_its_answers_once(tmp_path: Path) -> None:
-    found = figure(sums(tmp_path, 0.0, spread=0.008), ROW, "darusum")
-    assert found.error == pytest.approx(SE) and found.quoted_error == pytest.approx(
-        math.hypot(SE, math.sqrt(2) * 0.008 / 2)
-    )
-    assert found.status == "inconclusive"
+def test_the_paper_drew_its_answers_once() -> None:
+    found = find(sums(spread=0.008))
+    assert found.error == pytest.approx(SE) and found.status == "inconclusive"
+    assert found.quoted_error == pytest.approx(math.hypot(SE, math.sqrt(2) * 0.008 / 2))
 
 
-def test_where_all_items_agree_the_quoted_figure_still_has_an_error(tmp_path: Path) -> None:
-    for task in ("darumeru_copy_sent_ru", "darumeru_copy_para_ru"):
-        write(Store(tmp_path), record(MODEL), task, 1.0, sd=0.0)
-    found = figure(tmp_path, ROW, "darucopy_ru")  # quoted 0.917
-    assert (
-        found.error == 0
-        and found.quoted_error == pytest.approx(math.sqrt(0.917 * 0.083 / 100 / 2))
-        and found.status == "differs"
-    )
-    for task in ("darumeru_copy_sent_en", "darumeru_copy_para_en"):
-        write(Store(tmp_path), record("llama3-8b/instruct"), task, 1.0, sd=0.0)
-    # quoted 1.000
-    perfect = figure(tmp_path, "table 1, LLaMa-3-8B-Instruct, original", "darucopy_en")
-    assert (
-        perfect.quoted_error == pytest.approx(math.sqrt(0.0005 * 0.9995 / 100 / 2))
-        and perfect.status == "reproduced"
-    )
+def test_where_all_items_agree_the_quoted_figure_still_has_an_error() -> None:
+    tasks = ledger.GROUPS["darucopy_ru"]
+    found = find([cell(MODEL, task, 1.0, stderr=0.0) for task in tasks], figure="darucopy_ru")
+    assert found.error == 0 and found.status == "differs"  # quoted 0.917
+    assert found.quoted_error == pytest.approx(math.sqrt(0.917 * 0.083 / 100 / 2))
 
 
-def test_several_training_seeds_widen_the_interval(tmp_path: Path) -> None:
-    for seed, shift in enumerate((-0.006, 0.0, 0.006)):
-        for task in SUM:
-            write(Store(tmp_path), record("mistral-7b/bpe/swap", seed=seed), task, 0.277 + shift)
-    found = figure(tmp_path, SWAP, "darusum")
-    assert found.measured == pytest.approx(0.277) and found.error == pytest.approx(
-        math.hypot(SE, 0.006 / math.sqrt(3))
-    )
-
-
-def test_symbols_per_token_within_a_share_of_the_quoted_figure(tmp_path: Path) -> None:
-    for model, symbols in (
-        ("mistral-7b/base", 2.45),
-        ("mistral-7b/bpe/donor", 3.10),
-        ("mistral-7b/unigram/donor", 3.80),
-    ):
-        write(
-            Store(tmp_path),
-            record(model),
-            "darumeru_copy_sent_ru",
-            0.9,
-            symbols=(symbols, 0.0001 if symbols < 3.5 else 0.02),
-        )
-    found = {
-        name: next(f for f in entry.figures if f.name == "symbols_per_token")
-        for name, entry in rows(tmp_path).items()
-        if "table 2" in name
-    }
-    assert found["table 2, Mistral-7B-v0.1, original"].status == "reproduced"  # 2.44 ± 0.0244
-    assert found["table 2, Mistral-7B-v0.1, bpe, cpt"].status == "differs"  # 3.76
-    # 3.78 ± 0.0378, errors of 0.028
-    assert found["table 2, Mistral-7B-v0.1, unigram, cpt"].status == "inconclusive"
-
-
-def test_a_public_but_different_donor_is_never_reproduced(tmp_path: Path) -> None:
-    base, instruct, donor = HERE["mistral-7b/bpe/swap"].made_of
-    for task in SUM:
-        write(
-            Store(tmp_path),
-            record("mistral-7b/bpe/swap", (base, instruct, "someone/else_bpe@abc")),
-            task,
-            0.277,
-        )
-    entry = rows(tmp_path)[SWAP]
-    found = next(f for f in entry.figures if f.name == "darusum")
-    assert (found.status, found.measured, found.low) == ("other donor", pytest.approx(0.277), None)
-    assert found.why == f"made of {base}, {instruct}, someone/else_bpe, without {donor}"
-    assert entry.checkpoint == "someone/else_bpe@abc"
-    # The paper's own, of whatever revision, takes its place, also where it was scored on fewer
-    # tasks.
-    write(
-        Store(tmp_path),
-        record("mistral-7b/bpe/swap", (base, instruct, f"{donor}@0123abc")),
-        SUM[0],
-        0.277,
-    )
-    write(
-        Store(tmp_path),
-        record("mistral-7b/bpe/swap", (base, instruct, f"{donor}@0123abc")),
-        SUM[1],
-        0.277,
-    )
-    entry = rows(tmp_path)[SWAP]
-    assert (
-        next(f for f in entry.figures if f.name == "darusum").status == "reproduced"
-        and entry.checkpoint == f"{donor}@0123abc"
-    )
+def test_several_training_seeds_widen_the_interval() -> None:
+    cells = [
+        one
+        for seed, shift in enumerate((-0.006, 0.0, 0.006))
+        for one in sums(shift, SWAPPED, 0.277, seed=seed)
+    ]
+    found = find(cells, SWAP)
+    assert found.measured == pytest.approx(0.277)
+    assert found.error == pytest.approx(math.hypot(SE, 0.006 / math.sqrt(3)))
 
 
 @pytest.mark.parametrize(
-    ("row", "model", "lineage", "quoted"),
+    ("model", "row", "symbols", "stderr", "status"),
     [
-        # The paper's checkpoint is not known; the family's own donor, and what the authors
-        # published, may be another.
-        (
-            "table 3, LLaMa-3-8B-Instruct, bpe, swap",
-            "llama3-8b/bpe/swap",
-            ("meta-llama/Meta-Llama-3-8B", "x/y", "RefalMachine/z"),
-            0.317,
-        ),
-        (
-            (
-                "table 1, LLaMa-3-8B-Instruct, extended, conversion, saiga d7 + copy task "
-                "(printed as: calibration (best))"
-            ),
-            "baselines/ruadapt-llama3-8b-extended",
-            ("RefalMachine/ruadapt_llama3_8b_instruct_extended_lep_ft",),
-            0.339,
-        ),
-        # Another base than the paper's, the right donor.
-        (
-            SWAP,
-            "mistral-7b/bpe/swap",
-            ("mistralai/Mistral-7B-v0.3", *HERE["mistral-7b/bpe/swap"].made_of[1:]),
-            0.277,
-        ),
-        (SWAP, "mistral-7b/bpe/swap", (), 0.277),
+        ("mistral-7b/base", "Mistral-7B-v0.1, original", 2.45, 0.0001, "reproduced"),
+        ("mistral-7b/bpe/donor", "Mistral-7B-v0.1, bpe, cpt", 3.10, 0.0001, "differs"),
+        # 3.78 ± 0.0378, errors of 0.028
+        ("mistral-7b/unigram/donor", "Mistral-7B-v0.1, unigram, cpt", 3.8, 0.02, "inconclusive"),
     ],
 )
-def test_no_verdict_without_the_papers_checkpoints(
-    tmp_path: Path, row: str, model: str, lineage: tuple[str, ...], quoted: float
+def test_symbols_per_token_within_a_share_of_the_quoted_figure(
+    model: str, row: str, symbols: float, stderr: float, status: str
 ) -> None:
-    for task in SUM:
-        write(Store(tmp_path), record(model, lineage), task, quoted)
-    found = figure(tmp_path, row, "darusum")
-    assert found.status == "other donor" and found.measured == pytest.approx(quoted) and found.why
+    metric = ledger.SYMBOLS
+    cells = [cell(model, "darumeru_copy_sent_ru", symbols, stderr=stderr, metric=metric)]
+    assert find(cells, row, metric).status == status
 
 
-def test_a_donor_that_turned_up_gets_a_verdict(tmp_path: Path) -> None:
-    assert rows(tmp_path)["table 3, OpenChat-3.5, extended, swap"].status == "cannot be built"
-    for task in SUM:
-        write(Store(tmp_path), record("mistral-7b/extended/swap"), task, 0.298)
-    assert (
-        figure(tmp_path, "table 3, OpenChat-3.5, extended, swap", "darusum").status == "reproduced"
-    )
+def test_another_donor_is_never_reproduced_and_never_hides_the_papers() -> None:
+    base, instruct, donor = MODELS.made_of[SWAPPED].split()
+    other = sums(0.0, SWAPPED, 0.277, lineage=(base, instruct, "someone/else_bpe@abc"))
+    found = find(other, SWAP)
+    assert (found.status, found.measured) == ("other donor", pytest.approx(0.277))
+    assert math.isnan(found.low) and found.checkpoint == "someone/else_bpe@abc"
+    assert found.why == f"made of {base}, {instruct}, someone/else_bpe, without {donor}"
+    own = sums(0.0, SWAPPED, 0.277, lineage=(base, instruct, f"{donor}@0123abc"))
+    found = find([*own, *other], SWAP)
+    assert (found.status, found.checkpoint) == ("reproduced", f"{donor}@0123abc")
 
 
 @pytest.mark.parametrize(
-    ("asked", "why"),
+    ("row", "model", "lineage"),
+    [
+        ("LLaMa-3-8B-Instruct, bpe, swap", "llama3-8b/bpe/swap", ("a/b", "x/y", "z/z")),
+        (SWAP, SWAPPED, ("mistralai/Mistral-7B-v0.3", *MODELS.made_of[SWAPPED].split()[1:])),
+        (SWAP, SWAPPED, ()),
+    ],
+)
+def test_no_verdict_without_the_papers_checkpoints(row: str, model: str, lineage: tuple) -> None:
+    found = find(sums(0.0, model, 0.277, lineage=lineage), row)
+    assert found.status == "other donor" and found.measured == pytest.approx(0.277) and found.why
+
+
+def test_a_donor_that_turned_up_gets_a_verdict() -> None:
+    row, model = "OpenChat-3.5, extended, swap", "mistral-7b/extended/swap"
+    assert find([], row).status == "cannot be built"
+    assert find(sums(0.0, model, 0.298), row).status == "reproduced"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
     [
         ({"protocol": "strict"}, "protocol strict instead of paper"),
         ({"shots": 5}, "shots 5 instead of 0"),
@@ -246,130 +250,72 @@ def test_a_donor_that_turned_up_gets_a_verdict(tmp_path: Path) -> None:
         ({"conversation": "template"}, "conversation template instead of openchat_3.5_1210"),
         ({"limit": 20}, "limit 20 instead of none"),
         ({"dtype": "float32"}, "dtype float32 instead of bfloat16"),
-        ({"metadata": {"hint": 1}}, "metadata {'hint': 1} instead of none"),
     ],
 )
-def test_what_was_asked_otherwise_is_refused(tmp_path: Path, asked: dict, why: str) -> None:
-    found = figure(sums(tmp_path, 0.0, **asked), ROW, "darusum")
-    assert (found.status, found.why, found.measured) == ("refused", f"asked otherwise: {why}", None)
-    # And never hides what was asked as the paper asked, however old that is.
-    assert figure(sums(tmp_path, 0.0, created="2024"), ROW, "darusum").status == "reproduced"
+def test_rows_that_differ_in_protocol_are_refused(changes: dict[str, Any], why: str) -> None:
+    found = find(sums(**changes))
+    assert (found.status, found.why) == ("refused", f"asked otherwise: {why}")
+    assert math.isnan(found.measured)
+    # And they never hide what was asked as the paper asked.
+    assert find([*sums(), *sums(0.1, **changes)]).status == "reproduced"
 
 
-def test_how_often_answers_are_drawn_is_free(tmp_path: Path) -> None:
-    assert figure(sums(tmp_path, 0.0, samplings=1), ROW, "darusum").status == "reproduced"
-
-
-def test_edited_and_outdated_results_are_refused(tmp_path: Path) -> None:
-    sums(tmp_path / "a", 0.0)
-    file = next((tmp_path / "a").rglob(f"{SUM[0]}@*.json"))
-    held = json.loads(file.read_text(encoding="utf-8"))
-    held["scores"]["score"]["value"] = QUOTED + 0.001
-    file.write_text(json.dumps(held), encoding="utf-8")
-    found = figure(tmp_path / "a", ROW, "darusum")
-    assert (found.status, found.why) == ("refused", f"{SUM[0]}: result or samples were edited")
-    sums(tmp_path / "b", 0.0)
-    write(
-        Store(tmp_path / "b"),
-        record("llama3-8b/instruct"),
-        SUM[1],
-        0.3,
-        version="v2",
-        created="2026",
-    )
-    found = figure(tmp_path / "b", ROW, "darusum")
+def test_outdated_results_are_refused() -> None:
+    found = find([cell(MODEL, SUM[0], PRINTED), cell(MODEL, SUM[1], PRINTED, stale=True)])
     assert (found.status, found.why) == ("refused", f"{SUM[1]} was asked in an earlier version")
 
 
-def test_a_mean_needs_all_its_tasks(tmp_path: Path) -> None:
-    write(Store(tmp_path), record(MODEL), SUM[0], QUOTED)
-    failed = write(Store(tmp_path), record(MODEL), SUM[1], QUOTED)
-    failed = failed.model_copy(update={"status": "failed", "error": "it broke", "scores": {}})
-    Store(tmp_path).write(failed, [])
-    found = figure(tmp_path, ROW, "darusum")
-    assert (found.status, found.why) == (
-        "not run",
-        f"DaruSum: 1 of 2 tasks scored; {SUM[1]}: it broke",
-    )
-    assert figure(tmp_path, ROW, "darummlu").why == "DaruMMLU: 0 of 3 tasks scored"
+def test_a_mean_needs_all_its_tasks() -> None:
+    failed = cell(MODEL, SUM[1], math.nan, status="failed", reason="it broke")
+    cells = [cell(MODEL, SUM[0], PRINTED), failed]
+    found = find(cells)
+    assert found.status == "not run"
+    assert found.why == f"DaruSum: 1 of 2 tasks scored; {SUM[1]}: it broke"
+    assert find(cells, figure="darummlu").why == "DaruMMLU: 0 of 3 tasks scored"
 
 
-def test_a_whole_row(tmp_path: Path) -> None:
-    whole(Store(tmp_path), record(MODEL))
-    entry = rows(tmp_path)[ROW]
-    assert all(f.error and f.quoted_error and f.low is not None for f in entry.figures), (
-        entry.figures
-    )
-    found = {f.name: f for f in entry.figures}
-    assert entry.row.recomputed() == pytest.approx(0.607, abs=0.001)
-    groups = sum(n * found[name].measured for name, n in paper.GROUPS.items()) / 17
-    assert found["micro_avg"].measured == pytest.approx(groups)
-    assert (
-        found["darusum"].status == "differs" and "differs" in entry.status and ", " in entry.status
-    )
-    # Tables 1 and 4 print the same model.
-    assert [f.measured for f in rows(tmp_path)["table 4, OpenChat-3.5, original"].figures] == [
-        f.measured for f in entry.figures
-    ]
-    assert entry.doubts == (
-        (
-            "the paper says OpenChat-3.5 and no release; 0106 is the one in logs of its authors' "
-            "benchmark"
-        ),
-    )
+def test_a_whole_row() -> None:
+    figures = compare([cell(MODEL, task, 0.5) for task in ledger.ALL_TASKS])
+    own = figures[(figures.row == ROW) & (figures.table == "1")].set_index("figure")
+    assert own.measured.tolist() == pytest.approx([0.5] * 6) and own.low.notna().all()
+    again = figures[(figures.row == ROW) & (figures.table == "4")]  # prints the same model
+    assert again.measured.tolist() == own.measured.tolist()
 
 
-def test_every_quoted_row_has_a_counterpart_that_exists() -> None:
-    quoted, here = paper.quoted(FOLDER), paper.counterparts(FOLDER)
-    assert {row.key for row in quoted} == set(here)
-    models = {model.name for model in list_models(SUITE, Configs.of(), plugin.discover_adapters())}
-    assert {c.model for c in here.values() if c.model} <= models
-    for name, c in HERE.items():  # the families' own donors are the paper's, or it says why not
-        family, _, rest = name.partition("/")
-        vocabulary = rest.split("/")[0]
-        given = (
-            Configs.of().family(family).vocabularies.get(vocabulary)
-            if family != "baselines"
-            else None
-        )
-        assert given is None or c.made_of[-1:] == (given.donor,) or "donor not public" in c.why, (
-            name
-        )
-    assert set(ROWS) < set(SUITE.tasks)
-
-
-def test_broken_data_files(tmp_path: Path) -> None:
+def test_unmarked_rows_are_refused(tmp_path: Path) -> None:
     shutil.copytree(FOLDER, tmp_path / "paper")
-    file = tmp_path / "paper" / paper.MODELS
-    whole_text = file.read_text(encoding="utf-8")
-    file.write_text(
-        whole_text.replace("OpenChat-3.5,bpe,swap", "OpenChat-4,bpe,swap"), encoding="utf-8"
-    )
-    with pytest.raises(
-        LepBenchError,
-        match=r"models\.csv: no line for the quoted row table 3, OpenChat-3\.5, bpe, swap",
-    ):
-        ledger.committed(tmp_path / "paper")
-    file.write_text(whole_text.replace("openchat/openchat-3.5-0106,\n", ",\n", 1), encoding="utf-8")
+    file = tmp_path / "paper" / "quoted.csv"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("quoted,", "measured,", 1), encoding="utf-8")
+    with pytest.raises(LepBenchError, match=r"quoted\.csv:2: status must be"):
+        ledger.read_quoted(tmp_path / "paper")
+
+
+def test_broken_models_are_refused(tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / "paper")
+    file = tmp_path / "paper" / "models.csv"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("OpenChat-3.5,bpe,swap", "OpenChat-4,bpe,swap"), encoding="utf-8")
+    with pytest.raises(LepBenchError, match=r"models\.csv: no line for .* table 3, OpenChat-3\.5"):
+        ledger.read_quoted(tmp_path / "paper")
+    file.write_text(text.replace("openchat/openchat-3.5-0106,", ",", 1), encoding="utf-8")
     with pytest.raises(LepBenchError, match=r"models\.csv:2: a row without a model here"):
-        ledger.committed(tmp_path / "paper")
+        ledger.read_quoted(tmp_path / "paper")
 
 
-def test_the_page_shows_committed_results_and_is_checked(tmp_path: Path) -> None:
-    folder, out = tmp_path / "paper", tmp_path / "runs"
-    shutil.copytree(FOLDER, folder)
-    sums(out, 0.0)
-    sums(out, 0.0, model="llama3-8b/instruct", limit=20)
-    store = Store(out)
-    publish.write_leaderboard(folder, SUITE, store.read_all("paper"), store.skim)
-    page = (folder / "README.md").read_text(encoding="utf-8")
-    assert (
+def test_the_committed_page_is_what_its_data_renders_to() -> None:
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert page == ledger.render_page()
+    figures = [line for line in page.splitlines() if line.startswith("| ") and " 0." in line]
+    assert len(figures) == 58 and all(line.startswith("| quoted |") for line in figures)
+
+
+def test_the_page_shows_published_results(tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / "paper")
+    cells = pd.DataFrame([*sums(), *sums(0.0, "llama3-8b/instruct", limit=20)])
+    cells.to_csv(tmp_path / "paper" / "measured.csv", index=False)
+    page = ledger.render_page(tmp_path / "paper")
+    line = (
         "| 1 | `mistral-7b/instruct` | DaruSum | 0.322 | 0.322 ±0.001 | 0.000 ±0.002 | reproduced |"
-        in page
     )
-    assert "asked otherwise: limit 20 instead of none" in page and page.count("\n| quoted |") == 58
-    assert publish.check_leaderboard(folder) == []
-    (folder / "README.md").write_text(
-        page.replace("±0.001 | 0.000 ", "±0.001 | 0.001 "), encoding="utf-8"
-    )
-    assert len(publish.check_leaderboard(folder)) == 1
+    assert line in page and "asked otherwise: limit 20" in page
