@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from lep_bench.cli.app import Out, app, check_folder
+from lep_bench.cli.app import Out, app
 from lep_bench.errors import LepBenchError
+from lep_bench.files import check_folder
 
 
 @app.command(hidden=True)
