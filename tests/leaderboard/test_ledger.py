@@ -16,6 +16,8 @@ from lep_bench.config.load import Configs
 from lep_bench.config.models import list_models
 from lep_bench.errors import LepBenchError
 from lep_bench.pipeline.plan import choose_scoring
+from lep_bench.records.schema import ModelRecord, Provenance, Sample, Score, Scoring, TaskResult
+from lep_bench.records.store import Store
 
 FOLDER = files.shipped_folder("leaderboards") / "paper"
 ledger = files.load_module(FOLDER / "ledger.py", "ledger")
@@ -319,3 +321,61 @@ def test_the_page_shows_published_results(tmp_path: Path) -> None:
         "| 1 | `mistral-7b/instruct` | DaruSum | 0.322 | 0.322 ±0.001 | 0.000 ±0.002 | reproduced |"
     )
     assert line in page and "asked otherwise: limit 20" in page
+
+
+def test_results_of_a_run_are_compared(tmp_path: Path) -> None:
+    """Through the store and `lep_bench.results`, as the script is run."""
+    store = Store(tmp_path)
+    model = ModelRecord(
+        name=MODEL,
+        family="mistral-7b",
+        stage="instruct",
+        fingerprint="f",
+        lineage=("openchat/openchat-3.5-0106@abc",),
+    )
+    scoring = Scoring(
+        protocol="paper",
+        format="chat",
+        dtype="bfloat16",
+        conversation="openchat_3.5_1210",
+        samplings=5,
+    )
+    for task in SUM:
+        values = [PRINTED + (0.02 if number % 2 else -0.02) for number in range(500)]
+        result = TaskResult(
+            status="ok",
+            key="0" * 8,
+            suite="paper",
+            model=model,
+            task=task,
+            task_version="1",
+            task_fingerprint="v1",
+            scoring=scoring,
+            scores={"score": Score(value=PRINTED, stderr=0.001, spread=0.0001, samplings=5)},
+            samples=len(values),
+            provenance=Provenance(created="2025", engine="hf", device="cuda:0", dtype="bfloat16"),
+        )
+        samples = [
+            Sample(
+                doc_id=number,
+                doc_hash=f"{task}-{number}",
+                group="",
+                gold="x",
+                prediction="y",
+                values={"score": value},
+                prompt_ids="0" * 16,
+            )
+            for number, value in enumerate(values)
+        ]
+        store.write(result, samples)
+    measured = ledger.read_results(tmp_path)
+    figures = ledger.compare(measured)
+    own = figures[(figures.row == ROW) & (figures.figure == "darusum")]
+    assert own.status.tolist() == ["reproduced"] * 2  # tables 1 and 4
+    assert own.error.iloc[0] == pytest.approx(SE)
+    assert own.quoted_error.iloc[0] == pytest.approx(math.hypot(SE, math.sqrt(2) * 0.0001 / 2))
+    assert own.checkpoint.iloc[0] == "openchat/openchat-3.5-0106@abc"
+    shutil.copytree(FOLDER, tmp_path / "folder")
+    measured.to_csv(tmp_path / "folder" / "measured.csv", index=False)
+    again = ledger.compare(ledger.read_measured(tmp_path / "folder"))
+    pd.testing.assert_frame_equal(again, figures)
