@@ -26,12 +26,12 @@ from typing import Any
 
 import yaml
 
+from lep_bench import stats
 from lep_bench.config.load import Configs
 from lep_bench.leaderboard.cells import Metrics
 from lep_bench.pipeline.session import Session
 from lep_bench.records import text_counts
 from lep_bench.records.schema import ModelRecord, Provenance, Sample, Score, TaskResult
-from lep_bench.stats import clustered_stderr
 
 HERE = Path(__file__).resolve().parent
 NAME = "speed"
@@ -134,7 +134,7 @@ def make(out: Path, folder: Path, models: int, items: int) -> None:
             cell.task for node in given.plan(["all"]).nodes.values() for cell in node.cells
         )
     }
-    metrics = Metrics.of(given.suite.tasks)
+    metrics = Metrics.load(given.suite.tasks)
     scorings = {
         node.record.name: node.scoring
         for node in given.plan(["all"]).nodes.values()
@@ -177,7 +177,7 @@ def store(
     value, stderr = (
         (float(raw.scores(raw.whole[None])[0]), 0.015)
         if raw
-        else (sum(stored) / len(stored), clustered_stderr(stored, list(range(len(stored)))))
+        else (sum(stored) / len(stored), stats.stderr([stored], [list(range(len(stored)))]))
     )
     provenance = Provenance(
         created="2026-01-01T00:00:00Z",

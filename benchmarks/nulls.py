@@ -39,7 +39,7 @@ MODELS = 8
 LABELS = ("a", "b", "c")
 SCATTER = 0.03  # standard deviation of a model's level from seed to seed
 DELTA = 0.01
-F1, METRICS = "darumeru_rcb", Metrics.of(["darumeru_rcb"])
+F1, METRICS = "darumeru_rcb", Metrics.load(["darumeru_rcb"])
 
 
 def asked(rng: np.random.Generator, hard: np.ndarray, level: float) -> np.ndarray:

@@ -17,9 +17,7 @@ from lep_bench.errors import count_noun
 
 if TYPE_CHECKING:
     from lep_bench.config.schema import Suite
-    from lep_bench.leaderboard.compare import Comparison, Line
-    from lep_bench.leaderboard.measure import Draft
-    from lep_bench.pipeline.stored import StoredResults
+    from lep_bench.leaderboard.compare import ComparedTask, Comparison
     from lep_bench.records.schema import Sample
 
 
@@ -43,16 +41,17 @@ def compare(
             "--items",
             min=0,
             metavar="N",
-            help="Show up to N items that only one of them answered rightly.",
+            help="Show up to N items that only one of them answered correctly.",
         ),
     ] = 4,
     json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Compare two models item by item: is the difference real?
 
-    Reads stored samples. For every task and the mean: both scores, their difference with its 95%
-    interval, p (also corrected for the number of tasks), and what may be said: higher, lower, equal
-    (within the suite's delta) or undecided. Refused where the two were not asked alike.
+    Reads stored samples. For every task and the mean it prints both scores, their difference with
+    its 95% interval, p (also corrected for the number of tasks), and the verdict: higher, lower,
+    equal (within the suite's delta) or undecided. Models that were prompted differently are
+    refused.
 
     \b
     lep-bench compare mini-llama/bpe/swap mini-llama/bpe/overlap
@@ -60,63 +59,37 @@ def compare(
     """
     from lep_bench.pipeline.stored import StoredResults
 
-    given = StoredResults.read(suite, out, configs, tasks_dir, [a, b])
-    made = given.compare(a, b)
+    stored = StoredResults.read(suite, out, configs, tasks_dir, [a, b])
+    compared = stored.compare(a, b)
     if json:
-        typer.echo(
-            json_module.dumps(
-                [dataclasses.asdict(comparison) for _, _, comparison in made],
-                ensure_ascii=False,
-                indent=1,
-            )
-        )
+        plain = [dataclasses.asdict(comparison) for _, _, comparison in compared]
+        typer.echo(json_module.dumps(plain, ensure_ascii=False, indent=1))
         return
-    for x, y, comparison in made:
-        show(
-            comparison,
-            given.suite,
-            differing(given, x, y, [line.task for line in comparison.lines], items),
-        )
+    for x, y, comparison in compared:
+        tasks = [line.task for line in comparison.lines]
+        differing = stored.list_differing(x, y, tasks, items)
+        show_comparison(comparison, stored.suite, differing)
 
 
-def differing(
-    given: StoredResults, a: Draft, b: Draft, tasks: Sequence[str], most: int
-) -> list[tuple[str, Sample, Sample]]:
-    """Up to `most` items (task, sample of a, sample of b) whose scores differ, of each model's
-    first seed; from every task in turn.
-    """
-    found: list[list[tuple[str, Sample, Sample]]] = []
-    for task in tasks if most else ():
-        first, second = (next(iter(draft.scored(task).values())).result for draft in (a, b))
-        pairs = zip(given.store.read_samples(first), given.store.read_samples(second))
-        found.append(
-            [
-                (task, x, y)
-                for x, y in pairs
-                if x.values.get(first.primary) != y.values.get(first.primary)
-            ][:most]
-        )
-    turns = [own[i] for i in range(most) for own in found if i < len(own)]
-    return sorted(turns[:most], key=lambda item: tasks.index(item[0]))
-
-
-def show(c: Comparison, suite: Suite, items: Sequence[tuple[str, Sample, Sample]]) -> None:
+def show_comparison(
+    c: Comparison, suite: Suite, items: Sequence[tuple[str, Sample, Sample]]
+) -> None:
     """Print a comparison: complete at 100 columns."""
     from rich.console import Console
     from rich.text import Text
 
-    from lep_bench.leaderboard.terminal import framed
-    from lep_bench.leaderboard.text import clean
+    from lep_bench.leaderboard.terminal import make_grid
+    from lep_bench.leaderboard.text import clean_text
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     how = c.condition
-    console.print(Text(f"A  {clean(c.a)}\nB  {clean(c.b)}", style="bold"))
+    console.print(Text(f"A  {clean_text(c.a)}\nB  {clean_text(c.b)}", style="bold"))
     asked = (
         f"asked as {how.format}, {how.shots}-shot: protocol {how.protocol}, engine {how.engine}, "
         f"{how.dtype}"
     )
     console.print(Text(f"Suite {suite.name}, {asked}\n", style="cyan"))
-    grid = framed()
+    grid = make_grid()
     counted = any(line.right for line in c.lines)
     heads = [
         "A",
@@ -134,18 +107,20 @@ def show(c: Comparison, suite: Suite, items: Sequence[tuple[str, Sample, Sample]
             head, justify="left" if head == "A is" else "right", no_wrap=True, vertical="bottom"
         )
     for line in c.lines:
-        grid.add_row(*map(Text, _cells(line, counted)))
+        grid.add_row(*map(Text, _format_line(line, counted)))
     if c.mean is not None:
         grid.add_section()
         grid.add_row(
             *(
                 Text(cell, style="bold")
-                for cell in _cells(c.mean, counted, suite.mean.name or f"{suite.mean.kind} mean")
+                for cell in _format_line(
+                    c.mean, counted, suite.mean.name or f"{suite.mean.kind} mean"
+                )
             )
         )
     console.print(grid)
     console.print()
-    for remark in remarks(c, suite):
+    for remark in list_remarks(c, suite):
         console.print(Text(f" {remark}", style="dim"))
     if items:
         console.print(
@@ -161,38 +136,38 @@ def show(c: Comparison, suite: Suite, items: Sequence[tuple[str, Sample, Sample]
             console.print(Text(f"{task} {x.doc_id}, {prompt}", style="cyan"))
             for name, text in (("gold", x.gold), ("A", x.prediction), ("B", y.prediction)):
                 console.print(
-                    Text(f"  {name:>4}  {clean(text)}"), no_wrap=True, overflow="ellipsis"
+                    Text(f"  {name:>4}  {clean_text(text)}"), no_wrap=True, overflow="ellipsis"
                 )
 
 
-def _cells(line: Line, counted: bool, name: str = "") -> list[str]:
-    from lep_bench.leaderboard.text import interval, number, p_value
+def _format_line(line: ComparedTask, counted: bool, name: str = "") -> list[str]:
+    from lep_bench.leaderboard.text import format_interval, format_number, format_p
 
     d = line.difference
     right = [str(n) for n in line.right[:3]] if line.right else [""] * 3
     found = [
-        number(line.a, True, 1),
-        number(line.b, True, 1),
-        number(d.value, True, 1, sign=True),
-        interval(d),
-        p_value(d.p),
+        format_number(line.a, True, 1),
+        format_number(line.b, True, 1),
+        format_number(d.value, True, 1, sign=True),
+        format_interval(d),
+        format_p(d.p),
     ]
     return [
         name or line.task,
         *found,
-        "" if name else p_value(d.corrected),
+        "" if name else format_p(d.corrected),
         *(right if counted else []),
         d.verdict or "not known",
     ]
 
 
-def remarks(c: Comparison, suite: Suite) -> list[str]:
+def list_remarks(c: Comparison, suite: Suite) -> list[str]:
     """How to read these numbers, and how much they can say."""
     points = f"{100 * suite.mean.delta:g} point{'' if suite.mean.delta == 0.01 else 's'}"
     found = [
         (
-            "Scores in percent; both answered the same items, and items of one group count as one "
-            "draw."
+            "Scores in percent; both answered the same items, and items of one group count as "
+            "one draw."
         ),
         (
             f"corrected: Holm over {count_noun(len(c.lines), 'task')}; the mean is one "
@@ -200,7 +175,7 @@ def remarks(c: Comparison, suite: Suite) -> list[str]:
             "p needs no correction."
         ),
         f"A is higher or lower: corrected p ≤ 0.05. equal: the interval lies within ±{points}.",
-        "undecided: the items can tell neither, which is not the same as equal.",
+        "undecided: the items support neither claim, which is not the same as equal.",
     ]
     tests = dict.fromkeys(
         line.difference.test
@@ -217,17 +192,19 @@ def remarks(c: Comparison, suite: Suite) -> list[str]:
             "."
         )
     if c.limit is not None:
-        found.append(f"Asked on {c.limit} items of a task at most (--limit): not the whole suite.")
+        found.append(
+            f"Scored on at most {c.limit} items per task (--limit), not on the whole suite."
+        )
     if c.missing:
         found.append(f"No mean: {', '.join(c.missing)} not scored for both.")
     elif c.smallest is not None:
         found.append(
-            "The mean's smallest difference that this suite finds with a power of 80%: "
+            "The smallest difference of the mean that this suite detects with a power of 80%: "
             f"{100 * c.smallest:.1f} points."
         )
     seeds = (
-        f"{c.seeds} training seeds: the difference is of the methods."
+        f"{c.seeds} training seeds: the difference is between methods."
         if c.seeds > 1
-        else "One seed: this checkpoint only, not the method."
+        else "One training seed: this says something about the checkpoint, not about the method."
     )
     return [*found, seeds]

@@ -13,8 +13,8 @@ from lep_bench.cli.run import SuiteName
 from lep_bench.errors import LepBenchError, RunFailedError, count_noun
 
 if TYPE_CHECKING:
+    from lep_bench.leaderboard.release import Board, Destination
     from lep_bench.leaderboard.table import Table
-    from lep_bench.pipeline.board import Board
     from lep_bench.pipeline.plan import ExpectedCell
     from lep_bench.pipeline.session import Session
 
@@ -24,35 +24,37 @@ Layout = Literal["full", "paper1", "paper2", "paper3", "paper4"]
 
 
 def show_board(
-    session: Session,
     board: Board,
-    data: Path | None,
     *,
     publish: bool = False,
     form: Form = "terminal",
     layout: Layout = "full",
     html: Path | None = None,
-    shown: int = 100,
+    samples: int = 100,
 ) -> None:
     """Print a leaderboard that was written to OUT/SUITE/leaderboard, and write leaderboards/SUITE
     when published.
 
     `form` and `layout` change only what is printed; another form than the terminal's is printed
-    alone, to be piped. `html`: folder of the page with pictures and, of each task, `shown` items.
+    alone, to be piped. `html`: folder of the page with pictures and `samples` items of each task.
     """
-    from lep_bench.leaderboard.layouts import arrange_table
+    from lep_bench.leaderboard.forms import arrange_table
 
-    say(arrange_table(board.table, layout), form)
-    typer.echo(f"leaderboard: {board.folder}/README.md", err=form != "terminal")
+    print_table(arrange_table(board.table, layout), form)
+    piped = form != "terminal"
+    typer.echo(f"leaderboard: {board.folder}/README.md", err=piped)
     if html is not None:
-        from lep_bench.cli import browsing
+        from lep_bench.pipeline.board import write_html
 
-        browsing.write(session, board.table, board.results, html, shown)
+        file = write_html(board, html, samples, lambda line: typer.echo(line, err=True))
+        typer.echo(f"page:        {file} ({file.stat().st_size / 1e6:.1f} MB)", err=True)
     if publish:
-        from lep_bench.cli.publish import release
+        from lep_bench.leaderboard.release import Destination, release_run
 
-        whole = [result for result in board.results if result.scoring.limit is None]
-        release(session, whole, board.order, data, err=form != "terminal")
+        run = board.run
+        destination = Destination.parse(None, run.suite.name, run.store.root)
+        sizes = release_run(run.without_limits(), destination, built=board)
+        report_release(destination, sizes, err=piped)
 
 
 def report_changed(board: Board) -> None:
@@ -62,6 +64,14 @@ def report_changed(board: Board) -> None:
             f"{count_noun(len(board.changed), 'reason')} below the table: results that were "
             f"changed by hand are left out: {board.changed[0]}"
         )
+
+
+def report_release(destination: Destination, sizes: dict[str, int], err: bool = False) -> None:
+    """Say where the files were written. `err`: beside what is piped."""
+    if destination.board:
+        typer.echo(f"written:     {destination.folder}, {len(sizes)} files", err=err)
+    else:
+        typer.echo(f"published:   {destination.folder}/README.md", err=err)
 
 
 def read_stored(
@@ -82,23 +92,23 @@ def read_stored(
     return session, expected
 
 
-def say(table: Table, form: Form) -> None:
+def print_table(table: Table, form: Form) -> None:
     """Print a table."""
-    from lep_bench.leaderboard import latex, page, terminal
+    from lep_bench.leaderboard import forms, page, terminal
 
     if form == "terminal":
         from rich.console import Console
 
         terminal.show_table(table, Console())
         return
-    forms = {
+    renderers = {
         "markdown": page.render_tables,
-        "csv": page.render_csv,
-        "json": page.render_json,
-        "latex": latex.render_latex,
+        "csv": forms.render_csv,
+        "json": forms.render_json,
+        "latex": forms.render_latex,
         "html": page.render_html,
     }
-    typer.echo(forms[form](table), nl=False)
+    typer.echo(renderers[form](table), nl=False)
 
 
 def check_pages(folders: Sequence[Path] | None, out: Path) -> None:
@@ -187,7 +197,7 @@ def leaderboard(
         typer.Option(
             "--samples",
             min=0,
-            help="Of each task on that page so many items, those first where models differ.",
+            help="Items per task on that page; items on which models disagree come first.",
         ),
     ] = 100,
 ) -> None:
@@ -217,7 +227,5 @@ def leaderboard(
 
     session, expected = read_stored(suite, out, configs, adapters, tasks_dir)
     board = write_board(session, *session.cells(expected), data)
-    show_board(
-        session, board, data, publish=publish, form=form, layout=layout, html=html, shown=samples
-    )
+    show_board(board, publish=publish, form=form, layout=layout, html=html, samples=samples)
     report_changed(board)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from lep_bench.config.models import ModelSpec
     from lep_bench.config.schema import Suite
     from lep_bench.evaluate.lmeval import CompiledTask, Item, Prompt
-    from lep_bench.plugin import Registry
-    from lep_bench.tasks import TaskFile
 
 
 SPECIAL, FAINT, ROLE = "bold magenta", "dim", "bold cyan"
@@ -340,7 +337,9 @@ def prompts(
     if suite is not None and task not in chosen.tasks:
         raise LepBenchError(f"suite {suite} has no task {task}; it has {', '.join(chosen.tasks)}")
     methods = plugin.discover_adapters(adapters or ())
-    spec, folder = found(model, file, chosen, known, methods, out)
+    from lep_bench.pipeline.questions import find_tokenizer
+
+    spec, folder = find_tokenizer(model, file, chosen, known, methods, out)
     from lep_bench.evaluate import proof
     from lep_bench.evaluate.lmeval import compile_tasks
     from lep_bench.pipeline.plan import PAPER, choose_scoring
@@ -412,50 +411,3 @@ def _no_template(spec: ModelSpec, suite: Suite, listed: bool) -> list[str]:
         under = "" if suite.protocol == PAPER else "ask under protocol paper with "
         choice += f", or {under}`conversation: FORMAT` in {where}, FORMAT one of {LISTED}"
     return [f"this tokenizer has no chat template: asked so {why}. To choose: {choice}"]
-
-
-def found(
-    model: str, file: TaskFile, suite: Suite, known: Configs, methods: Registry, out: Path
-) -> tuple[ModelSpec, Path]:
-    """The model and the folder of its tokenizer. Raises LepBenchError for one that is not there or
-    has to be built first.
-    """
-    from lep_bench import hub
-    from lep_bench.config import models
-    from lep_bench.pipeline.plan import make_plan
-    from lep_bench.records.store import Store
-
-    family = model.split("/")[0]
-    wide = suite.model_copy(
-        update={
-            "families": (family,) if family in known.names("families") else suite.families,
-            "baselines": tuple(known.names("baselines")),
-        }
-    )
-    specs = models.select_models([model], wide, known, methods)
-    if len(specs) != 1:
-        raise LepBenchError(
-            f"{model} names {len(specs)} models: give one of "
-            f"{', '.join(spec.name for spec in specs[:4])}, ..."
-        )
-    (spec,) = specs
-    location, revision = spec.location, spec.revision
-    if spec.family is not None and spec.tuning is None and spec.stage in ("base", "instruct"):
-        given = known.family(spec.family)
-        location, revision = getattr(given, spec.stage), getattr(given, f"{spec.stage}_revision")
-    if location is None:
-        plan = make_plan(wide, [spec], [file], known, methods, Store(out))
-        maker = plan.makers[spec.key]
-        if not maker.startswith("checkpoint:"):
-            node = next((node for node in plan.cached if node.id == maker), None)
-            if node is None:
-                raise LepBenchError(
-                    f"{model} is not built yet in {out}: run lep-bench run --suite "
-                    f"{suite.name} --models {model} first, or name its --out"
-                )
-            return spec, node.folder
-        location, revision = hub.parse_reference(maker)
-    folder = hub.locate_tokenizer(location, revision)
-    if spec.family is None and spec.format is None:
-        spec = replace(spec, format="chat" if hub.has_chat_template(folder) else "plain")
-    return spec, folder

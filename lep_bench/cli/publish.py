@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -22,14 +18,9 @@ from lep_bench.cli.app import (
 )
 from lep_bench.cli.run import SuiteName
 from lep_bench.errors import LepBenchError
-from lep_bench.files import check_folder
 
 if TYPE_CHECKING:
-    from lep_bench.leaderboard.cards import Made
-    from lep_bench.leaderboard.publish import Edition
-    from lep_bench.leaderboard.table import Table
-    from lep_bench.pipeline.session import Session
-    from lep_bench.records.schema import TaskResult
+    from lep_bench.leaderboard.release import CardSelection, ScoredRun
 
 
 Cards = Annotated[
@@ -67,66 +58,6 @@ Who = Annotated[
         show_default=False,
     ),
 ]
-
-
-@dataclass(frozen=True)
-class Destination:
-    """Where to: `board` is the leaderboard's folder below `folder`; `repo` the Hub's repository
-    that the folder is meant for.
-    """
-
-    folder: Path
-    board: str
-    repo: str | None = None
-
-    @classmethod
-    def of(cls, to: str | None, suite: str, out: Path, upload: bool = False) -> Destination:
-        """ORGANISATION/NAME is one of the Hub unless there is such a folder, or one that it could
-        be made in and nothing to upload.
-        """
-        from lep_bench import bundle
-        from lep_bench.files import shipped_folder
-        from lep_bench.leaderboard.publish import LEADERBOARD
-
-        if to is None:
-            return cls(shipped_folder("leaderboards") / suite, "")
-        if not to.strip():
-            raise LepBenchError(
-                "--to names nothing: give a folder, or ORGANISATION/NAME of the Hub"
-            )
-        path = Path(to).expanduser()
-        meant = not path.exists() and (upload or not path.parent.exists())
-        if meant and to[0] not in "./~" and bundle.HUB_ID.fullmatch(to):
-            return cls(out / suite / "publish", LEADERBOARD, to)
-        return cls(path, LEADERBOARD)
-
-    def check(self) -> None:
-        """Raise LepBenchError where nothing can be written."""
-        there = next(
-            p
-            for p in (check_folder(self.folder, "--to"), *self.folder.absolute().parents)
-            if p.exists()
-        )
-        if not os.access(there, os.W_OK):
-            raise LepBenchError(
-                f"--to {self.folder}: {there} may not be written to: choose another folder "
-                "or mend its permissions"
-            )
-
-    def card(self, ways: Mapping[str, Made]) -> str:
-        """What a model's repository takes of the folder: the one card's part. Raises LepBenchError
-        for another number of cards.
-        """
-        from lep_bench.leaderboard.publish import MODELS
-
-        if self.repo is None or len(ways) != 1:
-            what = (
-                f"these are {len(ways)} cards: name one model with --models"
-                if self.repo
-                else "give it with --to ORGANISATION/NAME"
-            )
-            raise LepBenchError(f"--repo-type model: a model's repository takes one card; {what}")
-        return f"{MODELS}/{next(iter(ways))}/"
 
 
 @app.command()
@@ -174,205 +105,73 @@ def publish(
         data, offline=False
     )  # before anything is imported that reads the environment once
     from lep_bench.cli import leaderboard
-    from lep_bench.leaderboard import upload as leaderboard_upload
-    from lep_bench.leaderboard.upload import token
-
-    place = Destination.of(to, suite, out, upload)
-    if upload and place.repo is None:
-        raise LepBenchError("--upload needs the Hub's repository: --to ORGANISATION/NAME")
-    if to is None and models is not None:
-        raise LepBenchError(
-            "--models chooses model cards, which leaderboards/SUITE has none of: give --to"
-        )
-    key = token() if upload and not dry_run else ""
-    place.check()
-    given, expected = leaderboard.read_stored(suite, out, configs, adapters, tasks_dir)
-    results, order = given.cells(expected)
-    whole = [result for result in results if result.scoring.limit is None]
-    if not whole:
-        raise LepBenchError(
-            f"every result of suite {suite} in {out} is of a part of the rows (--limit): run "
-            "without it, then publish"
-        )
-    chosen, ways = (
-        selected(given, whole, None if models is None else split_names(models, "--models"))
-        if place.board
-        else ([], {})
-    )
-    below = place.card(ways) if repo_type == "model" else ""
-    who = organisation or (place.repo or "").split("/")[0]
-    files = release(
-        given,
-        whole,
-        order,
-        data,
-        place,
-        lambda table: edition(given, table, whole, data, chosen, ways, who),
-        dry_run=dry_run,
-    )
-    files = {
-        name.removeprefix(below): size for name, size in files.items() if name.startswith(below)
-    }
-    if dry_run:
-        for name, size in files.items():
-            typer.echo(f"{size:>10,} {name}")
-        where = (
-            f"the {repo_type} repository {place.repo} of the Hub"
-            if place.repo
-            else str(place.folder)
-        )
-        typer.echo(f"{len(files)} files for {where}; nothing was written")
-    elif key and place.repo:
-        typer.echo(
-            "uploaded:    "
-            f"{leaderboard_upload.upload(place.folder / below, list(files), place.repo, repo_type, key, public)}"
-        )
-    elif place.repo:
-        typer.echo(
-            f"nothing was uploaded: {place.repo} is taken for a repository of the Hub; add "
-            f"--upload, or write ./{place.repo} for a folder"
-        )
-
-
-def release(
-    given: Session,
-    results: Sequence[TaskResult],
-    order: Sequence[str],
-    data: Path | None,
-    place: Destination | None = None,
-    beside: Callable[[Table], Edition] | None = None,
-    *,
-    dry_run: bool = False,
-    err: bool = False,
-) -> dict[str, int]:
-    """Make the leaderboard of `results`, and what stands `beside` it, in a folder of its own, then
-    bring it all into its place (default: leaderboards/SUITE). The files, by path below it, with
-    their bytes. `err`: say it beside what is piped."""
-    from tempfile import TemporaryDirectory
-
-    from lep_bench.leaderboard.publish import (
-        begin_edition,
-        install_edition,
-        put_file,
-        refresh_excerpt,
-    )
-    from lep_bench.pipeline.board import write_board
-
-    place = place or Destination.of(None, given.suite.name, given.store.root)
-    with TemporaryDirectory(prefix="lep-bench-") as made:
-        work = Path(made)
-        board = write_board(
-            given,
-            results,
-            order,
-            data,
-            begin_edition(work, place.folder, place.board),
-            pictures=True,
-        )
-        if board.changed:
-            raise LepBenchError(f"nothing was published: {board.changed[0]}")
-        table = board.table
-        for path, text in (
-            beside(table).files(place.folder).items() if beside and place.board else ()
-        ):
-            put_file(work, path, text)
-        files = {
-            p.relative_to(work).as_posix(): p.stat().st_size
-            for p in sorted(work.rglob("*"))
-            if p.is_file()
-        }
-        if dry_run:
-            return files
-        install_edition(work, place.folder, place.board)
-    if not place.board and given.suite.name == "mini":
-        refresh_excerpt(place.folder.parent.parent / "README.md", place.folder)
-    said = (
-        f"written:     {place.folder}, {len(files)} files"
-        if place.board
-        else f"published:   {place.folder}/README.md"
-    )
-    typer.echo(said, err=err)
-    return files
-
-
-def selected(
-    given: Session, results: Sequence[TaskResult], wanted: Sequence[str] | None
-) -> tuple[list[str], dict[str, Made]]:
-    """Models that get a record, and the ways of those that get a card; prints which get none, and
-    whose licence nobody knows.
-
-    Raises UnknownNameError for a pattern that fits no scored model."""
-    from lep_bench.config.models import widen_suite
-    from lep_bench.leaderboard import cards
-    from lep_bench.leaderboard.upload import made_here
+    from lep_bench.leaderboard import release
+    from lep_bench.pipeline.board import make_scored_run
     from lep_bench.pipeline.stored import match_names
 
-    records: dict[str, TaskResult] = {}
-    # the first training seed's way is told
-    for result in sorted((r for r in results if r.status == "ok"), key=lambda r: r.model.seed):
-        records.setdefault(result.model.name, result)
-    chosen = list(records) if wanted is None else match_names(records, wanted, "scored model")
-    families = map(given.configs.family, widen_suite(given.suite, chosen, given.configs).families)
-    licences = {
-        location: family.licence
-        for family in families
-        for location in (family.base, family.instruct)
-    }
-    ways: dict[str, Made] = {}
-    without = []
-    for name in chosen:
-        model = records[name].model
-        if model.stage == "local" or (
-            made_here(model) if wanted else model.propagation or model.tuning
-        ):
-            made = cards.trace_lineage(records[name], given.store, licences)
-            if made is not None:
-                ways[name] = made
-            elif model.stage != "local":
-                without.append(name)
-    if without:
-        typer.echo(
-            f"no card, since their lep.json is not in {given.store.root}: {', '.join(without)}"
+    to_where = release.Destination.parse(to, suite, out, upload)
+    if upload and to_where.repo is None:
+        raise LepBenchError("--upload needs a Hub repository: --to ORGANISATION/NAME")
+    if to is None and models is not None:
+        raise LepBenchError(
+            "--models chooses model cards, which leaderboards/SUITE does not have: give --to"
         )
-    if doubtful := sorted(
-        {a.place or a.name for made in ways.values() for a in made.ancestors if not a.licence}
-    ):
-        typer.echo(f"licence {cards.LOOK}: {', '.join(doubtful)}")
-    return chosen, ways
+    token = release.read_token() if upload and not dry_run else ""
+    to_where.check()
+    session, expected = leaderboard.read_stored(suite, out, configs, adapters, tasks_dir)
+    run = make_scored_run(session, *session.cells(expected), data).without_limits()
+    if not run.results:
+        raise LepBenchError(
+            f"every result of suite {suite} in {out} covers only part of the rows (--limit): run "
+            "without it, then publish"
+        )
+    selection = None
+    if to_where.board:
+        scored = release.list_scored_models(run.results)
+        patterns = ["*"] if models is None else split_names(models, "--models")
+        chosen = match_names(scored, patterns, "scored model")
+        selection = release.select_cards(run, chosen, explicit=models is not None)
+        _report_selection(run, selection)
+    lineages = selection.lineages if selection else {}
+    below = to_where.find_card_folder(lineages) if repo_type == "model" else ""
+    who = organisation or (to_where.repo or "").split("/")[0]
+    sizes = release.release_run(run, to_where, selection, who, dry_run=dry_run)
+    published = {
+        name.removeprefix(below): size for name, size in sizes.items() if name.startswith(below)
+    }
+    if dry_run:
+        for name, size in published.items():
+            typer.echo(f"{size:>10,} {name}")
+        where = (
+            f"the {repo_type} repository {to_where.repo} on the Hub"
+            if to_where.repo
+            else str(to_where.folder)
+        )
+        typer.echo(f"{len(published)} files for {where}; nothing was written")
+        return
+    leaderboard.report_release(to_where, sizes)
+    if token and to_where.repo:
+        address = release.upload_files(
+            to_where.folder / below, list(published), to_where.repo, repo_type, token, public
+        )
+        typer.echo(f"uploaded:    {address}")
+    elif to_where.repo:
+        typer.echo(
+            f"nothing was uploaded: {to_where.repo} looks like a Hub repository; add --upload, or "
+            f"write ./{to_where.repo} for a folder"
+        )
 
 
-def edition(
-    given: Session,
-    table: Table,
-    results: Sequence[TaskResult],
-    data: Path | None,
-    chosen: Sequence[str],
-    ways: dict[str, Made],
-    organisation: str,
-) -> Edition:
-    """What stands beside the leaderboard."""
-    from lep_bench.leaderboard.publish import Edition
-    from lep_bench.leaderboard.upload import dataset
-    from lep_bench.pipeline import again
-    from lep_bench.tasks import select_tasks
+def _report_selection(run: ScoredRun, selection: CardSelection) -> None:
+    """Say which models get no card, and whose licence nobody names."""
+    from lep_bench.leaderboard import cards
 
-    tasks = {task.name: task for task in select_tasks(given.suite.tasks, given.task_folders)}
-    if ways and not any(dataset(task) for task in tasks.values()):
-        typer.echo("no .eval_results: the rows of these tasks are no data sets of the Hub")
-    controls = {row.model: row.control for row in table.rows}
-    usual = f"lep-bench run --suite {given.suite.name} --models all"
-
-    def commands(name: str) -> Sequence[str]:
-        return again.reproduce_commands(
-            given, [r for r in results if r.model.name in (name, controls.get(name))], data
-        ) or (usual,)
-
-    return Edition(
-        table,
-        [r for r in results if r.model.name in chosen],
-        ways,
-        chosen,
-        tasks,
-        cache(commands),
-        organisation,
-    )
+    if selection.missing:
+        typer.echo(
+            f"no card, because their lep.json is not in {run.store.root}: "
+            f"{', '.join(selection.missing)}"
+        )
+    if selection.unknown_licences:
+        typer.echo(f"licence {cards.UNKNOWN_LICENCE}: {', '.join(selection.unknown_licences)}")
+    if selection.lineages and not cards.has_hub_datasets(run.suite.tasks, run.task_folders):
+        typer.echo("no .eval_results: the rows of these tasks are not data sets of the Hub")

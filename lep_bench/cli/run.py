@@ -194,6 +194,6 @@ def run(
         lambda line: typer.echo(line, err=True),
         offline=offline,
     )
-    leaderboard.show_board(session, done.board, data, publish=publish)
+    leaderboard.show_board(done.board, publish=publish)
     display.finish(done.outcome.failed, done.left_out, session.configs, suite)
     leaderboard.report_changed(done.board)

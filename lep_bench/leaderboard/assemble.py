@@ -9,7 +9,7 @@ from pathlib import Path
 from lep_bench.config.models import ORIGINAL
 from lep_bench.config.schema import Suite
 from lep_bench.errors import LepBenchError
-from lep_bench.leaderboard import compare, cost, health, measure
+from lep_bench.leaderboard import compare, measure
 from lep_bench.leaderboard.cells import Chosen, Condition, Lookup, Metrics, Samples, choose_results
 from lep_bench.leaderboard.contamination import StoredScan
 from lep_bench.leaderboard.examine import examine_results
@@ -48,7 +48,7 @@ class RowPlan:
     tasks: tuple[str, ...]
 
     @classmethod
-    def of(cls, chosen: Sequence[Chosen], suite: Suite, found: Contamination | None) -> RowPlan:
+    def make(cls, chosen: Sequence[Chosen], suite: Suite, found: Contamination | None) -> RowPlan:
         """The plan of a suite's rows."""
         chance = suite.mean.tasks
         scales = [
@@ -59,11 +59,11 @@ class RowPlan:
                     "plain" if one.group else suite.mean.kind,
                 ),
             )
-            for one in _summaries_of(suite)
+            for one in _make_summaries(suite)
         ]
         flagged = tuple(task for task, _, _ in found.flagged) if found else ()
         return cls(
-            _columns_of(chosen, suite),
+            _make_columns(chosen, suite),
             Scale(dict(chance), suite.mean.kind),
             tuple(scales),
             flagged,
@@ -71,7 +71,7 @@ class RowPlan:
         )
 
 
-def _summaries_of(suite: Suite) -> tuple[Summary, ...]:
+def _make_summaries(suite: Suite) -> tuple[Summary, ...]:
     """Means over fewer tasks first, then the groups, each as the suite orders them."""
     means = [
         Summary(label, tuple(t for t in suite.mean.tasks if t not in left_out), False)
@@ -80,7 +80,7 @@ def _summaries_of(suite: Suite) -> tuple[Summary, ...]:
     return (*means, *(Summary(label, tuple(tasks), True) for label, tasks in suite.groups.items()))
 
 
-def _columns_of(chosen: Sequence[Chosen], suite: Suite) -> tuple[Column, ...]:
+def _make_columns(chosen: Sequence[Chosen], suite: Suite) -> tuple[Column, ...]:
     """Symbols per token, the suite's scores in its order, bits per byte last (also where it is not
     a primary score).
     """
@@ -141,7 +141,7 @@ def _short_names(tasks: Sequence[str]) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Said:
+class BlockComparisons:
     """What the comparisons of a block say: of the means, of single tasks (model, task), and who may
     be ranked together.
     """
@@ -151,7 +151,9 @@ class Said:
     tasks: dict[tuple[str, str], Verdict | None]
 
     @classmethod
-    def of(cls, drafts: Sequence[Draft], plan: RowPlan, items: Lookup, delta: float) -> Said:
+    def make(
+        cls, drafts: Sequence[Draft], plan: RowPlan, items: Lookup, delta: float
+    ) -> BlockComparisons:
         """All comparisons among the rows of a block."""
         panels, models = (
             tuple(measure.make_panels(drafts, plan.scale, items)),
@@ -160,7 +162,7 @@ class Said:
         return cls(
             panels,
             compare.test_contrasts(models, panels, delta),
-            compare.verdicts(models, panels, delta),
+            compare.judge_tasks(models, panels, delta),
         )
 
     def ranks(self, names: Sequence[str]) -> dict[str, tuple[int, int]]:
@@ -190,13 +192,13 @@ def build_table(
     chosen, lookup = examine_results(
         choose_results(results, suite.name, suite.tasks),
         samples,
-        Metrics.of(suite.tasks, folders),
+        Metrics.load(suite.tasks, folders),
         scan,
     )
-    return assemble(chosen, lookup, suite, order, scan and scan.summary)
+    return assemble_table(chosen, lookup, suite, order, scan.summary if scan else None)
 
 
-def assemble(
+def assemble_table(
     chosen: Sequence[Chosen],
     items: Lookup,
     suite: Suite,
@@ -206,17 +208,18 @@ def assemble(
     """The table of these results, one per cell; `found` is what a scan of training texts found. See
     `build`.
     """
-    plan = RowPlan.of(chosen, suite, found)
-    drafts = drafts_of(chosen, suite)
-    blocks, failures = [], []
+    plan = RowPlan.make(chosen, suite, found)
+    drafts = make_drafts(chosen, suite)
+    blocks: list[Block] = []
+    failures: list[Failure] = []
     letters: list[str] = []
     for condition in sorted(
         {d.condition for d in drafts},
         key=lambda c: (c.format != "chat", c.engine, c.dtype, c.protocol, c.shots),
     ):
         peers = {d.record.name: d for d in drafts if d.condition == condition}
-        families = _families(list(peers.values()), order)
-        said = Said.of(
+        families = _group_families(list(peers.values()), order)
+        said = BlockComparisons.make(
             [draft for _, _, members in families for draft in members],
             plan,
             items,
@@ -226,16 +229,18 @@ def assemble(
         for family, prefix, members in families:
             ranks = said.ranks([draft.record.name for draft in members])
             rows = [
-                replace(_row(draft, peers, plan, items, said), rank=ranks.get(draft.record.name))
+                replace(
+                    _make_row(draft, peers, plan, items, said), rank=ranks.get(draft.record.name)
+                )
                 for draft in members
             ]
-            rows = [_number(row, peers[row.model], suite, failures) for row in rows]
+            rows = [_number_failures(row, peers[row.model], suite, failures) for row in rows]
             sections.append(
                 Section(
                     family,
                     prefix,
                     tuple(
-                        _letter(
+                        _assign_letters(
                             [replace(r, label=r.model.removeprefix(prefix)) for r in rows], letters
                         )
                     ),
@@ -264,15 +269,15 @@ def assemble(
         tuple(blocks),
         tuple(failures),
         suite.mean.name,
-        _summaries_of(suite),
+        _make_summaries(suite),
         found,
-        _unpaired(chosen, items, suite),
-        _notes(drafts, suite),
+        _find_unpaired(chosen, items, suite),
+        _collect_notes(drafts, suite),
         delta=suite.mean.delta,
     )
 
 
-def _unpaired(chosen: Sequence[Chosen], items: Lookup, suite: Suite) -> tuple[str, ...]:
+def _find_unpaired(chosen: Sequence[Chosen], items: Lookup, suite: Suite) -> tuple[str, ...]:
     """Tasks of the mean whose score is no mean of its items."""
     scored = {
         task: [c for c in chosen if c.result.task == task and c.failure is None and not c.edited]
@@ -281,11 +286,11 @@ def _unpaired(chosen: Sequence[Chosen], items: Lookup, suite: Suite) -> tuple[st
     return tuple(
         task
         for task, cells in scored.items()
-        if any(measure.usable_items([c], items) is None for c in cells)
+        if any(measure.average_seeds([c], items) is None for c in cells)
     )
 
 
-def _notes(drafts: Sequence[Draft], suite: Suite) -> tuple[Note, ...]:
+def _collect_notes(drafts: Sequence[Draft], suite: Suite) -> tuple[Note, ...]:
     """What the results say beside their numbers, each once with its models and tasks."""
     tasks: dict[tuple[str, str], dict[str, None]] = {}
     for draft in drafts:
@@ -302,7 +307,7 @@ def _notes(drafts: Sequence[Draft], suite: Suite) -> tuple[Note, ...]:
     )
 
 
-def drafts_of(chosen: Sequence[Chosen], suite: Suite) -> list[Draft]:
+def make_drafts(chosen: Sequence[Chosen], suite: Suite) -> list[Draft]:
     """Rows to be: results grouped by model and condition.
 
     Running text is scored without a conversation, so its cells may carry another shot count and
@@ -321,8 +326,8 @@ def drafts_of(chosen: Sequence[Chosen], suite: Suite) -> list[Draft]:
     drafts: dict[tuple[str, Condition], Draft] = {}
     for c in chosen:
         draft = drafts.setdefault(
-            (c.result.model.name, Condition.of(c.result)),
-            Draft(c.result.model, Condition.of(c.result)),
+            (c.result.model.name, Condition.from_result(c.result)),
+            Draft(c.result.model, Condition.from_result(c.result)),
         )
         draft.cells.setdefault(c.result.task, {})[c.result.model.seed] = c
     asked = [d for d in drafts.values() if any(task in suite.mean.tasks for task in d.cells)]
@@ -348,7 +353,9 @@ def _machine(condition: Condition) -> tuple[str, str]:
     return condition.engine, condition.dtype
 
 
-def _families(drafts: Sequence[Draft], order: Sequence[str]) -> list[tuple[str, str, list[Draft]]]:
+def _group_families(
+    drafts: Sequence[Draft], order: Sequence[str]
+) -> list[tuple[str, str, list[Draft]]]:
     """(heading, common prefix of the names, drafts in order) per family, then baselines, then local
     models.
     """
@@ -392,7 +399,9 @@ def _families(drafts: Sequence[Draft], order: Sequence[str]) -> list[tuple[str, 
     ]
 
 
-def _row(draft: Draft, peers: dict[str, Draft], plan: RowPlan, items: Lookup, said: Said) -> Row:
+def _make_row(
+    draft: Draft, peers: dict[str, Draft], plan: RowPlan, items: Lookup, said: BlockComparisons
+) -> Row:
     model = draft.record
     keys = [measure.measure_cell(draft, column, items) for column in plan.columns]
     cells = tuple(
@@ -401,7 +410,9 @@ def _row(draft: Draft, peers: dict[str, Draft], plan: RowPlan, items: Lookup, sa
     )
     control = compare.find_control(model)
     refused = (
-        cost.refusal(draft, peers[control], tuple(plan.scale.chance)) if control in peers else None
+        measure.find_obstacle(draft, peers[control], tuple(plan.scale.chance))
+        if control in peers
+        else None
     )
     difference = next(
         (
@@ -413,7 +424,10 @@ def _row(draft: Draft, peers: dict[str, Draft], plan: RowPlan, items: Lookup, sa
     )
     means = tuple(measure.measure_mean(draft, scale, items) for _, scale in plan.summaries)
     rest = measure.measure_clean(draft, plan.scale, plan.flagged)
-    mean, spent = measure.measure_mean(draft, plan.scale, items), cost.sum_cost(draft, plan.tasks)
+    mean, spent = (
+        measure.measure_mean(draft, plan.scale, items),
+        measure.sum_cost(draft, plan.tasks),
+    )
     return Row(
         model.name,
         model.name,
@@ -428,11 +442,11 @@ def _row(draft: Draft, peers: dict[str, Draft], plan: RowPlan, items: Lookup, sa
         rest,
         spent,
         refused,
-        health=health.summarise_texts(draft, plan.tasks),
+        health=measure.summarise_texts(draft, plan.tasks),
     )
 
 
-def _number(row: Row, draft: Draft, suite: Suite, failures: list[Failure]) -> Row:
+def _number_failures(row: Row, draft: Draft, suite: Suite, failures: list[Failure]) -> Row:
     """Put the row's failures into the list; the same reason for several tasks or seeds is said
     once.
     """
@@ -456,7 +470,7 @@ def _number(row: Row, draft: Draft, suite: Suite, failures: list[Failure]) -> Ro
     return replace(row, failure=number)
 
 
-def _letter(rows: Sequence[Row], used: list[str]) -> list[Row]:
+def _assign_letters(rows: Sequence[Row], used: list[str]) -> list[Row]:
     """Give a letter to every row that another one is compared with, and write it beside the
     difference.
     """

@@ -17,21 +17,19 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from lep_bench.errors import TaskError
 from lep_bench.files import load_module
-from lep_bench.records.schema import TaskResult
+from lep_bench.records.schema import Machine, TaskResult
 from lep_bench.tasks import scan_tasks
-
-if TYPE_CHECKING:
-    import numpy as np
-
 
 Aggregation = Callable[[list[Any]], float]
 Resampled = Callable[[Sequence[Any], "np.ndarray", "np.ndarray"], "np.ndarray"]
 # distinct values; above, resampling by a function that is not vectorised takes seconds per cell
-MANY = 200
+MOST_DISTINCT = 200
 
 
 @dataclass(frozen=True)
@@ -44,20 +42,22 @@ class Metrics:
     own: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, tasks: Sequence[str], folders: Sequence[Path] = ()) -> Metrics:
-        """Of the named tasks, in the shipped task folders and the user's. Raises TaskError for a
+    def load(cls, tasks: Sequence[str], folders: Sequence[Path] = ()) -> Metrics:
+        """The metrics of the named tasks, in the shipped task folders and the user's. Raises TaskError for a
         metrics.py that cannot be imported.
         """
         known = scan_tasks(folders).tasks
         files = {task: known[task].folder / "metrics.py" for task in tasks if task in known}
-        there = {file for file in files.values() if file.is_file()}
-        found: tuple[dict[str, Any], ...] = ({}, {}, {})
-        for module in map(_module, sorted(there)):
-            for held, name in zip(found, ("AGGREGATIONS", "RESAMPLED", "UNITS")):
-                held |= getattr(module, name, {})
-        return cls(*found, frozenset(task for task, file in files.items() if file in there))
+        existing = {file for file in files.values() if file.is_file()}
+        own = frozenset(task for task, file in files.items() if file in existing)
+        metrics = cls(own=own)
+        for module in map(_load_metrics, sorted(existing)):
+            metrics.aggregations.update(getattr(module, "AGGREGATIONS", {}))
+            metrics.resampled.update(getattr(module, "RESAMPLED", {}))
+            metrics.units.update(getattr(module, "UNITS", {}))
+        return metrics
 
-    def raw(self, task: str, metric: str, values: Sequence[Any]) -> Raw | None:
+    def raw(self, task: str, metric: str, values: Sequence[Any]) -> StoredValues | None:
         """The stored values of a score that is no mean over items; None where its aggregation is
         not offered or cannot take them.
         """
@@ -73,20 +73,19 @@ class Metrics:
 
     def coded(
         self, task: str, metric: str, distinct: Sequence[Any], codes: Sequence[int]
-    ) -> Raw | None:
+    ) -> StoredValues | None:
         """As `raw`, from the distinct values and each item's place among them."""
-        import numpy as np
-
-        plain, fast = (
-            held.get(task, {}).get(metric) for held in (self.aggregations, self.resampled)
-        )
-        if plain is None or (fast is None and len(distinct) > MANY):
+        plain = self.aggregations.get(task, {}).get(metric)
+        fast = self.resampled.get(task, {}).get(metric)
+        if plain is None or (fast is None and len(distinct) > MOST_DISTINCT):
             return None
-        return Raw(tuple(distinct), np.asarray(codes, dtype=np.intp), fast or _one_by_one(plain))
+        return StoredValues(
+            tuple(distinct), np.asarray(codes, dtype=np.intp), fast or _vectorise(plain)
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class Raw:
+class StoredValues:
     """What a score that is no mean is computed from: K `distinct` values, `codes` [N] (each item's
     place among them).
     """
@@ -98,16 +97,12 @@ class Raw:
     @property
     def whole(self) -> np.ndarray:
         """[K]: how many items have each value."""
-        import numpy as np
-
         return np.bincount(self.codes, minlength=len(self.distinct)).astype(np.float64)
 
     def scores(self, counts: np.ndarray) -> np.ndarray:
         """[B] scores of B resamples, counts [B, K] of the distinct values in each; not finite where
         a resample has none.
         """
-        import numpy as np
-
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(
                 self.function(self.distinct, self.whole, np.asarray(counts, dtype=np.float64)),
@@ -118,8 +113,6 @@ class Raw:
         """The score and [N] each item's share in it: centred jackknife pseudo-values, score + (n -
         1) (mean of the scores without one item - score without this one). Their mean is the score,
         their clustered standard error the jackknife's. None where there is no such."""
-        import numpy as np
-
         whole, n = self.whole, len(self.codes)
         if n < 2:
             return None
@@ -136,16 +129,14 @@ class Raw:
         return (float(score), shares[self.codes]) if np.isfinite(shares).all() else None
 
 
-def exchanges(a: Raw, b: Raw) -> np.ndarray:
+def measure_exchanges(a: StoredValues, b: StoredValues) -> np.ndarray:
     """[N]: half of what the difference of two scores, a - b, loses when the two answers to an item
     are exchanged; of a mean this is the item's difference over N. Not finite where the score is not
     known without the answers as they are."""
-    import numpy as np
-
     places = {value: i for i, value in enumerate(dict.fromkeys((*a.distinct, *b.distinct)))}
     count = len(places)
     ours, theirs = (
-        Raw(
+        StoredValues(
             tuple(places),
             np.array([places[value] for value in raw.distinct])[raw.codes],
             raw.function,
@@ -160,9 +151,7 @@ def exchanges(a: Raw, b: Raw) -> np.ndarray:
     return np.where(pairs % count == pairs // count, 0.0, (gaps[0] - gaps[1:]) / 2)[of]
 
 
-def _one_by_one(plain: Aggregation) -> Resampled:
-    import numpy as np
-
+def _vectorise(plain: Aggregation) -> Resampled:
     def score(values: list[Any]) -> float:
         try:
             return plain(values)
@@ -181,7 +170,7 @@ def _one_by_one(plain: Aggregation) -> Resampled:
     return scores
 
 
-def _module(file: Path) -> Any:
+def _load_metrics(file: Path) -> Any:
     try:
         return load_module(file, "metrics")
     except (ImportError, SyntaxError, NameError, OSError) as error:
@@ -201,7 +190,7 @@ class Condition:
     dtype: str
 
     @classmethod
-    def of(cls, result: TaskResult) -> Condition:
+    def from_result(cls, result: TaskResult) -> Condition:
         """The condition under which a result came about."""
         s = result.scoring
         return cls(s.protocol, s.shots, s.format, result.provenance.engine, s.dtype)
@@ -249,13 +238,13 @@ class Items:
     ids: tuple[str, ...]
     groups: tuple[str, ...]
     values: np.ndarray
-    raws: tuple[Raw, ...] = ()
+    raws: tuple[StoredValues, ...] = ()
 
     def clusters(self, task: str) -> tuple[int, ...]:
         """What counts as one draw, as a number within this process: the group (the same in every
         task), else the item itself.
         """
-        return _clusters(task, self.ids, self.groups)
+        return _number_clusters(task, self.ids, self.groups)
 
 
 # numbers, since millions of names would have to be hashed again and again
@@ -263,7 +252,7 @@ _NUMBERS: dict[tuple[str, ...], int] = {}
 
 
 @lru_cache(maxsize=64)  # of as many tasks: every cell of a task asks for the same
-def _clusters(task: str, ids: tuple[str, ...], groups: tuple[str, ...]) -> tuple[int, ...]:
+def _number_clusters(task: str, ids: tuple[str, ...], groups: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(
         [
             _NUMBERS.setdefault((group,) if group else (task, item), len(_NUMBERS))
@@ -272,7 +261,7 @@ def _clusters(task: str, ids: tuple[str, ...], groups: tuple[str, ...]) -> tuple
     )
 
 
-class Answered(Protocol):
+class ScoredSample(Protocol):
     """What a table needs of a `results.Sample`; of `gold` and generated texts only where they were
     not counted at scoring.
     """
@@ -285,15 +274,15 @@ class Answered(Protocol):
 
 
 Lookup = Callable[[TaskResult], Items | None]
-Samples = Callable[[TaskResult], Sequence[Answered]]
+Samples = Callable[[TaskResult], Sequence[ScoredSample]]
 # (doc ids, hashes, groups) -> ids and groups of Items
 Asked = dict[tuple[tuple[Any, ...], ...], tuple[tuple[str, ...], tuple[str, ...]]]
 # a score and what its items give, at most so far apart: published items have five digits
-CLOSE = 1e-5
+TOLERANCE = 1e-5
 
 
 def read_items(
-    result: TaskResult, samples: Sequence[Answered], metrics: Metrics, asked: Asked
+    result: TaskResult, samples: Sequence[ScoredSample], metrics: Metrics, asked: Asked
 ) -> Items | None:
     """The items of a cell; None where they do not give the score: no values under its name, or an
     aggregation that nobody offers. Ids and groups are kept in `asked` for the next cell that was
@@ -302,8 +291,6 @@ def read_items(
     That is the contract with the tasks: `Sample.values[primary]` is the item's share of a score
     that is their mean, or what the task's entry in AGGREGATIONS consumes.
     """
-    import numpy as np
-
     stored = [s.values.get(result.primary) for s in samples]
     raw = metrics.raw(result.task, result.primary, stored)
     values = shares = None
@@ -315,7 +302,7 @@ def read_items(
     if (
         values is None
         or not np.isfinite(values).all()
-        or not abs(values.mean() - result.scores[result.primary].value) <= CLOSE
+        or not abs(values.mean() - result.scores[result.primary].value) <= TOLERANCE
     ):
         return None
     key = (
@@ -353,13 +340,13 @@ def choose_results(results: Iterable[TaskResult], suite: str, tasks: Sequence[st
     for result in wanted:
         chosen = Chosen(result, stale=newest[result.task] != result.task_fingerprint)
         rank = (not chosen.stale, chosen.failure is None, result.scoring.limit is None)
-        cell = (result.model.name, result.model.seed, result.task, Condition.of(result))
+        cell = (result.model.name, result.model.seed, result.task, Condition.from_result(result))
         if cell not in best or rank >= best[cell][0]:
             best[cell] = (rank, chosen)
     return [chosen for _, chosen in best.values()]
 
 
-def model_key(result: TaskResult) -> str:
+def format_model_key(result: TaskResult) -> str:
     """Name with the training seed, as `config.ModelSpec.key` writes it."""
     model = result.model
     return model.name if model.seed == 0 else f"{model.name}@seed{model.seed}"
@@ -377,6 +364,17 @@ def average_items(items: Sequence[Items | None]) -> Items | None:
     whole = [i for i in items if i]
     return replace(
         first,
-        values=sum(i.values for i in whole) / len(whole),
+        values=sum((i.values for i in whole), np.zeros(len(first.ids))) / len(whole),
         raws=tuple(raw for i in whole for raw in i.raws),
+    )
+
+
+NOT_RECORDED = "(not recorded)"
+
+
+def describe_machine(machine: Machine) -> str:
+    """`engine hf 5.19.0 on cpu in float32`."""
+    return (
+        f"engine {machine.engine} {machine.version or '(version not recorded)'} on "
+        f"{machine.device or NOT_RECORDED} in {machine.dtype}"
     )

@@ -10,23 +10,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
+import numpy as np
+
 from lep_bench import stats
 from lep_bench.config.models import ORIGINAL
 from lep_bench.config.schema import Suite
 from lep_bench.errors import LepBenchError
-from lep_bench.leaderboard import cost, measure
+from lep_bench.leaderboard import measure
 from lep_bench.leaderboard.cells import Condition, Items, Lookup
 from lep_bench.leaderboard.measure import Draft, Panel, Scale
 from lep_bench.leaderboard.table import Contrast, Difference, Verdict
-from lep_bench.records.schema import ModelRecord
+from lep_bench.records.schema import ModelRecord, TaskResult
 
-ADAPTED = "What does the adapted model lose or gain against the instruct model, tuned alike?"
-TUNED = "What does the tuning change?"
-METHODS = "Which propagation is better, with the same vocabulary and tuning?"
-VOCABULARY = "What does the new vocabulary change, with the same training text?"
-TRAINED = "What changes against the base model?"
+ADAPTED = "What does the adapted model gain or lose compared with the instruct model, tuned alike?"
+TUNED = "What does tuning change?"
+METHODS = "Which propagation method is better, for the same vocabulary and tuning?"
+VOCABULARY = "What does the new vocabulary change, for the same training text?"
+TRAINED = "What changes compared with the base model?"
 QUESTIONS = (ADAPTED, TUNED, METHODS, VOCABULARY, TRAINED)
-FOUND = 1.959964 + 0.841621  # standard errors that a single comparison finds with a power of 80%
+POWER_FACTOR = (
+    1.959964 + 0.841621
+)  # standard errors that a single comparison finds with a power of 80%
 
 
 def find_control(model: ModelRecord) -> str | None:
@@ -39,7 +43,7 @@ def find_control(model: ModelRecord) -> str | None:
     if model.family is None:
         return None
     if model.stage in ("instruct-init", "propagation"):
-        return f"{model.family}/instruct{_tuning(model)}"
+        return f"{model.family}/instruct{_tuning_suffix(model)}"
     if model.stage == "instruct":
         return f"{model.family}/instruct" if model.tuning else None
     if model.stage == "donor" and model.vocabulary != ORIGINAL:
@@ -47,7 +51,7 @@ def find_control(model: ModelRecord) -> str | None:
     return f"{model.family}/base" if model.stage in ("init", "donor") else None
 
 
-def _tuning(model: ModelRecord) -> str:
+def _tuning_suffix(model: ModelRecord) -> str:
     return (
         (f"+{model.tuning}" + (f"@{model.variant}" if model.variant else ""))
         if model.tuning
@@ -66,7 +70,7 @@ def plan_contrasts(models: Sequence[ModelRecord]) -> list[tuple[str, str, str]]:
         if m.stage in ("instruct-init", "propagation"):
             found.append((ADAPTED, m.name, fair))
         if m.tuning and m.family:
-            found.append((TUNED, m.name, m.name.removesuffix(_tuning(m))))
+            found.append((TUNED, m.name, m.name.removesuffix(_tuning_suffix(m))))
         if m.stage == "donor" and m.vocabulary != ORIGINAL:
             found.append((VOCABULARY, m.name, fair))
         if m.stage in ("init", "donor") and m.family:
@@ -84,11 +88,26 @@ def plan_contrasts(models: Sequence[ModelRecord]) -> list[tuple[str, str, str]]:
     )
 
 
+def judge_difference(
+    value: float, low: float | None, high: float | None, corrected: float | None, delta: float
+) -> Verdict | None:
+    """`equal` where the whole interval lies within ±delta, else what the corrected test says, else
+    `undecided`; None where nothing is known.
+    """
+    if low is None or high is None or corrected is None:
+        return None
+    if -delta <= low and high <= delta:
+        return "equal"
+    if corrected > stats.ALPHA or not value:
+        return "undecided"
+    return "higher" if value > 0 else "lower"
+
+
 def correct_differences(differences: Sequence[Difference], delta: float) -> list[Difference]:
     """The differences with p corrected for all of them (Holm) and a verdict each."""
     corrected = stats.holm([d.p for d in differences])
     return [
-        replace(d, corrected=p, verdict=stats.judge_difference(d.value, d.low, d.high, p, delta))
+        replace(d, corrected=p, verdict=judge_difference(d.value, d.low, d.high, p, delta))
         for d, p in zip(differences, corrected)
     ]
 
@@ -112,7 +131,7 @@ def test_contrasts(
     return tuple(Contrast(question, a, made[a, b]) for (question, a, b), _ in plan)
 
 
-def verdicts(
+def judge_tasks(
     models: Sequence[ModelRecord], panels: Sequence[Panel], delta: float
 ) -> dict[tuple[str, str], Verdict | None]:
     """What every task of the mean says of a model against its fair control, by (model, task),
@@ -140,14 +159,14 @@ def smallest_difference(found: Sequence[Contrast]) -> float | None:
         for d in {(f.model, f.difference.control): f.difference for f in found}.values()
         if d.stderr
     ]
-    return FOUND * statistics.median(errors) if errors else None
+    return POWER_FACTOR * statistics.median(errors) if errors else None
 
 
-NOW = " (now)"
+NOW_SUFFIX = " (now)"
 
 
 @dataclass(frozen=True)
-class Line:
+class ComparedTask:
     """One task (or the mean): both scores, the first minus the second, and of right/wrong items how
     many both, only the first, only the second and neither answered rightly. A task's p is corrected
     for the number of tasks."""
@@ -169,8 +188,8 @@ class Comparison:
     condition: Condition
     a: str
     b: str
-    lines: tuple[Line, ...]
-    mean: Line | None
+    lines: tuple[ComparedTask, ...]
+    mean: ComparedTask | None
     missing: tuple[str, ...]
     smallest: float | None
     seeds: int
@@ -194,11 +213,15 @@ def compare_models(a: Draft, b: Draft, suite: Suite, items: Lookup) -> Compariso
     judged = correct_differences(
         [panel.alone(task).differences(pair)[0] for task in tasks], suite.mean.delta
     )
-    lines = tuple(_line(panel, task, difference) for task, difference in zip(tasks, judged))
+    lines = tuple(_compare_task(panel, task, difference) for task, difference in zip(tasks, judged))
     whole = correct_differences(panel.differences(pair), suite.mean.delta)[0]
     cells = [measure.measure_mean(draft, Scale(chance, suite.mean.kind), items) for draft in (a, b)]
-    mean = None if missing else Line("mean", cells[0].value or 0.0, cells[1].value or 0.0, whole)
-    smallest = FOUND * whole.stderr if whole.stderr and not missing else None
+    mean = (
+        None
+        if missing
+        else ComparedTask("mean", cells[0].value or 0.0, cells[1].value or 0.0, whole)
+    )
+    smallest = POWER_FACTOR * whole.stderr if whole.stderr and not missing else None
     return Comparison(
         a.condition, *pair[0], lines, mean, missing, smallest, whole.seeds, cells[0].limit
     )
@@ -213,13 +236,17 @@ def make_paired_panel(a: Draft, b: Draft, scale: Scale, items: Lookup) -> Panel:
         return found[0]
     raise LepBenchError(
         f"{a.record.name} and {b.record.name} cannot be compared: "
-        f"{_why(a, b, list(scale.chance), items)}"
+        f"{_explain_obstacle(a, b, list(scale.chance), items)}"
     )
 
 
-def _why(a: Draft, b: Draft, tasks: Sequence[str], items: Lookup) -> str:
-    if refused := cost.refusal(a, b, tasks):
-        return f"{refused}: run one again like the other" if " against " in refused else refused
+def _explain_obstacle(a: Draft, b: Draft, tasks: Sequence[str], items: Lookup) -> str:
+    if refused := measure.find_obstacle(a, b, tasks):
+        return (
+            f"{refused}: run one again with the other's settings"
+            if " against " in refused
+            else refused
+        )
     for task in tasks:
         ours, theirs = ([c.result for c in d.scored(task).values()] for d in (a, b))
         counts = {(r.samples, r.scoring.limit) for r in (*ours, *theirs)}
@@ -231,17 +258,18 @@ def _why(a: Draft, b: Draft, tasks: Sequence[str], items: Lookup) -> str:
             return f"{task} with {' and '.join(said)}: run both with the same --limit"
         known = [items(r) for r in (*ours, *theirs)]
         if len({i and (i.ids, i.groups) for i in known}) > 1:
-            return f"{task}: their items are not the same ones: run the older one again"
-    return "they have no training seed for which every task was scored"
+            return f"{task}: they were not given the same items: run the older one again"
+    return "no training seed has a score for every task"
 
 
-def _line(panel: Panel, task: str, difference: Difference) -> Line:
+def _compare_task(panel: Panel, task: str, difference: Difference) -> ComparedTask:
     share = next(share for share in panel.shares if share.task == task)
     score = [sum(seeds) / len(seeds) for seeds in share.scores]
-    return Line(task, score[0], score[1], difference, share.items and _right(*share.items))
+    right = _count_right(*share.items) if share.items else None
+    return ComparedTask(task, score[0], score[1], difference, right)
 
 
-def _right(a: Items, b: Items) -> tuple[int, int, int, int] | None:
+def _count_right(a: Items, b: Items) -> tuple[int, int, int, int] | None:
     """None where an item is not right or wrong but something in between."""
     if a.raws or any(((i.values != 0) & (i.values != 1)).any() for i in (a, b)):
         return None
@@ -249,12 +277,10 @@ def _right(a: Items, b: Items) -> tuple[int, int, int, int] | None:
     return both, first - both, second - both, len(a.values) - first - second + both
 
 
-def _unchanged(panel: Panel) -> bool:
+def _is_unchanged(panel: Panel) -> bool:
     """Whether no item's score differs between the two rows; those of a kept baseline have five
     digits.
     """
-    import numpy as np
-
     known = [share.items for share in panel.shares if share.items]
     return len(known) == len(panel.shares) and all(
         np.allclose(a.values, b.values, rtol=1e-4, atol=1e-9) for a, b in known
@@ -262,7 +288,7 @@ def _unchanged(panel: Panel) -> bool:
 
 
 @dataclass(frozen=True)
-class Gated:
+class GateResult:
     """A model now against its baseline: `bound` is the lower end of the difference's one-sided
     interval, at its `level` (Holm).
     """
@@ -280,7 +306,7 @@ def gate_models(
     suite: Suite,
     lookups: tuple[Lookup, Lookup],
     max_drop: float,
-) -> list[Gated]:
+) -> list[GateResult]:
     """Of (baseline, now) of every model whether the mean dropped by less than `max_drop`, in the
     order given: `bound` > -max_drop.
 
@@ -293,18 +319,25 @@ def gate_models(
     from scipy.special import stdtr, stdtrit
 
     scale = Scale(dict(suite.mean.tasks), suite.mean.kind)
-    found: list[tuple[float, Gated, float, float]] = []
+    found: list[tuple[float, GateResult, float, float]] = []
     for old, new in pairs:
         known = {id(c.result) for cells in new.cells.values() for c in cells.values()}
-        items: Lookup = lambda result, known=known: lookups[id(result) in known](result)  # noqa: E731
+
+        def find_items(result: TaskResult, known: set[int] = known) -> Items | None:
+            return lookups[id(result) in known](result)
+
         named = Draft(
-            new.record.model_copy(update={"name": new.record.name + NOW}), new.condition, new.cells
+            new.record.model_copy(update={"name": new.record.name + NOW_SUFFIX}),
+            new.condition,
+            new.cells,
         )
-        panel = make_paired_panel(named, old, scale, items)
+        panel = make_paired_panel(named, old, scale, find_items)
         difference = panel.differences([(named.record.name, old.record.name)])[0]
         both = panel.place[named.record.name], panel.place[old.record.name]
         error = panel.error(
-            *both, paired=measure.complete_seeds(old, scale) == measure.complete_seeds(new, scale)
+            *both,
+            paired=measure.find_complete_seeds(old, scale)
+            == measure.find_complete_seeds(new, scale),
         )
         if error is None:
             raise LepBenchError(
@@ -312,12 +345,14 @@ def gate_models(
                 "of items, or no items"
             )
         stderr, df = error
-        values = [measure.measure_mean(draft, scale, items).value or 0.0 for draft in (old, new)]
-        stderr = 0.0 if _unchanged(panel) else math.hypot(stderr, panel.floor)
+        values = [
+            measure.measure_mean(draft, scale, find_items).value or 0.0 for draft in (old, new)
+        ]
+        stderr = 0.0 if _is_unchanged(panel) else math.hypot(stderr, panel.floor)
         above = difference.value + max_drop
         p = float(stdtr(min(df, 1e9), -above / stderr)) if stderr else float(above <= 0)
         found.append(
-            (p, Gated(old.record.name, values[0], values[1], difference, 0.0, 0.0), stderr, df)
+            (p, GateResult(old.record.name, values[0], values[1], difference, 0.0, 0.0), stderr, df)
         )
     order = sorted(range(len(found)), key=lambda i: found[i][0])
     out = [gated for _, gated, _, _ in found]

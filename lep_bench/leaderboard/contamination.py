@@ -36,7 +36,7 @@ import numpy as np
 from lep_bench import corpora, stats
 from lep_bench.errors import LepBenchError
 from lep_bench.files import file_digest
-from lep_bench.leaderboard.cells import CLOSE, Answered, Metrics
+from lep_bench.leaderboard.cells import TOLERANCE, Metrics, ScoredSample
 from lep_bench.leaderboard.table import Contamination
 from lep_bench.records.schema import TaskResult
 
@@ -574,7 +574,7 @@ def read_scan(file: Path, tasks: Sequence[str]) -> StoredScan | None:
 
 
 def score_clean(
-    result: TaskResult, samples: Sequence[Answered], metrics: Metrics, scan: StoredScan
+    result: TaskResult, samples: Sequence[ScoredSample], metrics: Metrics, scan: StoredScan
 ) -> float | None:
     """The primary score over the rows that are not flagged, by the task's own metric code; None
     where it cannot be known.
@@ -596,7 +596,7 @@ def score_clean(
         units = [unit_of(s.values[metric]) if unit_of else s.doc_hash for s in samples]
         gone = {unit for s, unit in zip(samples, units) if s.doc_hash in flagged}
         whole = float(aggregate([s.values[metric] for s in samples]))
-        if not abs(whole - result.scores[metric].value) <= CLOSE:
+        if not abs(whole - result.scores[metric].value) <= TOLERANCE:
             return None
         left = [s.values[metric] for s, unit in zip(samples, units) if unit not in gone]
         value = float(aggregate(left))

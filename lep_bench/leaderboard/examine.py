@@ -13,14 +13,14 @@ from typing import Any
 from lep_bench import stats
 from lep_bench.errors import LepBenchError
 from lep_bench.leaderboard.cells import (
-    CLOSE,
-    Answered,
+    TOLERANCE,
     Asked,
     Chosen,
     Items,
     Lookup,
     Metrics,
     Samples,
+    ScoredSample,
     read_items,
 )
 from lep_bench.leaderboard.contamination import StoredScan, score_clean
@@ -51,11 +51,11 @@ def examine_results(
 
 def _ahead(
     chosen: Iterable[Chosen], samples: Samples
-) -> Iterator[tuple[Chosen, Future[Sequence[Answered]] | None]]:
+) -> Iterator[tuple[Chosen, Future[Sequence[ScoredSample]] | None]]:
     """Every cell with its samples to come (none for a failed one), a few of them already: files are
     read and hashed beside the work.
     """
-    waiting: deque[tuple[Chosen, Future[Sequence[Answered]] | None]] = deque()
+    waiting: deque[tuple[Chosen, Future[Sequence[ScoredSample]] | None]] = deque()
     with ThreadPoolExecutor(2) as pool:
         for c in chosen:
             waiting.append((c, pool.submit(samples, c.result) if c.failure is None else None))
@@ -66,7 +66,7 @@ def _ahead(
 
 def _one(
     c: Chosen,
-    reading: Future[Sequence[Answered]],
+    reading: Future[Sequence[ScoredSample]],
     metrics: Metrics,
     scan: StoredScan | None,
     asked: Asked,
@@ -91,7 +91,7 @@ def _one(
     return replace(c, clean=clean), items
 
 
-def _contradicted(result: TaskResult, samples: Sequence[Answered], metrics: Metrics) -> bool:
+def _contradicted(result: TaskResult, samples: Sequence[ScoredSample], metrics: Metrics) -> bool:
     """Whether the samples give another score. Only where it is known how: of a task without a
     metrics.py the score may be any function of its numbers, and of sampled answers each item's
     value is a mean over samplings, of which only a mean over items is the score."""
@@ -106,7 +106,7 @@ def _contradicted(result: TaskResult, samples: Sequence[Answered], metrics: Metr
     try:
         return (
             not abs(float((aggregate or _mean)(stored)) - result.scores[result.primary].value)
-            <= CLOSE
+            <= TOLERANCE
         )
     except (ArithmeticError, ValueError, TypeError, LookupError):
         return False  # values of another kind than this version of the task takes

@@ -8,18 +8,24 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from lep_bench import stats
-from lep_bench.leaderboard.cells import Chosen, Condition, Items, Lookup, average_items, exchanges
-from lep_bench.leaderboard.table import SYMBOLS, Cell, Column, Difference
+from lep_bench.leaderboard.cells import (
+    Chosen,
+    Condition,
+    Items,
+    Lookup,
+    StoredValues,
+    average_items,
+    describe_machine,
+    measure_exchanges,
+)
+from lep_bench.leaderboard.table import SYMBOLS, Cell, Column, Cost, Difference, Health
 from lep_bench.records.schema import ModelRecord, TaskResult
+from lep_bench.records.text_counts import TextCounts
 from lep_bench.stats import number_groups, small_sample_factor
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from lep_bench.leaderboard.cells import Raw
 
 
 @dataclass(eq=False)
@@ -45,13 +51,13 @@ class Panel:
         names: Sequence[str],
         shares: Sequence[Share],
         trained: Sequence[int | None],
-        tasks: dict[str, _Task] | None = None,
+        tasks: dict[str, _TaskItems] | None = None,
     ):
         self.names, self.shares, self.trained = list(names), list(shares), list(trained)
         self.place = {name: i for i, name in enumerate(names)}
         if tasks is None:
-            tasks = {share.task: _Task(share) for share in shares if share.items}
-            _strata(list(tasks.values()))
+            tasks = {share.task: _TaskItems(share) for share in shares if share.items}
+            _assign_strata(list(tasks.values()))
         self.tasks = tasks
 
     def alone(self, task: str) -> Panel:
@@ -107,10 +113,8 @@ class Panel:
             (s.weight / len(self.tasks[s.task].sizes) for s in self.shares if s.items), default=0.0
         )
 
-    def _collected(self, of_task: Callable[[_Task], np.ndarray]) -> np.ndarray:
+    def _collected(self, of_task: Callable[[_TaskItems], np.ndarray]) -> np.ndarray:
         """[any, groups of all tasks]: the weighted sum over tasks of an array [any, C] per task."""
-        import numpy as np
-
         tasks = [self.tasks[share.task] for share in self.shares if share.items]
         parts = [
             share.weight * of_task(self.tasks[share.task]) for share in self.shares if share.items
@@ -128,15 +132,14 @@ class Panel:
 
     @cached_property
     def _loads(self) -> np.ndarray:
-        """[R, groups]: u_g of the formula in `clustered`."""
-        return self._collected(_Task.loads)
+        """[R, groups]: u_g of the formula in `stats.stderr`."""
+        return self._collected(_TaskItems.loads)
 
     @cached_property
     def deviations(self) -> np.ndarray:
-        """[RESAMPLES, R] of the resampled means from the means: see `_Task.deviations`."""
-        return sum(
-            share.weight * self.tasks[share.task].deviations for share in self.shares if share.items
-        )
+        """[RESAMPLES, R] of the resampled means from the means: see `_TaskItems.deviations`."""
+        parts = [s.weight * self.tasks[s.task].deviations for s in self.shares if s.items]
+        return sum(parts[1:], parts[0])
 
     @property
     def known(self) -> bool:
@@ -149,7 +152,7 @@ class Panel:
         """
         at = [(self.place[a], self.place[b]) for a, b in pairs]
         tests = (
-            stats.sign_flip_test([self._between(a, b) for a, b in at])
+            stats.paired_test([self._between(a, b) for a, b in at])
             if self.tasks
             else [(1.0, "")] * len(at)
         )
@@ -189,14 +192,14 @@ class Panel:
         several = max(len(self.means[a]), len(self.means[b])) > 1
         if several or self.unpaired[a] or self.unpaired[b]:
             # Wider by the floor, so that agreement of a few items or seeds is no certainty.
-            p, low, high = stats.student_interval(value, math.hypot(stderr, self.floor), df)
+            p, low, high = stats.t_test(value, math.hypot(stderr, self.floor), df)
             test = (
                 f"t over {' and '.join(dict.fromkeys(map(str, trained)))} seeds"
                 if several
                 else "normal, tasks without items not paired"
             )
         else:
-            low, high = stats.percentile_interval(
+            low, high = stats.interval(
                 value, self.deviations[:, a] - self.deviations[:, b], self.floor
             )
         return Difference(
@@ -211,7 +214,6 @@ class Panel:
         that three seeds a row are enough to decide something; a trained row with a single seed gets
         it, too.
         """
-        import numpy as np
         from scipy.special import chdtri, ndtri
 
         at = [self.place[name] for name in names]
@@ -237,17 +239,15 @@ class Panel:
             )
         if apart.any():
             scatter = scatter + ndtri(stats.draw_uniforms(3, len(at))) * np.sqrt(apart)
-        return dict(zip(names, stats.joint_ranks(points, scatter, self.floor)))
+        return dict(zip(names, stats.ranks(points, scatter, self.floor)))
 
 
-class _Task:
+class _TaskItems:
     """The items of one task by group. `sizes` [C]: items of each group; `sums` [R, C] of their
     scores; `where` [N]: each item's group; `groups` [C]: the groups' numbers in the panel, `within`
     [C]: in the stratum, which has `of`."""
 
     def __init__(self, share: Share):
-        import numpy as np
-
         assert share.items
         self.share = share
         names = share.items[0].clusters(share.task)
@@ -274,8 +274,6 @@ class _Task:
         shares of agreed items differ, too (a label that one row alone gives changes all of F1), and
         all the same way: as evidence they would make one contested item significant.
         """
-        import numpy as np
-
         own = self.share.items
         assert own
         count = self.sizes.sum()
@@ -283,7 +281,7 @@ class _Task:
         if not len(own[a].raws) == len(own[b].raws) == 1:
             return (self.sums[a] - self.sums[b]) / count
         if (a, b) not in self._exchanged:
-            parts = exchanges(own[a].raws[0], own[b].raws[0])
+            parts = measure_exchanges(own[a].raws[0], own[b].raws[0])
             parts = np.where(np.isfinite(parts), parts, (own[a].values - own[b].values) / count)
             self._exchanged[a, b] = np.bincount(self.where, parts, len(self.sizes))
         return self._exchanged[a, b]
@@ -302,8 +300,6 @@ class _Task:
         """[RESAMPLES, R]: the score of every resample of groups minus the score, times sqrt(C / (C
         - 1)), since C groups vary less about their own mean than about the one they were drawn
         from. Scores that are no means of items are computed anew."""
-        import numpy as np
-
         drawn = stats.resampling_weights(self.stratum, self.of)
         if self.of > len(self.within):
             drawn = drawn[:, self.within]
@@ -325,9 +321,7 @@ class _Task:
         out[~there] = 0.0
         return out * small_sample_factor(len(self.sizes))
 
-    def _again(self, drawn: np.ndarray, raw: Raw) -> np.ndarray:
-        import numpy as np
-
+    def _again(self, drawn: np.ndarray, raw: StoredValues) -> np.ndarray:
         kinds, groups = len(raw.distinct), len(self.sizes)
         counts = np.bincount(self.where * kinds + raw.codes, minlength=groups * kinds).reshape(
             groups, kinds
@@ -336,16 +330,14 @@ class _Task:
         return np.where(np.isfinite(scores), scores - raw.scores(raw.whole[None])[0], 0.0)
 
 
-def _strata(tasks: Sequence[_Task]) -> None:
+def _assign_strata(tasks: Sequence[_TaskItems]) -> None:
     """Number the groups of all tasks together, and put tasks that share groups (the same fact in
     two languages) into one stratum.
     """
-    import numpy as np
-
     numbers: dict[Hashable, int] = {}
     for task in tasks:
         task.groups = np.array([numbers.setdefault(name, len(numbers)) for name in task.distinct])
-    strata: list[list[_Task]] = []
+    strata: list[list[_TaskItems]] = []
     for task in tasks:
         names = set(task.distinct)
         met = [
@@ -398,7 +390,12 @@ class Scale:
     def mean(self, scores: dict[str, float]) -> float:
         """The suite's mean of one model's scores; every task of the mean must be there."""
         chance = self.chance if self.kind == "centred" else dict.fromkeys(self.chance, 0.0)
-        return stats.mean([stats.centre_score(scores[task], chance[task]) for task in chance])
+        return stats.mean([centre_score(scores[task], chance[task]) for task in chance])
+
+
+def centre_score(score: float, chance: float) -> float:
+    """(s - c) / (1 - c): 0 is guessing, 1 is perfect, below chance is negative (not clipped)."""
+    return (score - chance) / (1.0 - chance)
 
 
 def measure_cell(draft: Draft, column: Column, items: Lookup) -> Cell:
@@ -416,18 +413,18 @@ def measure_cell(draft: Draft, column: Column, items: Lookup) -> Cell:
     if column.metric == next(iter(scored.values())).result.primary and (
         len(scored) > 1 or stderr is None
     ):
-        averages = usable_items(list(scored.values()), items)
+        averages = average_seeds(list(scored.values()), items)
         stderr = (
-            stats.clustered_stderr(averages.values, _groups(column.task, averages))
+            stats.stderr([averages.values], [_group_items(column.task, averages)])
             if averages
-            else _given(list(scored.values()))
+            else _reported_stderr(list(scored.values()))
         )
     elif len(scored) > 1:
         stderr = None
     values = [s.value for s in scores]
     # Of what a token holds sampling says nothing worth a place in the table.
     sampling, samplings = (
-        _sampling([(1.0, list(scored.values()), column.metric)])
+        _combine_samplings([(1.0, list(scored.values()), column.metric)])
         if column.metric != SYMBOLS
         else (None, 1)
     )
@@ -440,10 +437,10 @@ def measure_cell(draft: Draft, column: Column, items: Lookup) -> Cell:
         sampling=sampling,
         samplings=samplings,
     )
-    return _marked(whole, scored.values())
+    return _add_marks(whole, scored.values())
 
 
-def _given(cells: Sequence[Chosen]) -> float | None:
+def _reported_stderr(cells: Sequence[Chosen]) -> float | None:
     """The standard error that the results name for a score that is no mean of its items; of several
     training seeds their mean: all were asked the same items, so averaging the seeds may not have
     made it smaller."""
@@ -453,7 +450,7 @@ def _given(cells: Sequence[Chosen]) -> float | None:
     )
 
 
-def _sampling(
+def _combine_samplings(
     parts: Iterable[tuple[float, Sequence[Chosen], str | None]],
 ) -> tuple[float | None, int]:
     """Standard deviation over draws of sampled answers of sum(weight * score), and the number of
@@ -472,7 +469,7 @@ def _sampling(
     return (math.sqrt(math.fsum(squares)) if squares else None), most
 
 
-def _marked(whole: Cell, used: Iterable[Chosen]) -> Cell:
+def _add_marks(whole: Cell, used: Iterable[Chosen]) -> Cell:
     """The cell with what must stand beside its number: how many items, whether limited or of an
     earlier version.
     """
@@ -488,23 +485,21 @@ def _marked(whole: Cell, used: Iterable[Chosen]) -> Cell:
     )
 
 
-def usable_items(cells: Sequence[Chosen], items: Lookup) -> Items | None:
+def average_seeds(cells: Sequence[Chosen], items: Lookup) -> Items | None:
     """Items averaged over seeds; None where one has none or they were not asked the same."""
     return average_items([items(c.result) for c in cells])
 
 
-def _groups(task: str, items: Items) -> np.ndarray:
-    return _numbered(task, items.ids, items.groups)
+def _group_items(task: str, items: Items) -> np.ndarray:
+    return _number_items(task, items.ids, items.groups)
 
 
 @lru_cache(maxsize=256)
-def _numbered(task: str, ids: tuple[str, ...], groups: tuple[str, ...]) -> np.ndarray:
-    import numpy as np
-
+def _number_items(task: str, ids: tuple[str, ...], groups: tuple[str, ...]) -> np.ndarray:
     return number_groups(Items(ids, groups, np.empty(0)).clusters(task))
 
 
-def complete_seeds(draft: Draft, scale: Scale) -> list[int]:
+def find_complete_seeds(draft: Draft, scale: Scale) -> list[int]:
     """Training seeds for which every task of the mean has a number."""
     return (
         sorted(set.intersection(*(set(draft.scored(task)) for task in scale.chance)))
@@ -513,9 +508,9 @@ def complete_seeds(draft: Draft, scale: Scale) -> list[int]:
     )
 
 
-def _means(draft: Draft, scale: Scale, seeds: Sequence[int]) -> list[float]:
+def _seed_means(draft: Draft, scale: Scale, seeds: Sequence[int]) -> list[float]:
     return [
-        scale.mean({task: _value(draft.cells[task][seed]) for task in scale.chance})
+        scale.mean({task: _score_value(draft.cells[task][seed]) for task in scale.chance})
         for seed in seeds
     ]
 
@@ -524,7 +519,7 @@ def measure_mean(draft: Draft, scale: Scale, items: Lookup) -> Cell:
     """A mean over tasks, then over training seeds; missing or failed unless every task of it was
     scored.
     """
-    seeds = complete_seeds(draft, scale)
+    seeds = find_complete_seeds(draft, scale)
     if not seeds:
         failed = any(
             c.failure is not None
@@ -532,37 +527,45 @@ def measure_mean(draft: Draft, scale: Scale, items: Lookup) -> Cell:
             for c in draft.cells.get(task, {}).values()
         )
         return Cell("failed" if failed else "missing")
-    means = _means(draft, scale, seeds)
-    parts: list[stats.WeightedScores] = []
-    # errors of scores that are no means of items, times their weight
-    others: list[float | None] = []
-    for task in scale.chance:
-        cells = [draft.cells[task][seed] for seed in seeds]
-        found = usable_items(cells, items)
-        if found is None:
-            others.append(_weighted(scale.weight(task), _given(cells)))
-        else:
-            parts.append(
-                stats.WeightedScores(scale.weight(task), found.values, _groups(task, found))
-            )
+    means = _seed_means(draft, scale, seeds)
     used = {task: [draft.cells[task][seed] for seed in seeds] for task in scale.chance}
-    sampling, samplings = _sampling(
+    sampling, samplings = _combine_samplings(
         (scale.weight(task), cells, None) for task, cells in used.items()
     )
     whole = Cell(
         "ok",
         stats.mean(means),
-        stats.join_stderrs(parts, others),
+        _mean_stderr(used, scale, items),
         stats.seed_spread(means),
         len(seeds),
         sampling=sampling,
         samplings=samplings,
     )
-    return _marked(whole, [c for cells in used.values() for c in cells])
+    return _add_marks(whole, [c for cells in used.values() for c in cells])
 
 
-def _weighted(weight: float, error: float | None) -> float | None:
-    return None if error is None else weight * error
+def _mean_stderr(used: dict[str, list[Chosen]], scale: Scale, items: Lookup) -> float | None:
+    """Standard error of the mean: of tasks with items clustered, joined with the reported errors of
+    scores without items, which are taken as independent. None where one of them is not known.
+    """
+    values: list[np.ndarray] = []
+    groups: list[np.ndarray] = []
+    weights: list[float] = []
+    others: list[float] = []
+    for task, cells in used.items():
+        average, weight = average_seeds(cells, items), scale.weight(task)
+        if average is not None:
+            values.append(average.values)
+            groups.append(_group_items(task, average))
+            weights.append(weight)
+        elif (reported := _reported_stderr(cells)) is not None:
+            others.append(weight * reported)
+        else:
+            return None
+    clustered = stats.stderr(values, groups, weights)
+    if values and clustered is None:
+        return None
+    return clustered if not others else math.hypot(clustered or 0.0, *others)
 
 
 def make_panels(drafts: Sequence[Draft], scale: Scale, items: Lookup) -> list[Panel]:
@@ -571,33 +574,39 @@ def make_panels(drafts: Sequence[Draft], scale: Scale, items: Lookup) -> list[Pa
     changed by hand are in none."""
     together: dict[Hashable, list[tuple[Draft, list[int], list[Items | None]]]] = {}
     for draft in drafts:
-        seeds = complete_seeds(draft, scale)
+        seeds = find_complete_seeds(draft, scale)
         cells = {task: [draft.cells[task][seed] for seed in seeds] for task in scale.chance}
-        asked = [{_way(c.result) for c in own} for own in cells.values()]
+        asked = [{_comparison_key(c.result) for c in own} for own in cells.values()]
         if (
             not seeds
             or any(c.edited for own in cells.values() for c in own)
             or any(len(ways) > 1 for ways in asked)
         ):
             continue
-        found = [usable_items(own, items) for own in cells.values()]
+        found = [average_seeds(own, items) for own in cells.values()]
         same = tuple((*ways, i and (i.ids, i.groups)) for ways, i in zip(asked, found))
         together.setdefault(same, []).append((draft, seeds, found))
-    return [_panel(rows, scale) for rows in together.values()]
+    return [_make_panel(rows, scale) for rows in together.values()]
 
 
-def _way(result: TaskResult) -> tuple[object, ...]:
+def _comparison_key(result: TaskResult) -> tuple[object, ...]:
     return result.task_fingerprint, result.samples, result.scoring.limit, result.provenance.machine
 
 
-def _panel(rows: Sequence[tuple[Draft, list[int], list[Items | None]]], scale: Scale) -> Panel:
+def _make_panel(rows: Sequence[tuple[Draft, list[int], list[Items | None]]], scale: Scale) -> Panel:
     shares = []
     for place, task in enumerate(scale.chance):
         cells = [[draft.cells[task][seed] for seed in seeds] for draft, seeds, _ in rows]
-        known = [found[place] for _, _, found in rows if found[place] is not None]
-        scores = [[_value(c) for c in own] for own in cells]
+        known = [items for _, _, found in rows if (items := found[place]) is not None]
+        scores = [[_score_value(c) for c in own] for own in cells]
         shares.append(
-            Share(task, scale.weight(task), scores, known or None, [_given(own) for own in cells])
+            Share(
+                task,
+                scale.weight(task),
+                scores,
+                known or None,
+                [_reported_stderr(own) for own in cells],
+            )
         )
     # The references have no training of ours behind them: their one seed limits no claim.
     trained = [
@@ -617,7 +626,9 @@ def measure_clean(
         return ()
     pairs: list[tuple[float, float] | None] = []
     for task in flagged:
-        both = [(_value(c), c.clean) for c in draft.scored(task).values() if c.clean is not None]
+        both = [
+            (_score_value(c), c.clean) for c in draft.scored(task).values() if c.clean is not None
+        ]
         known = both and len(both) == len(draft.scored(task))
         pairs.append(
             (stats.mean([a for a, _ in both]), stats.mean([b for _, b in both])) if known else None
@@ -625,19 +636,123 @@ def measure_clean(
     known_tasks = all(
         pair is not None for task, pair in zip(flagged, pairs) if task in scale.chance
     )
-    seeds = complete_seeds(draft, scale) if known_tasks else []
+    seeds = find_complete_seeds(draft, scale) if known_tasks else []
     if not seeds:
         return (*pairs, None)
     rest = [
-        scale.mean({task: _rest(draft.cells[task][seed]) for task in scale.chance})
+        scale.mean({task: _clean_value(draft.cells[task][seed]) for task in scale.chance})
         for seed in seeds
     ]
-    return (*pairs, (stats.mean(_means(draft, scale, seeds)), stats.mean(rest)))
+    return (*pairs, (stats.mean(_seed_means(draft, scale, seeds)), stats.mean(rest)))
 
 
-def _value(c: Chosen) -> float:
+def _score_value(c: Chosen) -> float:
     return c.result.scores[c.result.primary].value
 
 
-def _rest(c: Chosen) -> float:
-    return _value(c) if c.clean is None else c.clean
+def _clean_value(c: Chosen) -> float:
+    return _score_value(c) if c.clean is None else c.clean
+
+
+def sum_cost(draft: Draft, tasks: Sequence[str]) -> Cost | None:
+    """The work of a row: tasks added up, of several training seeds the mean. None where nothing was
+    scored.
+
+    Cells with answers from the store are left out: the rest of their work was done, and timed, by
+    another run.
+    """
+    scored = {task: list(draft.scored(task).values()) for task in tasks if draft.scored(task)}
+    if not scored:
+        return None
+    counted = {
+        task: cells
+        for task, cells in scored.items()
+        if not any(c.result.provenance.from_store for c in cells)
+    }
+    cells = [c.result.provenance for own in counted.values() for c in own]
+
+    def added(name: str) -> float:
+        return sum(
+            stats.mean([getattr(c.result.provenance, name) for c in own])
+            for own in counted.values()
+        )
+
+    timed = bool(cells) and all(p.engine_seconds for p in cells)
+    return Cost(
+        tasks=len(counted),
+        of=len(tasks),
+        tokens_in=round(added("tokens_in")),
+        tokens_out=round(added("tokens_out")),
+        characters=round(added("characters")),
+        seconds=added("engine_seconds") if timed else None,
+        memory=max((p.peak_memory for p in cells), default=0) or None,
+        machine="; ".join(sorted({_describe_place(c) for own in counted.values() for c in own})),
+    )
+
+
+def _describe_place(c: Chosen) -> str:
+    p = c.result.provenance
+    threads, workers = p.hardware.get("threads"), p.hardware.get("workers")
+    beside = [f"{n} thread{'s' if n > 1 else ''}" for n in (threads,) if n] + [
+        f"{n} processes at a time" for n in (workers,) if n and n > 1
+    ]
+    return ", ".join([describe_machine(p.machine), *beside])
+
+
+def find_obstacle(draft: Draft, control: Draft, tasks: Sequence[str]) -> str | None:
+    """Why two rows may not be compared: a score or its samples were changed after the run, a task
+    was asked in two versions, or answered by different engines, versions, kinds of device or number
+    formats, whose answers differ in their last digits and so in some of their choices. None where
+    nothing stands in the way."""
+    for task in tasks:
+        for d in (draft, control):
+            if any(c.edited for c in d.scored(task).values()):
+                return (
+                    f"{task} of {d.record.name} was edited after the run: restore result and "
+                    "samples, or delete the result and run again"
+                )
+        ours, theirs = (
+            {_describe_version(c) for c in d.scored(task).values()} for d in (draft, control)
+        )
+        if ours and theirs and len(ours | theirs) > 1:
+            return f"{task} in {' and '.join(sorted(ours | theirs))}: run the older one again"
+        first, second = (
+            {c.result.provenance.machine for c in d.scored(task).values()} for d in (draft, control)
+        )
+        if first and second and len(first | second) > 1:
+            return (
+                f"{', '.join(sorted(map(describe_machine, first)))} against "
+                f"{', '.join(sorted(map(describe_machine, second)))}"
+            )
+    return None
+
+
+def _describe_version(c: Chosen) -> str:
+    return f"version {c.result.task_version} ({c.result.task_fingerprint})"
+
+
+# Counted at scoring; of results of earlier versions where each cell's samples are read, once:
+# clean.examined.
+
+
+def summarise_texts(draft: Draft, tasks: Sequence[str]) -> Health | None:
+    """All tasks and training seeds of a row together; None where nothing was generated, or it was
+    not counted.
+    """
+    each = [
+        TextCounts(*c.health) for task in tasks for c in draft.scored(task).values() if c.health
+    ]
+    if not each:
+        return None
+    n = TextCounts(*map(sum, zip(*each)))
+    return Health(
+        n.texts,
+        _share_of(n.stopped, n.judged),
+        _share_of(n.cyrillic, n.letters),
+        _share_of(n.repeated, n.sequences),
+        n.invalid / n.texts,
+    )
+
+
+def _share_of(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

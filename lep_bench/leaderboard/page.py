@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import csv as csv_module
-import dataclasses
 import html as html_module
-import io
-import json as json_module
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from lep_bench.errors import count_noun
-from lep_bench.leaderboard import cost, health, recommend, text
-from lep_bench.leaderboard.table import BITS, SYMBOLS, Block, Difference, Row, Table
-from lep_bench.records.schema import Noise
+from lep_bench.leaderboard import recommend, text
+from lep_bench.leaderboard.cells import describe_machine
+from lep_bench.leaderboard.table import BITS, SYMBOLS, Block, Row, Table
 
 if TYPE_CHECKING:
     from lep_bench.leaderboard.plots import Picture
@@ -32,38 +28,39 @@ def render_markdown(table: Table) -> str:
     """
     lines: list[str] = []
     block = section = None
-    for grid in text.grids(table, f"{NBSP}±"):
+    for grid in text.make_grids(table, f"{NBSP}±"):
         lines += (
-            ["", f"### {escape(text.condition(grid.block))}"] if grid.block is not block else []
+            ["", f"### {escape_markdown(text.describe_condition(grid.block))}"]
+            if grid.block is not block
+            else []
         )
-        lines += ["", f"#### {escape(grid.section.family)}"] if grid.section is not section else []
+        lines += (
+            ["", f"#### {escape_markdown(grid.section.family)}"]
+            if grid.section is not section
+            else []
+        )
         block, section = grid.block, grid.section
-        rows = [
-            (row, [value.replace("–", JOINED) for value in values])
-            for _, rows in grid.groups
-            for row, values in rows
+        cells = [
+            [_markdown_label(row), *(value.replace("–", JOINED) for value in values)]
+            for _, group in grid.groups
+            for row, values in group
         ]
-        lines += [
-            "",
-            *format_table(
-                ["model", *map(escape, grid.headers)],
-                [[_markdown_label(row), *values] for row, values in rows],
-            ),
-        ]
+        lines += ["", *format_table(["model", *map(escape_markdown, grid.headers)], cells)]
     lines += [""] if table.failures else []
     lines += [
         (
-            f"- ({f.number}) {format_code(f.model)}, {escape(text.failed_tasks(table, f.tasks))}"
-            f": failed: {escape(f.reason)}"
+            f"- ({f.number}) {format_code(f.model)}, "
+            f"{escape_markdown(text.name_tasks(table, f.tasks))}"
+            f": failed: {escape_markdown(f.reason)}"
         )
         for f in table.failures
     ]
-    for reason, rows in cost.refusals(table):
+    for reason, rows in text.list_refusals(table):
         lines += [
             "",
             (
                 "- Not compared with their controls: "
-                f"{', '.join(format_code(row.model) for row in rows)}: {escape(reason)}."
+                f"{', '.join(format_code(row.model) for row in rows)}: {escape_markdown(reason)}."
             ),
         ]
     lines += _list_notes(table)
@@ -85,13 +82,17 @@ def list_contrasts(block: Block) -> list[str]:
     Empty where nothing was compared.
     """
     lines: list[str] = []
-    for question, found in text.questions(block).items():
-        title = f"{escape(question)}: {text.tally(found)}"
+    for question, found in text.group_contrasts(block).items():
+        title = f"{escape_markdown(question)}: {text.count_verdicts(found)}"
         rows = [
-            [format_code(f.model), format_code(f.difference.control), *text.finding(f, f"{NBSP}±")]
+            [
+                format_code(f.model),
+                format_code(f.difference.control),
+                *text.format_contrast(f, f"{NBSP}±"),
+            ]
             for f in found
         ]
-        inner = format_table([*text.FINDING[:-1], "verdict"], rows, "llrrrrl")
+        inner = format_table([*text.CONTRAST_HEADERS[:-1], "verdict"], rows, "llrrrrl")
         folded = len(found) > OPEN
         lines += [
             "",
@@ -104,11 +105,11 @@ def list_contrasts(block: Block) -> list[str]:
 
 
 def _markdown_label(row: Row) -> str:
-    marks = text.marks(row)
+    marks = text.format_marks(row)
     return (
         format_code(row.label)
         + (f" **{row.letter}**" if row.letter else "")
-        + (f" {escape(marks)}" if marks else "")
+        + (f" {escape_markdown(marks)}" if marks else "")
     )
 
 
@@ -121,7 +122,8 @@ def _list_notes(table: Table) -> list[str]:
             else ", ".join(map(format_code, note.models))
         )
         lines.append(
-            f"- {escape(note.text)}: {escape(text.failed_tasks(table, note.tasks))}; {models}"
+            f"- {escape_markdown(note.text)}: "
+            f"{escape_markdown(text.name_tasks(table, note.tasks))}; {models}"
         )
     return ["", "Notes of the runs:", "", *lines] if lines else []
 
@@ -143,24 +145,29 @@ def describe_contamination(table: Table) -> list[str]:
     lines = ["### Without rows found in training text", ""]
     lines.append(
         f"- Scanned: {texts}, by sequences of {found.ngram} words (`lep-bench "
-        "contamination`). Which model saw them is not known here."
+        "contamination`). Which models were trained on them is unknown."
     )
     lines += [f"- No row flagged: {', '.join(clear)}."] if clear else []
     lines += [f"- Not scanned: {', '.join(unread)}."] if unread else []
     if not found.flagged:
         return lines
     lines.append(
-        "- Score on all rows → score without the flagged ones; the last column has these in "
-        f"its mean. {text.MISSING}: not known."
+        "- Score on all rows → score without the flagged rows; the last column is the mean of "
+        f"these. {text.MISSING}: unknown."
     )
-    heads = ["model", *map(escape, text.clean_headers(table))]
+    heads = ["model", *map(escape_markdown, text.make_clean_headers(table))]
     for block in table.blocks:
         if rows := [
-            [format_code(row.model), *text.clean_numbers(table, row)]
+            [format_code(row.model), *text.format_clean_row(table, row)]
             for row in block.rows
             if any(row.clean)
         ]:
-            lines += ["", f"#### {escape(text.condition(block))}", "", *format_table(heads, rows)]
+            lines += [
+                "",
+                f"#### {escape_markdown(text.describe_condition(block))}",
+                "",
+                *format_table(heads, rows),
+            ]
     return lines
 
 
@@ -168,11 +175,11 @@ _ACTIVE = re.compile(r"([\\`*_\[\]|~])")
 _ENTITY = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
 
 
-def escape(value: str) -> str:
+def escape_markdown(value: str) -> str:
     """Somebody else's text as plain Markdown text, also inside a table: no markup, HTML, link,
     mention or new line.
     """
-    line = _ACTIVE.sub(r"\\\1", text.clean(value))
+    line = _ACTIVE.sub(r"\\\1", text.clean_text(value))
     line = "".join(_ENTITY.get(c, c) for c in line)
     # GitHub makes links of bare addresses: break what it looks for.
     return re.sub(r"(?i)\bwww\.", "www&#46;", line.replace("://", "&#58;//"))
@@ -182,7 +189,9 @@ def format_code(value: str) -> str:
     """A name as a code span that it cannot leave: backticks become quotes, the pipe is escaped as
     GitHub's tables want it.
     """
-    return "`" + text.clean(value).replace("`", "'").replace("\\", "/").replace("|", "\\|") + "`"
+    return (
+        "`" + text.clean_text(value).replace("`", "'").replace("\\", "/").replace("|", "\\|") + "`"
+    )
 
 
 def render_html(table: Table) -> str:
@@ -194,18 +203,18 @@ def render_html(table: Table) -> str:
         return f"<{name}{more}>{html_module.escape(value)}</{name}>"
 
     def named(row: Row) -> str:
-        parts = [tagged("code", text.clean(row.label))] + [tagged("b", row.letter)] * bool(
+        parts = [tagged("code", text.clean_text(row.label))] + [tagged("b", row.letter)] * bool(
             row.letter
         )
-        marks = text.marks(row)
+        marks = text.format_marks(row)
         return f'<th scope="row">{" ".join(parts + [tagged("small", marks)] * bool(marks))}</th>'
 
-    lines = ['<section class="lep-leaderboard">', tagged("h2", text.clean(table.title))]
-    lines += [tagged("p", text.clean(table.note), ' class="note"')] if table.note else []
-    for grid in text.grids(table, f"{NBSP}±"):
-        caption = f"{text.clean(grid.section.family)}. {text.condition(grid.block)}"
+    lines = ['<section class="lep-leaderboard">', tagged("h2", text.clean_text(table.title))]
+    lines += [tagged("p", text.clean_text(table.note), ' class="note"')] if table.note else []
+    for grid in text.make_grids(table, f"{NBSP}±"):
+        caption = f"{text.clean_text(grid.section.family)}. {text.describe_condition(grid.block)}"
         heads = "".join(
-            tagged("th", text.clean(head), ' scope="col"') for head in ("model", *grid.headers)
+            tagged("th", text.clean_text(head), ' scope="col"') for head in ("model", *grid.headers)
         )
         lines += ["<table>", tagged("caption", caption), f"<thead><tr>{heads}</tr></thead>"]
         for vocabulary, rows in grid.groups:
@@ -213,7 +222,7 @@ def render_html(table: Table) -> str:
             lines += [
                 "<tbody>",
                 *(
-                    [f"<tr>{tagged('th', text.clean(vocabulary), across)}</tr>"]
+                    [f"<tr>{tagged('th', text.clean_text(vocabulary), across)}</tr>"]
                     if vocabulary
                     else []
                 ),
@@ -224,151 +233,9 @@ def render_html(table: Table) -> str:
             ]
             lines.append("</tbody>")
         lines.append("</table>")
-    notes = (*text.legend(table), *text.failures(table))
+    notes = (*text.make_legend(table), *text.list_failures(table))
     lines += ['<ul class="legend">', *(tagged("li", line) for line in notes), "</ul>", "</section>"]
     return "\n".join(lines) + "\n"
-
-
-def render_csv(table: Table) -> str:
-    """One line per row, plain values 0 to 1 with six significant digits; empty where there is no
-    number.
-    """
-    out = io.StringIO()
-    writer = csv_module.writer(out, lineterminator="\n")
-    head = [
-        "model",
-        "family",
-        "stage",
-        "format",
-        "shots",
-        "protocol",
-        "engine",
-        "dtype",
-        "limit",
-        "stale",
-        "edited",
-        "failed",
-        "training_seeds",
-    ]
-    sampled = ("_sampling_sd",) if table.samplings > 1 else ()
-    parts = ("", "_stderr", "_seed_sd", *sampled)
-    head += [c.key + part for c in table.columns for part in (*parts, "_verdict")]
-    head += [
-        name + part for name in ("mean", *(s.label for s in table.summaries)) for part in parts
-    ]
-    writer.writerow([*head, "rank_best", "rank_worst", *DIFFERENCE, *cost.FIELDS, *health.FIELDS])
-    for block in table.blocks:
-        how = block.condition
-        for section in block.sections:
-            for row in section.rows:
-                kind = [
-                    row.model,
-                    section.family,
-                    row.stage,
-                    how.format,
-                    how.shots,
-                    how.protocol,
-                    how.engine,
-                    how.dtype,
-                ]
-                failed = "all" if row.failed else "some" if row.failure else ""
-                state = [
-                    row.limit,
-                    int(row.stale),
-                    int(row.edited),
-                    failed,
-                    max(x.seeds for x in (*row.cells, row.mean)),
-                ]
-                values: list[object] = []
-                for i, c in enumerate((*row.cells, row.mean, *row.summaries)):
-                    values += [
-                        _plain(v)
-                        for v in (c.value, c.stderr, c.spread, *([c.sampling] if sampled else []))
-                    ]
-                    values += [c.verdict] if i < len(row.cells) else []
-                spent = [*cost.fields(table, row), *map(_plain, health.fields(row))]
-                writer.writerow(
-                    [
-                        _harmless(v)
-                        for v in (
-                            *kind,
-                            *state,
-                            *values,
-                            *(row.rank or ("", "")),
-                            *_difference(row),
-                            *spent,
-                        )
-                    ]
-                )
-    return out.getvalue()
-
-
-DIFFERENCE = (
-    "control",
-    *(
-        f"difference{part}"
-        for part in ("", "_stderr", "_low", "_high", "_p", "_p_corrected", "_verdict", "_test")
-    ),
-)
-
-
-def _difference(row: Row) -> list[object]:
-    d = row.difference or Difference("", "", 0, None, 0)
-    numbers = [d.value if row.difference else None, d.stderr, d.low, d.high]
-    # A p of 1e-12 is none of 0: significant digits, as a test gives them.
-    return [
-        row.control,
-        *map(_plain, numbers),
-        *("" if p is None else f"{p:.6g}" for p in (d.p, d.corrected)),
-        d.verdict,
-        d.test,
-    ]
-
-
-def _plain(value: float | None) -> str:
-    # Nine decimals first: what cancels in a difference leaves 1e-17 on one machine and 0 on
-    # another.
-    return "" if value is None else f"{round(value, 9) + 0.0:.6g}"
-
-
-def _harmless(value: object) -> str:
-    """A spreadsheet must not take a name for a formula."""
-    line = "" if value is None else str(value)
-    is_number = re.fullmatch(r"-?[0-9.]+(e[+-]?[0-9]+)?", line)
-    return "'" + line if line[:1] in ("=", "+", "-", "@", "\t", "\r") and not is_number else line
-
-
-def render_json(table: Table) -> str:
-    """The table as JSON, plain values 0 to 1, nine decimals, with the sentences of `ship` where it
-    is whole. Ends with a newline.
-    """
-
-    def plain(value: Any, name: str = "") -> Any:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {
-                f.name: plain(getattr(value, f.name), f.name) for f in dataclasses.fields(value)
-            }
-        if isinstance(value, tuple):
-            return [plain(v) for v in value]
-        if isinstance(value, Noise):
-            return value.model_dump(mode="json")
-        if isinstance(value, float):
-            return float(f"{value:.6g}") if name in ("p", "corrected") else round(value, 9) + 0.0
-        return value
-
-    advice = [
-        {"family": family, "advice": sentences}
-        for family, sentences in recommend.recommendation_lines(table, str)
-    ]
-    return (
-        json_module.dumps(
-            plain(table) | ({} if table.partial else {"ship": advice}),
-            ensure_ascii=False,
-            indent=1,
-            allow_nan=False,
-        )
-        + "\n"
-    )
 
 
 LONG = 8  # tasks up to which the list of what was measured is not folded
@@ -381,19 +248,19 @@ def render_page(table: Table, pictures: Sequence[Picture] = ()) -> str:
     newline.
 
     `pictures` stand beside the page in pictures/NAME.svg."""
-    lines = [f"> **{escape(table.note)}**", ""] if table.note else []
+    lines = [f"> **{escape_markdown(table.note)}**", ""] if table.note else []
     families = [f for f in table.families if f not in ("baselines", "local")]
     lines += [
         (
             f"{count_noun(table.models, 'model')} in {count_noun(len(families), 'family')}, "
-            f"{count_noun(len(table.items), 'task')}, {_engines(table)}."
+            f"{count_noun(len(table.items), 'task')}, {_list_engines(table)}."
         ),
         "",
     ]
-    lines += [*_ship(table), "", *_measured(table), ""]
+    lines += [*_render_advice(table), "", *_render_tasks(table), ""]
     lines += (
-        [f"{text.sign_remark(table)} More: [how to read it](#how-to-read-it).", ""]
-        if text.sign_remark(table)
+        [f"{text.explain_signs(table)} More: [how to read it](#how-to-read-it).", ""]
+        if text.explain_signs(table)
         else []
     )
     lines += [render_markdown(table).rstrip("\n"), ""]
@@ -401,29 +268,31 @@ def render_page(table: Table, pictures: Sequence[Picture] = ()) -> str:
         line
         for one in pictures
         for line in (
-            f"![{escape(one.alt)}](pictures/{quote(one.name)}.svg)",
+            f"![{escape_markdown(one.alt)}](pictures/{quote(one.name)}.svg)",
             "",
-            escape(one.caption),
+            escape_markdown(one.caption),
             "",
         )
     ]
     lines += ["### Pictures", "", *shown] if shown else []
-    for part in (_differs(table), describe_contamination(table), _cost(table), _health(table)):
+    for part in (
+        _render_contrasts(table),
+        describe_contamination(table),
+        _render_cost(table),
+        _render_health(table),
+    ):
         lines += [*part, ""] if part else []
-    lines += ["### How to read it", "", *_reading(table), ""]
-    first = (
-        f"{'' if table.commands else 'every model and score from nothing; '}what is cached is "
-        "not computed again"
-    )
+    lines += ["### How to read it", "", *_render_legend(table), ""]
+    first = f"{'' if table.commands else 'builds and scores every model; '}cached parts are reused"
     lines += [
-        "### Make it again",
+        "### Reproduce",
         "",
         "```",
         *(
-            f"{text.clean(command)}{'' if number else f'    # {first}'}"
+            f"{text.clean_text(command)}{'' if number else f'    # {first}'}"
             for number, command in enumerate(table.made_by)
         ),
-        "lep-bench leaderboard --check    # this page equals what results.jsonl gives",
+        "lep-bench leaderboard --check    # verifies this page against results.jsonl",
         "```",
     ]
     return "\n".join(lines).rstrip("\n") + "\n"
@@ -431,38 +300,45 @@ def render_page(table: Table, pictures: Sequence[Picture] = ()) -> str:
 
 def render_tables(table: Table) -> str:
     """The tables alone with what must stand beside them, to be pasted into a page of one's own."""
-    lines = [f"## {escape(table.title)}", ""] + (
-        [f"> **{escape(table.note)}**", ""] if table.note else []
+    lines = [f"## {escape_markdown(table.title)}", ""] + (
+        [f"> **{escape_markdown(table.note)}**", ""] if table.note else []
     )
     return "\n".join(
-        [*lines, render_markdown(table), *(f"- {escape(line)}" for line in text.legend(table)), ""]
+        [
+            *lines,
+            render_markdown(table),
+            *(f"- {escape_markdown(line)}" for line in text.make_legend(table)),
+            "",
+        ]
     )
 
 
-def _ship(table: Table) -> list[str]:
+def _render_advice(table: Table) -> list[str]:
     lines = ["### Which to ship", ""]
-    for family, sentences in recommend.recommendation_lines(table, format_code, escape):
+    for family, sentences in recommend.recommendation_lines(table, format_code, escape_markdown):
         lines += [f"- **{family}**"] if family else []
         lines += [f"{'  ' if family else ''}- {sentence}" for sentence in sentences]
     return [*lines, "", f"<sub>{recommend.RULE}</sub>"]
 
 
-def _differs(table: Table) -> list[str]:
+def _render_contrasts(table: Table) -> list[str]:
     """Every planned contrast with its interval, corrected p and verdict."""
     lines = ["### What differs", ""]
     lines.append(
-        "- Comparisons of the mean that were planned before the numbers, each over the same "
-        "items; only within a heading."
+        "- These comparisons of the mean were planned before any number was seen. Both models "
+        "answered the same items; no comparison crosses a heading."
     )
-    lines.append("- 95% interval; p, and p corrected by Holm over the comparisons of a heading.")
-    lines[-1] += f" Equal: the interval lies within ±{text.number(table.delta, True, 1)}."
+    lines.append(
+        "- Each has a 95% interval, p, and p corrected by Holm over the comparisons of its heading."
+    )
+    lines[-1] += f" Equal: the interval lies within ±{text.format_number(table.delta, True, 1)}."
     for block in (block for block in table.blocks if block.findings):
-        lines += ["", f"#### {escape(text.condition(block))}: differences", ""]
+        lines += ["", f"#### {escape_markdown(text.describe_condition(block))}: differences", ""]
         lines += [
             f"- {said}"
             for said in (
-                text.smallest(block),
-                text.tests(block) and f"Tests: {escape(text.tests(block))}.",
+                text.describe_power(block),
+                text.list_tests(block) and f"Tests: {escape_markdown(text.list_tests(block))}.",
             )
             if said
         ]
@@ -470,44 +346,43 @@ def _differs(table: Table) -> list[str]:
     return lines if any(block.findings for block in table.blocks) else []
 
 
-def _health(table: Table) -> list[str]:
-    lines = ["### What the texts look like", "", *(f"- {line}" for line in health.REMARKS)]
+def _render_health(table: Table) -> list[str]:
+    lines = ["### Generated texts", "", *(f"- {line}" for line in text.HEALTH_REMARKS)]
     for block in table.blocks:
         if rows := [
-            [format_code(row.model), *health.numbers(row)] for row in block.rows if row.health
+            [format_code(row.model), *text.format_health(row)] for row in block.rows if row.health
         ]:
             lines += [
                 "",
-                f"#### {escape(text.condition(block))}: texts",
+                f"#### {escape_markdown(text.describe_condition(block))}: texts",
                 "",
-                *format_table(["model", *health.HEADERS], rows),
+                *format_table(["model", *text.HEALTH_HEADERS], rows),
             ]
     return lines if any(row.health for row in table.rows) else []
 
 
-def _engines(table: Table) -> str:
+def _list_engines(table: Table) -> str:
     how = dict.fromkeys(
-        f"engine {escape(b.condition.engine)} in {escape(b.condition.dtype)}" for b in table.blocks
+        f"engine {escape_markdown(b.condition.engine)} in {escape_markdown(b.condition.dtype)}"
+        for b in table.blocks
     )
     return "; ".join(how) or "nothing scored yet"
 
 
-def _measured(table: Table) -> list[str]:
+def _render_tasks(table: Table) -> list[str]:
     chance = dict(table.mean_tasks)
     items = dict(table.items)
     shown = {c.task: c for c in table.columns if c.metric != SYMBOLS}
     groups = {task: s.label for s in table.summaries if s.group for task in s.tasks}
     rows = []
     for task, column in shown.items():
-        metric = escape(column.metric.replace("_", " ") or text.MISSING) + (
+        metric = escape_markdown(column.metric.replace("_", " ") or text.MISSING) + (
             " (lower is better)" if column.metric == BITS else ""
         )
         inside = "no"
         if task in chance:
-            inside = (
-                f"yes, guessing gives {chance[task]:g}" if table.mean_kind == "centred" else "yes"
-            )
-        group = [escape(groups.get(task, text.MISSING))] if groups else []
+            inside = f"yes, chance {chance[task]:g}" if table.mean_kind == "centred" else "yes"
+        group = [escape_markdown(groups.get(task, text.MISSING))] if groups else []
         rows.append(
             [format_code(task), metric, f"{items.get(task) or text.MISSING}", inside, *group]
         )
@@ -527,16 +402,16 @@ def _measured(table: Table) -> list[str]:
     ]
 
 
-def _reading(table: Table) -> list[str]:
+def _render_legend(table: Table) -> list[str]:
     lines = []
-    mean = escape(text.mean_label(table))
+    mean = escape_markdown(text.label_mean(table))
     symbols = next((c for c in table.columns if c.metric == SYMBOLS), None)
     lines.append(
-        "- Scores are in percent, ± one standard error over items, clustered by item group; "
-        "none where all items agree."
+        "- Scores are in percent, ± one standard error over items, clustered by item group. "
+        "There is no error where all items agree."
     )
     if table.samplings > 1:
-        lines.append(f"- {text.sampling_remark(table)}")
+        lines.append(f"- {text.explain_sampling(table)}")
     if symbols:
         is_text = any(c.task == symbols.task and c.metric == BITS for c in table.columns)
         what = "the held-out Russian text" if is_text else "the model's answers"
@@ -546,107 +421,120 @@ def _reading(table: Table) -> list[str]:
         )
     if table.mean_kind == "centred":
         lines.append(
-            f"- *{mean}*: the mean of (s − c) / (1 − c) over the tasks of the mean, c being "
-            "what guessing gives; not clipped."
+            f"- *{mean}*: the mean of (s − c) / (1 − c) over the tasks of the mean, where c "
+            "is the score of guessing; negative values are kept."
         )
     else:
         lines.append(
             f"- *{mean}*: the plain mean over the {len(table.mean_tasks)} tasks of the mean."
         )
-    lines[-1] += " It is printed only where all of them were scored."
-    lines += _summaries(table)
-    lines += [f"- {text.RANK_REMARK}"] if any(row.rank for row in table.rows) else []
+    lines[-1] += " It is shown only where all of them were scored."
+    lines += _explain_summaries(table)
+    lines += [f"- {text.RANKS_EXPLAINED}"] if any(row.rank for row in table.rows) else []
     lines.append(
-        "- *difference*: of the mean, against the row whose letter follows, the fair control. "
+        "- *difference*: the mean minus that of the row whose letter follows, the fair control. "
         "Its error is paired: both models"
     )
-    lines.append(
-        "  answered the same items, and one item group counts as one draw. What is compared "
-        "with what:"
-    )
-    lines += [f"  - {row}: with {control}" for row, control in text.controls()]
+    lines.append("  answered the same items, and an item group counts as one draw. The controls:")
+    lines += [f"  - {row}: {control}" for row, control in text.list_controls()]
     if table.unpaired:
         names = ", ".join(format_code(task) for task in table.unpaired)
         lines.append(
-            f"- Scores that are no means over items: {names}. Their errors come from a "
-            "jackknife; in a difference those of both"
+            f"- Scores that are not means over items: {names}. Their errors come from a "
+            "jackknife. In a difference the errors of both"
         )
         lines.append(
             "  rows count as independent, which makes its error too wide rather than too narrow."
         )
     lines.append(
-        "- Tables under different headings were asked in different ways. No number may be "
-        "compared across such headings."
+        "- Tables under different headings come from different ways of prompting. Never "
+        "compare numbers across headings."
     )
-    lines.append(f"- {text.seed_remark(table)}")
-    lines.append(f"- {text.MISSING}: not scored. A failed row gives its reason below the tables.")
-    lines += [f"- {line}" for line in text.mark_remarks(table)]
+    lines.append(f"- {text.explain_seeds(table)}")
+    lines.append(
+        f"- {text.MISSING}: not scored. The reason for a failed row stands below the tables."
+    )
+    lines += [f"- {line}" for line in text.explain_marks(table)]
     return lines
 
 
-def _summaries(table: Table) -> list[str]:
+def _explain_summaries(table: Table) -> list[str]:
     lines = []
     for one in (s for s in table.summaries if not s.group):
         rest = [format_code(task) for task, _ in table.mean_tasks if task not in one.tasks]
         lines.append(
-            f"- *{escape(one.label)}*: the same over {count_noun(len(one.tasks), 'task')}, without "
+            f"- *{escape_markdown(one.label)}*: the same over "
+            f"{count_noun(len(one.tasks), 'task')}, without "
             f"{', '.join(rest)}."
         )
-    groups = ", ".join(f"*{escape(s.label)}*" for s in table.summaries if s.group)
+    groups = ", ".join(f"*{escape_markdown(s.label)}*" for s in table.summaries if s.group)
     if groups:
         lines.append(
-            f"- {groups}: plain means over the tasks of a group (last column above), printed "
+            f"- {groups}: plain means over the tasks of a group (last column above), shown "
             "only where all of them were scored."
         )
     return lines
 
 
-def _cost(table: Table) -> list[str]:
+def _render_cost(table: Table) -> list[str]:
     """Quality against cost, a table per block; the noise floor of the machines."""
     blocks = [
-        (block, cost.machines(block))
+        (block, text.group_machines(block))
         for block in table.blocks
         if any(row.cost for row in block.rows)
     ]
     lines = (
-        ["### What it cost", "", *(f"- {escape(line)}" for line in cost.remarks(table))]
+        [
+            "### Cost",
+            "",
+            *(f"- {escape_markdown(line)}" for line in text.explain_cost(table)),
+        ]
         if blocks
         else []
     )
     lines += [
         (
             "- "
-            f"{cost.noise(n, escape(cost.named(n.machine)), format_code(n.model), format_code(n.task))}"
+            f"{text.describe_noise(n, escape_markdown(describe_machine(n.machine)), format_code(n.model), format_code(n.task))}"
         )
         for n in table.noise
     ]
-    heads = ["model", *map(escape, cost.headers(table))]
+    heads = ["model", *map(escape_markdown, text.make_cost_headers(table))]
     for block, machines in blocks:
-        lines += ["", f"#### {escape(text.condition(block))}: cost", ""]
+        lines += ["", f"#### {escape_markdown(text.describe_condition(block))}: cost", ""]
         for machine, rows in machines:
             alone = (
                 ""
                 if len(machines) == 1
                 else ": " + ", ".join(format_code(row.model) for row in rows)
             )
-            lines.append(f"Measured with {escape(machine)}{alone}.")
+            lines.append(f"Measured with {escape_markdown(machine)}{alone}.")
         names = {
             row.model: " ".join(
-                filter(None, [format_code(row.model), escape(text.marks(row)), cost.partly(row)])
+                filter(
+                    None,
+                    [
+                        format_code(row.model),
+                        escape_markdown(text.format_marks(row)),
+                        text.count_timed(row),
+                    ],
+                )
             )
             for row in block.rows
         }
-        rows = [[names[row.model], *cost.numbers(table, row)] for row in block.rows if row.cost]
-        lines += [*([""] if machines else []), *format_table(heads, rows)]
+        cells = [
+            [names[row.model], *text.format_cost(table, row)] for row in block.rows if row.cost
+        ]
+        lines += [*([""] if machines else []), *format_table(heads, cells)]
     return lines
 
 
-def fresh(title: str, body: str) -> str:
+def make_page(title: str, body: str) -> str:
     """A new page around a generated body."""
-    return f"# {escape(title)}\n\n{START}\n{body}{END}\n"
+    return f"# {escape_markdown(title)}\n\n{START}\n{body}{END}\n"
 
 
-def place(existing: str, body: str) -> str | None:
+def replace_generated(existing: str, body: str) -> str | None:
     """`existing` with what stands between its markers replaced; None unless each is a line of its
     own, exactly once, in order.
 

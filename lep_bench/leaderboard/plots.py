@@ -7,21 +7,23 @@ it shows.
 
 from __future__ import annotations
 
+import csv
 import io
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from lep_bench import stats
-from lep_bench.files import digest, write_bytes
-from lep_bench.leaderboard import text
-from lep_bench.leaderboard.curves import Curve
+from lep_bench.errors import LepBenchError
+from lep_bench.files import digest, write_bytes, write_text
 from lep_bench.leaderboard.table import BITS, SYMBOLS, Block, Cell, Contrast, Row, Section, Table
+from lep_bench.leaderboard.text import clean_text, label_mean
+from lep_bench.records.artifact import Lep
 
 FOLDER = "pictures"
 REVISION = 1  # of the drawing: raised, all published pictures are drawn again
@@ -70,7 +72,7 @@ class Picture:
         """Hash of all that is drawn: six significant digits, so that the last bits of a float
         decide nothing.
         """
-        return digest([REVISION, _plain(asdict(self))])
+        return digest([REVISION, _round_floats(asdict(self))])
 
 
 def plan_pictures(table: Table, curves: Sequence[Curve] = ()) -> tuple[Picture, ...]:
@@ -92,12 +94,12 @@ def draw_pictures(table: Table, folder: Path, curves: Sequence[Curve] = ()) -> t
 
     pictures = plan_pictures(table, curves)
     for picture in pictures:
-        if why_stale(picture, folder):
+        if explain_stale(picture, folder):
             for kind in ("png", "svg"):  # the SVG last: it vouches for both
                 write_bytes(
                     folder / FOLDER / f"{picture.name}.{kind}", render_picture(picture, kind)
                 )
-    for file in _left_over(pictures, folder):
+    for file in _list_obsolete(pictures, folder):
         file.unlink()
     return pictures
 
@@ -108,14 +110,15 @@ def find_stale(table: Table, folder: Path, curves: Sequence[Curve] = ()) -> list
     found = [
         f"{folder / FOLDER / picture.name}.svg: {why}: publish again"
         for picture in pictures
-        if (why := why_stale(picture, folder))
+        if (why := explain_stale(picture, folder))
     ]
     return found + [
-        f"{file}: no picture of this table: publish again" for file in _left_over(pictures, folder)
+        f"{file}: no picture of this table: publish again"
+        for file in _list_obsolete(pictures, folder)
     ]
 
 
-def why_stale(picture: Picture, folder: Path) -> str:
+def explain_stale(picture: Picture, folder: Path) -> str:
     """Why the files of a picture do not show it; empty where they do."""
     file = folder / FOLDER / f"{picture.name}.svg"
     if not file.is_file() or not file.with_suffix(".png").is_file():
@@ -128,7 +131,7 @@ def why_stale(picture: Picture, folder: Path) -> str:
     )
 
 
-def _left_over(pictures: Sequence[Picture], folder: Path) -> list[Path]:
+def _list_obsolete(pictures: Sequence[Picture], folder: Path) -> list[Path]:
     """Files of ours (they carry a digest) that no picture has."""
     files = sorted((folder / FOLDER).glob("*.svg")) if (folder / FOLDER).is_dir() else []
     old = [
@@ -139,7 +142,7 @@ def _left_over(pictures: Sequence[Picture], folder: Path) -> list[Path]:
     return [f for svg in old for f in (svg, svg.with_suffix(".png")) if f.is_file()]
 
 
-def parted(row: Row) -> tuple[str, str]:
+def split_label(row: Row) -> tuple[str, str]:
     """(vocabulary, method with tuning) of a row, the vocabulary "" for what has none: references,
     baselines, local models.
     """
@@ -150,16 +153,14 @@ def parted(row: Row) -> tuple[str, str]:
 
 def _plan_quality(table: Table) -> Picture | None:
     """The mean against symbols per token, a panel per block and family."""
-    place = next((i for i, c in enumerate(table.columns) if c.metric == SYMBOLS), None)
     panels = []
-    for block, section in ((b, s) for b in table.blocks for s in b.sections if place is not None):
-        rows = [
-            r
-            for r in section.rows
-            if r.mean.value is not None and place is not None and r.cells[place].value is not None
+    for block, section in ((b, s) for b in table.blocks for s in b.sections):
+        marks = [
+            _make_mark(row, row.mean, 100, symbols)
+            for row in section.rows
+            if row.mean.value is not None and (symbols := table.symbols_per_token(row)) is not None
         ]
-        if len(rows) > 1:
-            marks = [_mark(row, row.mean, 100, row.cells[place].value or 0.0) for row in rows]
+        if len(marks) > 1:
             front = [
                 m
                 for m in marks
@@ -169,15 +170,17 @@ def _plan_quality(table: Table) -> Picture | None:
                 )
             ]
             shown = tuple(replace(m, sure="front" if m in front else "") for m in marks)
-            panels.append(PlotPanel(_title(block, section), f"{text.mean_label(table)}, %", shown))
+            panels.append(PlotPanel(_title(block, section), f"{label_mean(table)}, %", shown))
     if not panels:
         return None
-    best = "; ".join(f"{p.title}: {', '.join(_full(m) for m in p.marks if m.sure)}" for p in panels)
+    best = "; ".join(
+        f"{p.title}: {', '.join(_name_mark(m) for m in p.marks if m.sure)}" for p in panels
+    )
     caption = (
-        f"Quality ({text.mean_label(table)}, 95% intervals over items) against symbols per "
-        "token. Dashed: the Pareto front, where no other "
-        "model of the panel is better in one and as good in the other (by the values: where "
-        f"intervals overlap it may run otherwise). On it: {best}."
+        f"Quality ({label_mean(table)}, 95% intervals over items) against symbols per token. "
+        "Dashed: the Pareto front, where no other model of the panel is better in one and as good "
+        "in the other (by point estimates: where intervals overlap, the front is uncertain). On "
+        f"it: {best}."
     )
     count = sum(len(p.marks) for p in panels)
     alt = (
@@ -196,7 +199,9 @@ def _plan_scores(table: Table, block: Block, section: Section) -> Picture | None
             unit = (
                 ", %" if column.percent else " (lower is better)" if column.metric == BITS else ""
             )
-            marks = tuple(_mark(row, row.cells[i], 100 if column.percent else 1) for row in rows)
+            marks = tuple(
+                _make_mark(row, row.cells[i], 100 if column.percent else 1) for row in rows
+            )
             panels.append(
                 PlotPanel(column.label, f"{column.metric.replace('_', ' ')}{unit}", marks)
             )
@@ -224,7 +229,7 @@ def _plan_differences(table: Table, family: str) -> Picture | None:
         for finding in block.findings:
             if finding.model in rows:
                 questions.setdefault(finding.question, []).append(
-                    _contrast(finding, rows[finding.model], family)
+                    _mark_contrast(finding, rows[finding.model], family)
                 )
     marks = [m for own in questions.values() for m in own]
     if not marks:
@@ -232,14 +237,14 @@ def _plan_differences(table: Table, family: str) -> Picture | None:
     counts = {v: sum(m.sure == v for m in marks) for v in ("higher", "lower", "equal", "undecided")}
     said = ", ".join(f"{n} {v}" for v, n in counts.items() if n)
     caption = (
-        f"Paired differences of the {text.mean_label(table)} in {family}, 95% intervals; "
-        "filled: higher or lower after correction "
-        "over the block's contrasts; square: equal, the interval lies within the grey ±"
+        f"Paired differences of the {label_mean(table)} in {family}, 95% intervals; "
+        "filled: higher or lower after correction for the comparisons of the block; square: "
+        "equal, the interval lies within the grey ±"
         f"{delta:g} points; hollow: undecided. Each panel has "
         "its own scale."
     )
     panels = tuple(
-        PlotPanel(q, f"difference of the {text.mean_label(table)}, points", tuple(own))
+        PlotPanel(q, f"difference of the {label_mean(table)}, points", tuple(own))
         for q, own in questions.items()
     )
     name = f"differences-{_slug(family)}"
@@ -253,8 +258,8 @@ def _plan_differences(table: Table, family: str) -> Picture | None:
     )
 
 
-def _contrast(finding: Contrast, row: Row, family: str) -> Mark:
-    d, (vocabulary, method) = finding.difference, parted(row)
+def _mark_contrast(finding: Contrast, row: Row, family: str) -> Mark:
+    d, (vocabulary, method) = finding.difference, split_label(row)
     control = d.control.removeprefix(f"{family}/").removeprefix(
         f"{vocabulary}/" if vocabulary else ""
     )
@@ -291,13 +296,13 @@ def _plan_curves(table: Table, curves: Sequence[Curve]) -> Picture | None:
     if not panels:
         return None
     ends = "; ".join(
-        f"{p.title}: {', '.join(f'{m.vocabulary} {m.value:.2f}' for m in last(p))}" for p in panels
+        f"{p.title}: {', '.join(f'{m.vocabulary} {m.value:.2f}' for m in find_ends(p))}"
+        for p in panels
     )
     caption = (
-        "Continued pre-training of the donors: bits per character of the training text, as it "
-        "is read (one pass). Per character, "
-        "not per token: so vocabularies compare. Logarithmic axes; each point is the mean of "
-        "its stretch."
+        "Continued pre-training of the donors: bits per character of the training text as it is "
+        "read (one pass). Counting per character rather than per token makes vocabularies "
+        "comparable. Logarithmic axes; each point is a mean over a stretch of text."
     )
     return Picture(
         "curves",
@@ -308,7 +313,7 @@ def _plan_curves(table: Table, curves: Sequence[Curve]) -> Picture | None:
     )
 
 
-def last(panel: PlotPanel) -> list[Mark]:
+def find_ends(panel: PlotPanel) -> list[Mark]:
     """Where each curve of a panel ends: the mean of its last tenth."""
     own: dict[tuple[str, str], list[Mark]] = {}
     for m in panel.marks:
@@ -319,21 +324,20 @@ def last(panel: PlotPanel) -> list[Mark]:
     ]
 
 
-def _mark(row: Row, cell: Cell, factor: float, at: float = 0.0) -> Mark:
-    vocabulary, method = parted(row)
+def _make_mark(row: Row, cell: Cell, factor: float, at: float = 0.0) -> Mark:
+    vocabulary, method = split_label(row)
     value, half = factor * (cell.value or 0.0), factor * WIDE * (cell.stderr or 0.0)
     return Mark(method, vocabulary, value, value - half, value + half, at)
 
 
-def _full(mark: Mark) -> str:
+def _name_mark(mark: Mark) -> str:
     return f"{mark.vocabulary}/{mark.name}" if mark.vocabulary else mark.name
 
 
 def _title(block: Block, section: Section) -> str:
     c = block.condition
     return (
-        f"{text.clean(section.family)}, {'chat' if c.format == 'chat' else 'plain form'}, "
-        f"{c.shots}-shot"
+        f"{clean_text(section.family)}, {'chat' if c.format == 'chat' else 'plain'}, {c.shots}-shot"
     )
 
 
@@ -353,11 +357,11 @@ def _slug(name: str) -> str:
     return safe if safe == name else f"{safe or 'family'}-{digest(name)[:6]}"
 
 
-def _plain(value: Any) -> Any:
+def _round_floats(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
+        return {key: _round_floats(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [_round_floats(part) for part in value]
     return f"{round(value, 9) + 0.0:.6g}" if isinstance(value, float) else value
 
 
@@ -416,10 +420,10 @@ def render_picture(picture: Picture, kind: Literal["svg", "png"]) -> bytes:
     """The bytes of a picture's file; the digest of its data stands in the metadata."""
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
-        figure = Figure(layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+        figure = Figure(layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
         {
             "quality": _draw_quality,
             "scores": _draw_scores,
@@ -503,7 +507,7 @@ class _Key:
 
 def _draw_quality(figure: Any, picture: Picture) -> None:
     key = _Key(picture)
-    for axes, panel in _grid(figure, picture.panels, min(2, len(picture.panels)), 9, 3.5, 1.1):
+    for axes, panel in _make_axes(figure, picture.panels, min(2, len(picture.panels)), 9, 3.5, 1.1):
         for m in panel.marks:
             style = key.style(m, filled="+" in m.name)
             shape = key.shapes[m.name.split("+")[0]]
@@ -549,15 +553,15 @@ def _draw_scores(figure: Any, picture: Picture) -> None:
         )
     )
     lines.sort(key=lambda line: (key.names.index(line[0]), key.vocabularies.index(line[1])))
-    places, ticks = _lines(lines)
+    places, ticks = _place_lines(lines)
     width, height = min(9.4, 2.4 + 1.75 * columns), LINE * max(places.values()) + 0.95
-    for i, (axes, panel) in enumerate(_grid(figure, panels, columns, width, height, 0.5)):
+    for i, (axes, panel) in enumerate(_make_axes(figure, panels, columns, width, height, 0.5)):
         for m in panel.marks:
-            _bar(axes, m, places[m.name, m.vocabulary], key.style(m, filled=True), "o")
+            _draw_interval(axes, m, places[m.name, m.vocabulary], key.style(m, filled=True), "o")
         axes.set_title(textwrap.fill(panel.title, 80 // columns), loc="left")
         axes.set_xlabel(panel.label if columns < 5 else panel.label.replace(" (", "\n("))
         axes.locator_params(axis="x", nbins=3)
-        _names(axes, ticks, max(places.values()), shown=i % columns == 0)
+        _label_lines(axes, ticks, max(places.values()), shown=i % columns == 0)
     key.legend(figure, shapes=False)
 
 
@@ -568,7 +572,7 @@ def _draw_differences(figure: Any, picture: Picture) -> None:
             {(m.name, m.vocabulary): 0 for m in panel.marks},
             key=lambda p: (key.names.index(p[0]), key.vocabularies.index(p[1])),
         )
-        laid.append(_lines(lines))
+        laid.append(_place_lines(lines))
     heights = [max(places.values()) + 2.6 for places, _ in laid]
     figure.set_size_inches(9, LINE * sum(heights) + 0.42 * len(heights) + 0.9)
     # Each panel has its own scale: differences between methods are a tenth of those from the
@@ -578,7 +582,7 @@ def _draw_differences(figure: Any, picture: Picture) -> None:
         axes.axvspan(-picture.band, picture.band, color=FAINT, zorder=0)
         axes.axvline(0, color="#888888", linewidth=0.8, zorder=1)
         for m in panel.marks:
-            _bar(
+            _draw_interval(
                 axes,
                 m,
                 places[m.name, m.vocabulary],
@@ -586,7 +590,7 @@ def _draw_differences(figure: Any, picture: Picture) -> None:
                 "s" if m.sure == "equal" else "o",
             )
         axes.set_title(panel.title, loc="left")
-        _names(axes, ticks, max(places.values()), shown=True)
+        _label_lines(axes, ticks, max(places.values()), shown=True)
     grid[-1].set_xlabel(picture.panels[-1].label)
     key.legend(
         figure,
@@ -603,10 +607,10 @@ def _draw_curves(figure: Any, picture: Picture) -> None:
     from matplotlib.ticker import EngFormatter, FuncFormatter, NullLocator
 
     key = _Key(picture)
-    for axes, panel in _grid(figure, picture.panels, min(2, len(picture.panels)), 9, 3.3, 0.3):
+    for axes, panel in _make_axes(figure, picture.panels, min(2, len(picture.panels)), 9, 3.3, 0.3):
         for name, vocabulary in dict.fromkeys((m.name, m.vocabulary) for m in panel.marks):
             own = [m for m in panel.marks if (m.name, m.vocabulary) == (name, vocabulary)]
-            axes.plot(*_stretches(own), color=key.colours[vocabulary], linewidth=1.4)
+            axes.plot(*_average_stretches(own), color=key.colours[vocabulary], linewidth=1.4)
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -615,13 +619,13 @@ def _draw_curves(figure: Any, picture: Picture) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
         low, high = axes.get_xlim()
         axes.set_xlim(low, high * (high / low) ** 0.3)  # room for the names
-        _name_ends(axes, panel, key)
+        _label_ends(axes, panel, key)
         axes.set_title(panel.title, loc="left")
         axes.set_xlabel("characters read")
         axes.set_ylabel(panel.label)
 
 
-def _stretches(marks: Sequence[Mark]) -> tuple[list[float], list[float]]:
+def _average_stretches(marks: Sequence[Mark]) -> tuple[list[float], list[float]]:
     """Means over stretches of equal width on the logarithmic axis, counted from its right end: that
     holds most points, and their noise.
     """
@@ -633,9 +637,9 @@ def _stretches(marks: Sequence[Mark]) -> tuple[list[float], list[float]]:
     ]
 
 
-def _name_ends(axes: Any, panel: PlotPanel, key: _Key) -> None:
+def _label_ends(axes: Any, panel: PlotPanel, key: _Key) -> None:
     """A curve's vocabulary at its end; names that would meet are moved apart."""
-    ends = sorted({m.vocabulary: m for m in last(panel)}.values(), key=lambda m: m.value)
+    ends = sorted({m.vocabulary: m for m in find_ends(panel)}.values(), key=lambda m: m.value)
     bottom, top = (math.log(v) for v in axes.get_ylim())
     apart, place = (top - bottom) * 0.055, -math.inf
     for m in ends:
@@ -650,7 +654,7 @@ def _name_ends(axes: Any, panel: PlotPanel, key: _Key) -> None:
         )
 
 
-def _grid(
+def _make_axes(
     figure: Any,
     panels: Sequence[PlotPanel],
     columns: int,
@@ -669,7 +673,7 @@ def _grid(
     return list(zip(found, panels))
 
 
-def _lines(
+def _place_lines(
     lines: Sequence[tuple[str, str]],
 ) -> tuple[dict[tuple[str, str], float], dict[str, float]]:
     """The height of every line of marks from the top, lines of one name together; and the middle of
@@ -684,7 +688,7 @@ def _lines(
     return places, {name: (min(at) + max(at)) / 2 for name, at in own.items()}
 
 
-def _names(axes: Any, ticks: dict[str, float], last: float, shown: bool) -> None:
+def _label_lines(axes: Any, ticks: dict[str, float], last: float, shown: bool) -> None:
     axes.set_yticks(
         list(ticks.values()),
         [name.replace(" − ", "\n− ") for name in ticks] if shown else [""] * len(ticks),
@@ -694,7 +698,7 @@ def _names(axes: Any, ticks: dict[str, float], last: float, shown: bool) -> None
     axes.set_ylim(last + 1, -1)
 
 
-def _bar(axes: Any, m: Mark, place: float, style: dict[str, Any], shape: str) -> None:
+def _draw_interval(axes: Any, m: Mark, place: float, style: dict[str, Any], shape: str) -> None:
     axes.errorbar(
         m.value,
         place,
@@ -704,3 +708,70 @@ def _bar(axes: Any, m: Mark, place: float, style: dict[str, Any], shape: str) ->
         linewidth=1.2,
         **style,
     )
+
+
+CURVES_FILE = "curves.csv"
+CURVES_HEADER = ("model", "seed", "characters", "bits_per_character")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One donor's training: (characters read, bits per character of the training text, mean since
+    the point before).
+
+    Nats per token times tokens per character over ln 2: the same text in other tokens gives numbers
+    that compare.
+    """
+
+    model: str
+    seed: int
+    points: tuple[tuple[int, float], ...]
+
+
+def make_curves(artifacts: Iterable[Lep]) -> tuple[Curve, ...]:
+    """The curves of those artifacts that were pre-trained, by name and seed."""
+    found = {}
+    for lep in artifacts:
+        t = lep.training
+        if lep.stage == "donor" and t.get("loss") and t.get("steps") and t.get("characters"):
+            bits = t["tokens"] / t["characters"] / math.log(2)
+            points = tuple(
+                (round(step * t["characters"] / t["steps"]), round(loss * bits, 4))
+                for step, loss in t["loss"]
+            )
+            found[lep.model, lep.seed] = Curve(lep.model, lep.seed, points)
+    return tuple(found[key] for key in sorted(found))
+
+
+def write_curves(folder: Path, curves: Iterable[Curve]) -> None:
+    """Write `folder`/curves.csv; nothing where there are no curves, so that a run without artifacts
+    keeps what was published.
+    """
+    rows = [(c.model, c.seed, *point) for c in curves for point in c.points]
+    if rows:
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerows([CURVES_HEADER, *rows])
+        write_text(folder / CURVES_FILE, out.getvalue())
+
+
+def read_curves(folder: Path) -> tuple[Curve, ...]:
+    """What `write` left; empty where there is no such file. Raises LepBenchError naming the line
+    that cannot be read.
+    """
+    file, points = folder / CURVES_FILE, dict[tuple[str, int], list[tuple[int, float]]]()
+    if not file.is_file():
+        return ()
+    number = 0
+    try:
+        with file.open(encoding="utf-8", newline="") as text:
+            for number, row in enumerate(csv.reader(text), 1):
+                if number == 1 and tuple(row) != CURVES_HEADER:
+                    raise ValueError(f"the first line is not {','.join(CURVES_HEADER)}")
+                if number > 1:
+                    model, seed, characters, bits = row
+                    if not math.isfinite(float(bits)):
+                        raise ValueError(f"{bits} is no number of bits")
+                    points.setdefault((model, int(seed)), []).append((int(characters), float(bits)))
+    except (OSError, ValueError, csv.Error) as error:
+        raise LepBenchError(f"{file}:{number}: cannot be read ({error}): publish again") from error
+    return tuple(Curve(model, seed, tuple(own)) for (model, seed), own in points.items())

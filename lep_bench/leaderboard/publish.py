@@ -1,31 +1,54 @@
-"""Writing a leaderboard folder, proving that what is committed equals what its results give, and
-all that is published beside it.
+"""A leaderboard folder: written from a snapshot of results, read, and checked against its own
+results.jsonl.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from lep_bench import bundle, files
 from lep_bench.config.schema import Suite
 from lep_bench.errors import LepBenchError
-from lep_bench.leaderboard import cards, curves, page, plots, published, upload
-from lep_bench.leaderboard.assemble import assemble
+from lep_bench.files import write_text
+from lep_bench.leaderboard import forms, page, plots
+from lep_bench.leaderboard.assemble import assemble_table
 from lep_bench.leaderboard.cells import Metrics, Samples, choose_results
 from lep_bench.leaderboard.contamination import StoredScan
-from lep_bench.leaderboard.curves import Curve
 from lep_bench.leaderboard.examine import examine_results
-from lep_bench.leaderboard.page import END, START, fresh, render_page
+from lep_bench.leaderboard.page import END, START, make_page, render_page
+from lep_bench.leaderboard.plots import Curve
+from lep_bench.leaderboard.snapshot import Snapshot, read_snapshot, render_snapshot
 from lep_bench.leaderboard.table import Table
-from lep_bench.leaderboard.text import sign_remark
+from lep_bench.leaderboard.text import explain_signs
 from lep_bench.records.schema import CHANGED, Noise, TaskResult
 
 RESULTS, PAGE, TABLE = "results.jsonl", "README.md", "table.csv"
-# below a folder of `release`
-LEADERBOARD, MODELS, RECORDS = "leaderboard", "models", "every_eval_ever/data"
+
+
+def make_snapshot(
+    suite: Suite,
+    results: Iterable[TaskResult],
+    samples: Samples,
+    order: Sequence[str] = (),
+    scan: StoredScan | None = None,
+    commands: Sequence[str] = (),
+    noise: Sequence[Noise] = (),
+    folders: Sequence[Path] = (),
+) -> str:
+    """The text of results.jsonl. Arguments: see `assemble.build_table`.
+
+    `commands` reproduce the results (none: a run of all models of the suite). Of `noise` the
+    entries of machines that scored something are kept.
+    """
+    chosen, items = examine_results(
+        choose_results(results, suite.name, suite.tasks),
+        samples,
+        Metrics.load(suite.tasks, folders),
+        scan,
+    )
+    found = scan.summary if scan else None
+    return render_snapshot(Snapshot(suite, order, chosen, items, found, tuple(commands), noise))
 
 
 def write_leaderboard(
@@ -38,56 +61,51 @@ def write_leaderboard(
     commands: Sequence[str] = (),
     noise: Sequence[Noise] = (),
     folders: Sequence[Path] = (),
-    trained: Iterable[Curve] | None = None,
+    curves: Iterable[Curve] | None = None,
+) -> Table:
+    """`make_snapshot` and `write_pages` in one."""
+    snapshot = make_snapshot(suite, results, samples, order, scan, commands, noise, folders)
+    return write_pages(folder, snapshot, curves)
+
+
+def write_pages(
+    folder: Path, snapshot: str, curves: Iterable[Curve] | None = None, table: Table | None = None
 ) -> Table:
     """Write `folder`/{results.jsonl, table.csv, README.md}, each whole or not at all; returns the
-    table they show.
+    table that they show.
 
-    With `trained`, the curves of the donors' training (there may be none), also curves.csv and the
-    pictures: they take seconds.
+    With `curves`, those of the donors' training (there may be none), also curves.csv and the
+    pictures, which take seconds. `table`: what an earlier call returned for the same snapshot.
 
-    Everything is rendered from the text of results.jsonl, so `check` finds the same bytes. Own
-    prose outside the markers of an existing README.md stays. Raises LepBenchError when that page
-    has no pair of markers. Arguments: see `assemble.build`; `commands` make the results again
-    (none: a run of all models of the suite); of `noise` the entries of machines that scored
-    something are shown.
+    Everything is rendered from the snapshot, so `check_leaderboard` finds the same bytes. Own prose
+    outside the markers of an existing README.md stays. Raises LepBenchError when that page lacks
+    its pair of markers.
     """
-    chosen, items = examine_results(
-        choose_results(results, suite.name, suite.tasks),
-        samples,
-        Metrics.of(suite.tasks, folders),
-        scan,
-    )
-    text = published.dump_results(
-        published.Published(
-            suite, order, chosen, items, scan and scan.summary, tuple(commands), noise
-        )
-    )
-    existing = _existing(folder / PAGE)
-    files.write_text(folder / RESULTS, text)
-    table = read_leaderboard(folder)
-    if trained is not None or (folder / plots.FOLDER).is_dir():
-        curves.write_curves(folder, trained or ())
-        plots.draw_pictures(table, folder, curves.read_curves(folder))
-    files.write_text(folder / TABLE, page.render_csv(table))
-    files.write_text(folder / PAGE, _placed(table, folder, existing))
+    existing = read_existing(folder / PAGE)
+    write_text(folder / RESULTS, snapshot)
+    table = table or read_leaderboard(folder)
+    if curves is not None or (folder / plots.FOLDER).is_dir():
+        plots.write_curves(folder, curves or ())
+        plots.draw_pictures(table, folder, plots.read_curves(folder))
+    write_text(folder / TABLE, forms.render_csv(table))
+    write_text(folder / PAGE, _render_whole_page(table, folder, existing))
     return table
 
 
-def _existing(file: Path) -> str | None:
+def read_existing(file: Path) -> str | None:
     """A page to be refreshed; None where there is none. Raises LepBenchError without its markers:
     it is somebody's own.
     """
-    existing = _text(file) if file.is_file() else None
-    if existing is not None and page.place(existing, "") is None:
+    existing = _read_text(file) if file.is_file() else None
+    if existing is not None and page.replace_generated(existing, "") is None:
         raise LepBenchError(
-            f"{file}: needs the lines {START} and {END}, once each, where the table shall "
-            "stand; add them or delete the file"
+            f"{file}: needs the lines {START} and {END}, once each, where the table belongs; "
+            "add them or delete the file"
         )
     return existing
 
 
-def _text(file: Path) -> str:
+def _read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -100,12 +118,17 @@ def read_leaderboard(folder: Path) -> Table:
     """The table that a folder's committed results give. Raises LepBenchError when they cannot be
     read.
     """
-    held = published.load_results(folder / RESULTS)
+    held = read_snapshot(folder / RESULTS)
     return replace(
-        assemble(held.chosen, held.lookup, held.suite, held.order, held.contamination),
+        assemble_table(held.chosen, held.lookup, held.suite, held.order, held.contamination),
         commands=held.commands,
-        noise=held.noise,
+        noise=tuple(held.noise),
     )
+
+
+def list_changed(table: Table) -> tuple[str, ...]:
+    """A reason for every result that is left out because it was changed by hand."""
+    return tuple(f.reason for f in table.failures if CHANGED in f.reason)
 
 
 def check_leaderboard(folder: Path) -> list[str]:
@@ -116,16 +139,16 @@ def check_leaderboard(folder: Path) -> list[str]:
         return [f"{folder}: no {RESULTS}: not a leaderboard folder"]
     file = folder / PAGE
     try:
-        table, lines = read_leaderboard(folder), curves.read_curves(folder)
-        existing = _existing(file)
+        table, lines = read_leaderboard(folder), plots.read_curves(folder)
+        existing = read_existing(file)
     except LepBenchError as error:
         return [str(error)]
     drawn = plots.find_stale(table, folder, lines) if (folder / plots.FOLDER).is_dir() else []
-    changed = [f"{folder}: {f.reason}" for f in table.failures if CHANGED in f.reason]
+    changed = [f"{folder}: {reason}" for reason in list_changed(table)]
     return (
         changed
-        + _compare(file, _placed(table, folder, existing))
-        + _compare(folder / TABLE, page.render_csv(table))
+        + _find_mismatch(file, _render_whole_page(table, folder, existing))
+        + _find_mismatch(folder / TABLE, forms.render_csv(table))
         + drawn
     )
 
@@ -134,25 +157,25 @@ def refresh_excerpt(readme: Path, folder: Path) -> bool:
     """Put an excerpt of a leaderboard folder between the markers of another page; False where that
     page has none.
     """
-    text = _with_excerpt(readme, folder)
+    text = _insert_excerpt(readme, folder)
     if text is not None:
-        files.write_text(readme, text)
+        write_text(readme, text)
     return text is not None
 
 
 def check_excerpt(readme: Path, folder: Path) -> list[str]:
     """As `check`, for a page that `refresh_excerpt` wrote; a page without markers is fine."""
     try:
-        text = _with_excerpt(readme, folder)
+        text = _insert_excerpt(readme, folder)
     except LepBenchError as error:
         return [str(error)]
-    return [] if text is None else _compare(readme, text)
+    return [] if text is None else _find_mismatch(readme, text)
 
 
-def _with_excerpt(readme: Path, folder: Path) -> str | None:
+def _insert_excerpt(readme: Path, folder: Path) -> str | None:
     if not readme.is_file() or not (folder / RESULTS).is_file():
         return None
-    return page.place(_text(readme), render_excerpt(read_leaderboard(folder)))
+    return page.replace_generated(_read_text(readme), render_excerpt(read_leaderboard(folder)))
 
 
 def render_excerpt(table: Table, vocabulary: str = "extended") -> str:
@@ -171,23 +194,25 @@ def render_excerpt(table: Table, vocabulary: str = "extended") -> str:
     # ranks are among rows that are not here
     sections = (replace(section, rows=tuple(replace(row, rank=None) for row in chosen)),)
     shown = replace(table, blocks=(replace(block, sections=sections),), failures=())
-    return page.render_markdown(shown) + (f"\n{remark}\n" if (remark := sign_remark(shown)) else "")
+    return page.render_markdown(shown) + (
+        f"\n{remark}\n" if (remark := explain_signs(shown)) else ""
+    )
 
 
-def _placed(table: Table, folder: Path, existing: str | None) -> str:
+def _render_whole_page(table: Table, folder: Path, existing: str | None) -> str:
     """The whole page, with the pictures that the folder holds."""
     body = render_page(
         table,
-        plots.plan_pictures(table, curves.read_curves(folder))
+        plots.plan_pictures(table, plots.read_curves(folder))
         if (folder / plots.FOLDER).is_dir()
         else (),
     )
-    return (page.place(existing, body) if existing is not None else None) or fresh(
+    return (page.replace_generated(existing, body) if existing is not None else None) or make_page(
         table.title, body
     )
 
 
-def _compare(file: Path, expected: str) -> list[str]:
+def _find_mismatch(file: Path, expected: str) -> list[str]:
     if not file.exists():
         return [f"{file}: is missing: publish again"]
     try:
@@ -203,126 +228,7 @@ def _compare(file: Path, expected: str) -> list[str]:
     )
     return [
         (
-            f"{file}:{line}: differs from what the committed results give: publish again, do not "
-            "edit between the markers"
+            f"{file}:{line}: differs from what its results render to: publish again, and do "
+            "not edit between the markers"
         )
     ]
-
-
-@dataclass(frozen=True)
-class Edition:
-    """What is published of a suite beside its leaderboard: a card for each model of `ways`, a
-    record for each of `recorded`.
-    """
-
-    table: Table
-    results: Sequence[TaskResult]
-    ways: Mapping[str, cards.Made]
-    recorded: Sequence[str]
-    tasks: upload.Tasks
-    commands: Callable[[str], Sequence[str]]  # which make a model and its control again
-    organisation: str
-
-    def files(self, folder: Path) -> dict[str, str]:
-        """Path below `folder` -> text; own prose and front matter in its cards stay. Raises
-        LepBenchError for a page without markers.
-        """
-        found, own = {}, dict[str, list[TaskResult]]()
-        for result in self.results:
-            own.setdefault(result.model.name, []).append(result)
-        for name in self.recorded:
-            for block, row in upload.standing(self.table, name):
-                record = upload.record(
-                    self.table,
-                    block,
-                    row,
-                    self.tasks,
-                    own[name],
-                    self.commands(name)[0],
-                    self.organisation,
-                )
-                found |= {f"{RECORDS}/{record[0]}": record[1]} if record else {}
-        for name, made in self.ways.items():
-            newest = max(own[name], key=lambda r: r.provenance.created)
-            place = f"{MODELS}/{name}"
-            existing = _existing(folder / place / PAGE)
-            found[f"{place}/{PAGE}"] = cards.render_card(
-                self.table, newest, made, self.tasks, self.commands(name), existing
-            )
-            for block, row in upload.standing(self.table, name)[:1]:
-                day = upload.moment(own[name]).date().isoformat()
-                entries = upload.community(self.table, block, row, self.tasks, day)
-                found |= {f"{place}/.eval_results/{file}": text for file, text in entries.items()}
-        found[PAGE] = self._index(_existing(folder / PAGE))
-        return found
-
-    def _index(self, existing: str | None) -> str:
-        """The page of the whole folder, which is a data set where it is uploaded."""
-        lines = [f"> **{page.escape(self.table.note)}**", ""] if self.table.note else []
-        lines += [
-            (
-                f"- [Leaderboard]({LEADERBOARD}/{PAGE}): tables, pictures, item scores (["
-                f"{RESULTS}]({LEADERBOARD}/{RESULTS}))"
-            )
-        ]
-        lines += [
-            f"- [{page.escape(name)}]({MODELS}/{name}/{PAGE}): model card" for name in self.ways
-        ]
-        lines += (
-            [
-                (
-                    f"- `{RECORDS}`: the same results in the form of Every Eval Ever "
-                    f"{upload.EVERY_EVAL_EVER}"
-                )
-            ]
-            if self.recorded
-            else []
-        )
-        matter = {
-            "pretty_name": f"{self.table.title}: leaderboard",
-            "language": list(cards.LANGUAGES),
-            "tags": ["lep-bench", "leaderboard"],
-            "configs": [{"config_name": "table", "data_files": f"{LEADERBOARD}/{TABLE}"}],
-        }
-        return cards.write_card(matter, self.table.title, "\n".join(lines) + "\n", existing)
-
-
-def begin_edition(work: Path, folder: Path, board: str) -> Path:
-    """The leaderboard's folder below `work`, with what `folder` has of it: prose stays, pictures
-    that are right are not drawn again.
-
-    Files of the user's own are left where they are: what is in `work` may be uploaded. Raises
-    LepBenchError where the page has no markers."""
-    here, made = folder / board, work / board
-    _existing(here / PAGE)
-    made.mkdir(parents=True, exist_ok=True)
-    for file in (
-        here / PAGE,
-        here / curves.FILE,
-        *(() if board else here.glob("*.csv")),
-        *(here / plots.FOLDER).glob("*.*"),
-    ):
-        if file.is_file():
-            (made / file.relative_to(here)).parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, made / file.relative_to(here))
-    return made
-
-
-def install_edition(work: Path, folder: Path, board: str) -> None:
-    """Bring what was made in `work` into its place: each file whole or not at all, pictures that
-    are no more removed.
-    """
-    for file in sorted(p for p in work.rglob("*") if p.is_file()):
-        there = folder / file.relative_to(work)
-        if not there.is_file() or there.read_bytes() != file.read_bytes():
-            files.write_bytes(there, file.read_bytes())
-    for old in (folder / board / plots.FOLDER).glob("*"):
-        if not (work / board / plots.FOLDER / old.name).exists():
-            old.unlink()
-
-
-def put_file(work: Path, path: str, text: str) -> None:
-    """Write a page below `work`. Raises LepBenchError for a path that would leave it."""
-    file = bundle.join_relative(work, path)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")

@@ -8,15 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from lep_bench.leaderboard import text
-from lep_bench.leaderboard.table import SYMBOLS, Block, Difference, Row, Section, Table
+from lep_bench.leaderboard.table import Block, Difference, Row, Section, Table
 
 RULE = (
-    "The rule was fixed before the numbers. Quality first: the highest mean of the family. "
-    "Cheaper Russian: of the adapted variants with "
-    "more symbols per token than instruct, so fewer tokens per Russian text, the highest "
-    "mean; its difference is taken from the instruct "
-    "model tuned alike. Tied: rows whose ranks (95%, all rows jointly) overlap. Rows that are "
-    "stale, edited or without a whole mean are left out."
+    "The rule was fixed before any number was seen. Quality first: the highest mean of the family. "
+    "Cheaper Russian: the highest mean among adapted variants that need fewer tokens per "
+    "Russian text than instruct, compared with the instruct model tuned alike. Tied: rows "
+    "whose ranks (95%, all rows jointly) overlap. Rows that are stale, edited or not scored "
+    "on every task of the mean are left out."
 )
 NAMED = 4  # tied rows that are named; the rank column has all
 
@@ -41,57 +40,55 @@ class Advice:
 def recommend_models(table: Table) -> list[Advice]:
     """One per family and condition under which instruct models or adapted ones were asked."""
     return [
-        _advice(table, block, section)
+        _recommend(table, block, section)
         for block in table.blocks
         for section in block.sections
         if any(row.stage in ("instruct", "propagation") for row in section.rows)
     ]
 
 
-def _advice(table: Table, block: Block, section: Section) -> Advice:
+def _recommend(table: Table, block: Block, section: Section) -> Advice:
     rows = [
         row
         for row in section.rows
         if row.mean.value is not None and not row.stale and not row.edited
     ]
     if not rows:
-        return Advice(block, section, gap="no model has a whole mean: nothing to decide by")
-    best = highest(rows)
-    chosen = Advice(block, section, best, _tied(best, rows))
+        return Advice(block, section, gap="no model was scored on every task of the mean")
+    best = pick_highest(rows)
+    chosen = Advice(block, section, best, _find_ties(best, rows))
     instruct = next((row for row in rows if row.label == "instruct"), None)
     adapted = [row for row in rows if row.stage == "propagation"]
     if instruct is None or not adapted:
         missing = "the instruct model" if instruct is None else "no adapted variant"
         return replace(
-            chosen, gap=f"{missing} has {'no ' if instruct is None else 'a '}whole mean here"
+            chosen,
+            gap=f"{missing} was {'not ' if instruct is None else ''}scored on every task of the "
+            "mean",
         )
-    if symbols(table, instruct) is None:
+    if table.symbols_per_token(instruct) is None:
         return replace(chosen, gap="symbols per token were not measured")
-    fewer = [
-        row
-        for row in adapted
-        if relative(table, row, instruct) is not None and relative(table, row, instruct) < 1
-    ]
+    fewer = [row for row in adapted if (table.relative_tokens(row, instruct) or 1) < 1]
     if not fewer:
         return replace(chosen, gap="no adapted variant needs fewer tokens than instruct")
-    pick = highest(fewer)
+    pick = pick_highest(fewer)
     return replace(
         chosen,
         cheaper=pick,
-        tied=_tied(pick, fewer),
+        tied=_find_ties(pick, fewer),
         of=len(fewer),
-        saved=1 - (relative(table, pick, instruct) or 1),
+        saved=1 - (table.relative_tokens(pick, instruct) or 1),
     )
 
 
-def highest(rows: Sequence[Row]) -> Row:
+def pick_highest(rows: Sequence[Row]) -> Row:
     """The row of the highest mean; all of them must have one."""
     # Ten digits, as they are printed from: the last bits of a float choose nothing, the order of
     # the table does.
     return max(rows, key=lambda row: float(f"{row.mean.value:.10g}"))
 
 
-def _tied(pick: Row, rows: Sequence[Row]) -> tuple[Row, ...]:
+def _find_ties(pick: Row, rows: Sequence[Row]) -> tuple[Row, ...]:
     """The others that may rank as high as the pick: wider than a comparison of pairs, and good for
     a pick that was selected.
     """
@@ -101,20 +98,6 @@ def _tied(pick: Row, rows: Sequence[Row]) -> tuple[Row, ...]:
     return tuple(
         row for row in rows if row is not pick and row.rank is not None and row.rank[0] <= worst
     )
-
-
-def symbols(table: Table, row: Row) -> float | None:
-    """Characters per token on the suite's Russian text."""
-    return next(
-        (row.cells[i].value for i, column in enumerate(table.columns) if column.metric == SYMBOLS),
-        None,
-    )
-
-
-def relative(table: Table, row: Row, reference: Row | None) -> float | None:
-    """Tokens that a row needs for the text for which the reference needs one."""
-    ours, theirs = symbols(table, row), symbols(table, reference) if reference else None
-    return theirs / ours if ours and theirs else None
 
 
 def recommendation_lines(
@@ -132,13 +115,15 @@ def recommendation_lines(
         how = (
             (
                 " ("
-                f"{plain(text.condition(advice.block)[0].lower() + text.condition(advice.block)[1:])}"
+                f"{plain(text.describe_condition(advice.block)[0].lower() + text.describe_condition(advice.block)[1:])}"
                 ")"
             )
             if several
             else ""
         )
-        found.append((plain(advice.section.family) + how, _sentences(table, advice, name, plain)))
+        found.append(
+            (plain(advice.section.family) + how, _write_sentences(table, advice, name, plain))
+        )
     return found or [
         (
             "",
@@ -153,43 +138,52 @@ def recommendation_lines(
     ]
 
 
-def _sentences(
+def _write_sentences(
     table: Table, advice: Advice, name: Callable[[str], str], plain: Callable[[str], str]
 ) -> list[str]:
     if advice.best is None:
         return [f"No choice: {advice.gap}."]
-    mean = plain(text.mean_label(table))
+    mean = plain(text.label_mean(table))
     said = [
         (
             f"Quality first: {name(advice.best.model)} ({mean} {_mean(advice.best)})"
-            f"{_others(advice.best, advice.best_tied, name)}."
+            f"{_name_ties(advice.best, advice.best_tied, name)}."
         )
     ]
     pick = advice.cheaper
     if pick is None:
         return [*said, f"Cheaper Russian: no choice: {advice.gap}."]
-    less = f"{text.number(advice.saved, True, 0)}% fewer tokens per Russian text than instruct"
+    less = (
+        f"{text.format_number(advice.saved, True, 0)}% fewer tokens per Russian text than instruct"
+    )
     said.append(
         f"Cheaper Russian: {name(pick.model)} ({mean} {_mean(pick)}, {less})"
-        f"{_others(pick, advice.tied, name)}."
+        f"{_name_ties(pick, advice.tied, name)}."
     )
-    return [*said, _compared(table, advice, pick, name, plain), _sure(advice, pick)]
+    return [
+        *said,
+        _describe_difference(table, advice, pick, name, plain),
+        _list_caveats(advice, pick),
+    ]
 
 
 def _mean(row: Row) -> str:
-    return text.cell(row.mean, True, 1, None)
+    return text.format_cell(row.mean, True, 1, None)
 
 
-def _others(pick: Row, tied: Sequence[Row], name: Callable[[str], str]) -> str:
+def _name_ties(pick: Row, tied: Sequence[Row], name: Callable[[str], str]) -> str:
     if pick.rank is None:
-        return ", ties not known"
+        return ", ties unknown"
     if not tied:
         return ", ahead of all others (95%)"
     more = f" and {len(tied) - NAMED} more" if len(tied) > NAMED else ""
-    return f", not told apart from {', '.join(name(row.model) for row in tied[:NAMED])}{more}"
+    return (
+        ", statistically indistinguishable from "
+        f"{', '.join(name(row.model) for row in tied[:NAMED])}{more}"
+    )
 
 
-def _compared(
+def _describe_difference(
     table: Table, advice: Advice, pick: Row, name: Callable[[str], str], plain: Callable[[str], str]
 ) -> str:
     d = pick.difference
@@ -197,48 +191,51 @@ def _compared(
         why = (
             f"not comparable: {plain(pick.refused)}"
             if pick.refused
-            else "its control has no whole mean on the same items"
+            else "its control was not scored on the same items of every task"
         )
         return (
-            f"Against {name(pick.control or 'instruct')}: not compared ({why}), so what it costs "
-            "is not known."
+            f"Not compared with {name(pick.control or 'instruct')} ({why}), so its cost in "
+            "quality is unknown."
         )
-    p = text.p_value(d.corrected)
+    p = text.format_p(d.corrected)
     said = (
         ""
         if d.corrected is None
         else f", corrected p {p.replace('<', '< ') if p[0] == '<' else f'= {p}'}"
     )
-    numbers = f"{text.number(d.value, True, 1, sign=True)} {text.interval(d)}{said}"
+    numbers = f"{text.format_number(d.value, True, 1, sign=True)} {text.format_interval(d)}{said}"
     alike = ", tuned alike" if "+" in pick.label else ""
-    return f"Against {name(d.control)}{alike}: {numbers}: {_verdict(table, advice.block, d)}."
+    return (
+        f"Compared with {name(d.control)}{alike}: {numbers}: "
+        f"{_explain_verdict(table, advice.block, d)}."
+    )
 
 
-def _verdict(table: Table, block: Block, d: Difference) -> str:
-    equal = f"±{text.number(table.delta, True, 1)}"
+def _explain_verdict(table: Table, block: Block, d: Difference) -> str:
+    equal = f"±{text.format_number(table.delta, True, 1)}"
     found = (
         ""
         if block.smallest is None
         else (
             "; such a comparison mostly finds differences from "
-            f"{text.number(block.smallest, True, 1)} on"
+            f"{text.format_number(block.smallest, True, 1)} on"
         )
     )
     return {
         "higher": "higher, and cheaper: ship it",
-        "lower": "lower: that is the price of the saving",
+        "lower": "lower; that is the price of the saving",
         "equal": f"equal within {equal}, and cheaper: ship it",
-        "undecided": f"undecided: neither a loss nor equality within {equal} is shown{found}",
-        None: "not tested, so not decided",
+        "undecided": f"undecided: the data show neither a loss nor equality within {equal}{found}",
+        None: "not tested, so undecided",
     }[d.verdict]
 
 
-def _sure(advice: Advice, pick: Row) -> str:
+def _list_caveats(advice: Advice, pick: Row) -> str:
     said = (
         [
             (
-                f"It is the highest of {advice.of}, chosen by this very mean: expect a little "
-                "less elsewhere"
+                f"It is the best of {advice.of} variants, picked by this same mean, so "
+                "expect slightly less elsewhere"
             )
         ]
         if advice.of > 1
@@ -246,13 +243,13 @@ def _sure(advice: Advice, pick: Row) -> str:
     )
     limited = min((row.limit for row in advice.section.rows if row.limit is not None), default=None)
     said += (
-        [f"Only {limited} items per task were asked of some rows: no decision to rest on"]
+        [f"Only {limited} items per task were scored for some rows, too few to decide by"]
         if limited is not None
         else []
     )
     seeds = pick.difference.seeds if pick.difference else max(pick.mean.seeds, 1)
     said.append(
-        "One training seed: this checkpoint only, not the method"
+        "One training seed: this says something about the checkpoint, not about the method"
         if seeds == 1
         else f"{seeds} training seeds"
     )

@@ -4,14 +4,20 @@ with its control.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from lep_bench.leaderboard.cells import Condition
 from lep_bench.records.schema import Noise
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 SYMBOLS = "symbols_per_token"
 BITS = "bits_per_byte"
+# columns of the frame that hold words: of these names, or with these endings
+TEXTS = ("model family stage format protocol engine dtype failed control measured_with").split()
+TEXT_ENDINGS = ("_verdict", "_test")
 # what a comparison says after correction; "equal": within ±delta
 Verdict = Literal["higher", "lower", "equal", "undecided"]
 
@@ -285,6 +291,114 @@ class Table:
     def made_by(self) -> tuple[str, ...]:
         """The commands that make the results again, also where a run of all models does it."""
         return self.commands or (f"lep-bench run --suite {self.suite} --models all",)
+
+    def symbols_per_token(self, row: Row) -> float | None:
+        """Characters per token of the row's tokenizer on the suite's Russian text."""
+        places = (i for i, column in enumerate(self.columns) if column.metric == SYMBOLS)
+        return next((row.cells[i].value for i in places), None)
+
+    def relative_tokens(self, row: Row, reference: Row | None = None) -> float | None:
+        """Tokens that a row needs for a Russian text for which the reference needs one. Default
+        reference: the instruct model of the row's section, else its base.
+        """
+        if reference is None:
+            own = next(
+                (s.rows for b in self.blocks for s in b.sections if any(r is row for r in s.rows)),
+                (),
+            )
+            names = {r.label: r for r in own}
+            reference = names.get("instruct", names.get("base"))
+        ours = self.symbols_per_token(row)
+        theirs = None if reference is None else self.symbols_per_token(reference)
+        return theirs / ours if ours and theirs else None
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """A dict per row with the columns of `to_frame`; None where there is no value."""
+        sampled = self.samplings > 1
+        return [
+            self._to_dict(block.condition, section.family, row, sampled)
+            for block in self.blocks
+            for section in block.sections
+            for row in section.rows
+        ]
+
+    def row_names(self) -> list[str]:
+        """The columns of `to_frame`, also of a table without rows."""
+        blank = Row("", "", "", "", (Cell(),) * len(self.columns), Cell(), None, None, None)
+        blank = replace(blank, summaries=(Cell(),) * len(self.summaries))
+        return list(self._to_dict(Condition("", 0, "", "", ""), "", blank, self.samplings > 1))
+
+    def to_frame(self) -> DataFrame:
+        """A pandas DataFrame, one line per model and block.
+
+        Scores, errors and differences run from 0 to 1; where there is none the value is missing.
+        Every score KEY has the columns KEY, KEY_stderr, KEY_seed_sd (standard deviation over
+        training seeds) and KEY_verdict (against the control); the mean and further means the first
+        three. Then follow rank_best, rank_worst, the control and the difference from it, the cost
+        (seconds, bytes, counts of tokens and characters) and what the generated texts look like.
+        """
+        from pandas import DataFrame, to_numeric  # pandas takes half a second to import
+
+        frame = DataFrame(self.to_rows(), columns=self.row_names())
+        for name in self.row_names():
+            if name not in TEXTS and not name.endswith(TEXT_ENDINGS):
+                frame[name] = to_numeric(frame[name])
+        return frame
+
+    def _to_dict(
+        self, condition: Condition, family: str, row: Row, sampled: bool
+    ) -> dict[str, Any]:
+        d, cost, health = row.difference, row.cost, row.health
+        measured = cost if cost and cost.tasks else None
+        values: dict[str, Any] = {
+            "model": row.model,
+            "family": family,
+            "stage": row.stage,
+            "format": condition.format,
+            "shots": condition.shots,
+            "protocol": condition.protocol,
+            "engine": condition.engine,
+            "dtype": condition.dtype,
+            "limit": row.limit,
+            "stale": row.stale,
+            "edited": row.edited,
+            "failed": "all" if row.failed else "some" if row.failure else "",
+            "training_seeds": max(cell.seeds for cell in (*row.cells, row.mean)),
+        }
+        names = [*(c.key for c in self.columns), "mean", *(s.label for s in self.summaries)]
+        for i, (name, cell) in enumerate(zip(names, (*row.cells, row.mean, *row.summaries))):
+            values |= {
+                name: cell.value,
+                f"{name}_stderr": cell.stderr,
+                f"{name}_seed_sd": cell.spread,
+            }
+            values |= {f"{name}_sampling_sd": cell.sampling} if sampled else {}
+            values |= {f"{name}_verdict": cell.verdict} if i < len(row.cells) else {}
+        values["rank_best"], values["rank_worst"] = row.rank or (None, None)
+        return values | {
+            "control": row.control,
+            "difference": d and d.value,
+            "difference_stderr": d and d.stderr,
+            "difference_low": d and d.low,
+            "difference_high": d and d.high,
+            "difference_p": d and d.p,
+            "difference_p_corrected": d and d.corrected,
+            "difference_verdict": d and d.verdict,
+            "difference_test": d and d.test,
+            "relative_tokens": self.relative_tokens(row),
+            "tasks_counted": measured.tasks if measured else 0,
+            "tokens_in": measured and measured.tokens_in,
+            "tokens_out": measured and measured.tokens_out,
+            "characters": measured and measured.characters,
+            "seconds": measured and measured.seconds,
+            "peak_memory_bytes": measured and measured.memory,
+            "measured_with": measured and measured.machine,
+            "texts": health and health.texts,
+            "stopped": health and health.stopped,
+            "cyrillic": health and health.cyrillic,
+            "repeated": health and health.repeated,
+            "invalid": health and health.invalid,
+        }
 
     @property
     def models(self) -> int:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lep_bench.errors import count_noun
-from lep_bench.leaderboard import cost, health, recommend, text
+from lep_bench.leaderboard import cells, recommend, text
 from lep_bench.leaderboard.table import Block, Failure, Row, Section, Table
-from lep_bench.leaderboard.text import failed_tasks
+from lep_bench.leaderboard.text import name_tasks
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,23 +30,26 @@ def show_table(table: Table, console: Console) -> None:
 
     console.print(
         Text(
-            f"{text.clean(table.title)}: {count_noun(table.models, 'model')}, "
+            f"{text.clean_text(table.title)}: {count_noun(table.models, 'model')}, "
             f"{count_noun(len(table.items), 'task')}",
             style="bold",
         )
     )
     if table.note:
-        console.print(Text(text.clean(table.note), style="yellow"))
+        console.print(Text(text.clean_text(table.note), style="yellow"))
     if not table.blocks:
         console.print("Nothing has been scored yet.")
         return
-    layouts, whole = [_Layout.fit(table, part, console.width) for part in text.parts(table)], table
+    layouts, whole = (
+        [_Layout.fit(table, part, console.width) for part in text.list_parts(table)],
+        table,
+    )
     if not layouts[0].fits:
-        table = _plainer(table)
-        layouts = [_Layout.fit(table, part, console.width) for part in text.parts(table)]
+        table = _simplify(table)
+        layouts = [_Layout.fit(table, part, console.width) for part in text.list_parts(table)]
     if not layouts[0].fits:
         layouts[0] = _Layout.fit(table, "short", console.width)
-    widest = max(_width_across(table, block, "tasks") for block in table.blocks)
+    widest = max(_measure_transposed(table, block, "tasks") for block in table.blocks)
     turned = [
         layout
         for layout in layouts
@@ -54,33 +57,37 @@ def show_table(table: Table, console: Console) -> None:
     ]
     console.print()
     for block in table.blocks:
-        console.print(Text(text.condition(block), style="bold cyan"))
+        console.print(Text(text.describe_condition(block), style="bold cyan"))
         shown = [
             layout.table(table, block)
             for layout in layouts
             if layout.fits or layout.part != "tasks"
         ]
-        shown += [_across(table, block, layout.part) for layout in layouts if layout in turned]
-        for one in [*shown, *_differences(block)]:
+        shown += [_transpose(table, block, layout.part) for layout in layouts if layout in turned]
+        for one in [*shown, *_count_contrasts(block)]:
             console.print(one)
             console.print()
-    costs, elsewhere = _costs(table, console)
+    costs, elsewhere = _make_costs(table, console)
     for one in costs:
         console.print(one)
         console.print()
     for family, sentences in (
-        [] if table.partial else recommend.recommendation_lines(whole, text.clean, text.clean)
+        []
+        if table.partial
+        else recommend.recommendation_lines(whole, text.clean_text, text.clean_text)
     ):
         console.print(Text(f"Ship {family}".strip(), style="bold green"))
         for sentence in sentences:
             console.print(Padding(Text(sentence), (0, 0, 0, 2)))
     console.print()
-    for line in _legend(table, [layout for layout in layouts if layout not in turned], elsewhere):
+    for line in _make_legend(
+        table, [layout for layout in layouts if layout not in turned], elsewhere
+    ):
         console.print(Text(f" {line}", style="dim"))
-    _failures(table, console)
+    _show_failures(table, console)
 
 
-def _failures(table: Table, console: Console) -> None:
+def _show_failures(table: Table, console: Console) -> None:
     from rich.text import Text
 
     same: dict[tuple[tuple[str, ...], str], list[Failure]] = {}
@@ -90,18 +97,19 @@ def _failures(table: Table, console: Console) -> None:
         numbers = "".join(
             f"({number})" for number in dict.fromkeys(failure.number for failure in failures)
         )
-        models = ", ".join(text.clean(failure.model) for failure in failures[:3]) + (
+        models = ", ".join(text.clean_text(failure.model) for failure in failures[:3]) + (
             f" and {len(failures) - 3} more" if failures[3:] else ""
         )
         console.print(
             Text(
-                f" {numbers} {models}, {failed_tasks(table, tasks)}: failed: {text.clean(reason)}",
+                f" {numbers} {models}, {name_tasks(table, tasks)}: failed: "
+                f"{text.clean_text(reason)}",
                 style="red",
             )
         )
 
 
-def framed(gap: int = 2) -> Any:
+def make_grid(gap: int = 2) -> Any:
     """An empty `rich.table.Table` as all of ours look: a line below the heads, `gap` spaces between
     columns.
     """
@@ -118,11 +126,11 @@ def framed(gap: int = 2) -> Any:
     )
 
 
-def _simple(*headers: str) -> Any:
+def _make_plain_grid(*headers: str) -> Any:
     """A table of a first column that folds and numbers that do not."""
     from rich.text import Text
 
-    out = framed()
+    out = make_grid()
     out.add_column(Text(headers[0]), overflow="fold", vertical="bottom", min_width=16)
     for header in headers[1:]:
         out.add_column(
@@ -131,34 +139,42 @@ def _simple(*headers: str) -> Any:
     return out
 
 
-def _differences(block: Block) -> list[Any]:
+def _count_contrasts(block: Block) -> list[Any]:
     """How many of the planned contrasts went which way; the page has each."""
     from rich.text import Text
 
-    found = text.questions(block)
+    found = text.group_contrasts(block)
     if not found:
         return []
-    out = _simple("what differs (README.md has each)", "higher", "lower", "equal", "undecided")
+    out = _make_plain_grid(
+        "comparisons (README.md lists each)", "higher", "lower", "equal", "undecided"
+    )
     for question, findings in found.items():
         counts = [
             sum(f.difference.verdict == verdict for f in findings)
             for verdict in ("higher", "lower", "equal", "undecided")
         ]
-        out.add_row(Text(text.clean(question)), *(str(n) if n else text.MISSING for n in counts))
-    return [out, *([Text(f" {said}", style="dim")] if (said := text.smallest(block)) else [])]
+        out.add_row(
+            Text(text.clean_text(question)), *(str(n) if n else text.MISSING for n in counts)
+        )
+    return [out, *([Text(f" {said}", style="dim")] if (said := text.describe_power(block)) else [])]
 
 
-def _costs(table: Table, console: Console) -> tuple[list[Any], list[str]]:
+def _make_costs(table: Table, console: Console) -> tuple[list[Any], list[str]]:
     """What the models cost and what their texts look like, where that is not too long and not too
     wide; what of it only the files have.
     """
-    spent = [(row, [*cost.numbers(table, row), cost.partly(row)]) for row in table.rows if row.cost]
-    looks = [(row, health.numbers(row)) for row in table.rows if row.health]
+    spent = [
+        (row, [*text.format_cost(table, row), text.count_timed(row)])
+        for row in table.rows
+        if row.cost
+    ]
+    looks = [(row, text.format_health(row)) for row in table.rows if row.health]
     partly = [""] if any(numbers[-1] for _, numbers in spent) else []
     found, elsewhere = [], []
     parts = (
-        ("cost of", [*cost.headers(table), *partly], spent, "seconds, tokens and memory"),
-        ("texts of, in percent", health.HEADERS, looks, "what the texts look like"),
+        ("cost of", [*text.make_cost_headers(table), *partly], spent, "seconds, tokens and memory"),
+        ("texts of, in percent", text.HEALTH_HEADERS, looks, "what the texts look like"),
     )
     for name, heads, rows, what in parts:
         columns = zip(*(numbers for _, numbers in rows))
@@ -167,13 +183,13 @@ def _costs(table: Table, console: Console) -> tuple[list[Any], list[str]]:
             for head, column in zip(heads, columns)
         )
         if rows and len(table.rows) <= COSTS and width <= console.width:
-            found.append(_listed(table, name, heads, rows, console.width < WIDE))
+            found.append(_list_rows(table, name, heads, rows, console.width < WIDE))
         elif rows:
             elsewhere.append(what)
     return found, elsewhere
 
 
-def _plainer(table: Table) -> Table:
+def _simplify(table: Table) -> Table:
     """Without ranks and the signs of single scores, for narrow terminals: the other forms have
     them.
     """
@@ -194,14 +210,14 @@ def _plainer(table: Table) -> Table:
     )
 
 
-def _listed(
+def _list_rows(
     table: Table, name: str, heads: Sequence[str], rows: list[tuple[Row, list[str]]], folded: bool
 ) -> Any:
     """Rows with numbers of their own, under their blocks (where there are several) and families."""
     from rich.text import Text
 
     out, wanted = (
-        _simple(name, *map(text.clean, heads)),
+        _make_plain_grid(name, *map(text.clean_text, heads)),
         {id(row): numbers for row, numbers in rows},
     )
     for c, section in [
@@ -214,9 +230,9 @@ def _listed(
             else ""
         )
         if shown:
-            out.add_row(Text.assemble((text.clean(section.family), "bold"), (how, "dim")))
+            out.add_row(Text.assemble((text.clean_text(section.family), "bold"), (how, "dim")))
         for row in shown:
-            label = text.clean(row.label)
+            label = text.clean_text(row.label)
             out.add_row(
                 Text("  " + (label.replace("+", "\n    +", 1) if folded else label)),
                 *wanted[id(row)][: len(heads)],
@@ -224,14 +240,14 @@ def _listed(
     return out
 
 
-def _numbers(
+def _format_numbers(
     table: Table, row: Row, part: text.TablePart, joint: str, score_errors: bool
 ) -> list[str]:
     """`text.numbers`; where a column has signs, numbers without one get a space in its place, so
     that digits line up.
     """
-    texts = text.numbers(table, row, part, joint, score_errors)
-    for place, (i, _) in enumerate(text.columns(table, part)):
+    texts = text.format_row(table, row, part, joint, score_errors)
+    for place, (i, _) in enumerate(text.select_columns(table, part)):
         if (
             row.cells[i].verdict is None
             and texts[place][-1:] != ")"
@@ -268,12 +284,12 @@ class _Layout:
         ):
             widths = [
                 max(cell_len(word) for word in header.split())
-                for header in text.headers(table, part)
+                for header in text.make_headers(table, part)
             ]
             for row in table.rows:
                 widths = [
                     max(w, cell_len(t))
-                    for w, t in zip(widths, _numbers(table, row, part, joint, score_errors))
+                    for w, t in zip(widths, _format_numbers(table, row, part, joint, score_errors))
                 ]
             if label + sum(widths) + gap * len(widths) <= width:
                 break
@@ -292,12 +308,12 @@ class _Layout:
     def table(self, table: Table, block: Block) -> Any:
         from rich.text import Text
 
-        out = framed(self.gap)
+        out = make_grid(self.gap)
         out.add_column("model", width=self.label, overflow="fold", vertical="bottom")
-        for header, width in zip(text.headers(table, self.part), self.widths):
+        for header, width in zip(text.make_headers(table, self.part), self.widths):
             # Text: a bracket in the name of a mean is no markup.
             out.add_column(
-                Text(text.clean(header)),
+                Text(text.clean_text(header)),
                 width=width,
                 justify="right",
                 no_wrap=header.count(" ") == 0,
@@ -306,12 +322,12 @@ class _Layout:
         for i, section in enumerate(block.sections):
             if i:
                 out.add_row()
-            out.add_row(Text(text.clean(section.family), style="bold"))
+            out.add_row(Text(text.clean_text(section.family), style="bold"))
             previous = None
             for row in section.rows:
                 values = [
                     Text(t, style=_style(t))
-                    for t in _numbers(table, row, self.part, self.joint, self.score_errors)
+                    for t in _format_numbers(table, row, self.part, self.joint, self.score_errors)
                 ]
                 # A vocabulary's rows stand together; a thin space of style, not of lines, sets the
                 # groups apart.
@@ -323,27 +339,31 @@ class _Layout:
         return out
 
 
-def _across(table: Table, block: Block, part: text.TablePart) -> Any:
+def _transpose(table: Table, block: Block, part: text.TablePart) -> Any:
     """A few models over many tasks: a line for each task."""
     from rich.text import Text
 
-    out = framed(3)
+    out = make_grid(3)
     out.add_column("")
     for row in block.rows:
         out.add_column(_label(row), justify="right", no_wrap=True)
-    values = [text.numbers(table, row, part, " ±", True) for row in block.rows]
-    for header, *line in zip(text.headers(table, part), *values, strict=True):
-        out.add_row(Text(text.clean(header)), *(Text(value, style=_style(value)) for value in line))
+    values = [text.format_row(table, row, part, " ±", True) for row in block.rows]
+    for header, *line in zip(text.make_headers(table, part), *values, strict=True):
+        out.add_row(
+            Text(text.clean_text(header)), *(Text(value, style=_style(value)) for value in line)
+        )
     return out
 
 
-def _width_across(table: Table, block: Block, part: text.TablePart) -> int:
+def _measure_transposed(table: Table, block: Block, part: text.TablePart) -> int:
     from rich.cells import cell_len
 
     columns = [
-        [_label(row).plain, *text.numbers(table, row, part, " ±", True)] for row in block.rows
+        [_label(row).plain, *text.format_row(table, row, part, " ±", True)] for row in block.rows
     ]
-    return sum(max(map(cell_len, column)) + 3 for column in [text.headers(table, part), *columns])
+    return sum(
+        max(map(cell_len, column)) + 3 for column in [text.make_headers(table, part), *columns]
+    )
 
 
 def _label(row: Row, fold: int = 1000) -> Any:
@@ -352,7 +372,7 @@ def _label(row: Row, fold: int = 1000) -> Any:
     """
     from rich.text import Text
 
-    name = text.clean(row.label)
+    name = text.clean_text(row.label)
     extra = len(row.letter) + 1 if row.letter else 0
     if len(name) + extra > fold:
         head, plus, tuning = name.partition("+")
@@ -367,7 +387,7 @@ def _label(row: Row, fold: int = 1000) -> Any:
     label = Text(name)
     if row.letter:
         label.append(f" {row.letter}", style="bold cyan")
-    marks = text.marks(row)
+    marks = text.format_marks(row)
     if marks:
         label.append(f" {marks}", style="red" if row.failed else "yellow")
     return label
@@ -377,13 +397,13 @@ def _style(value: str) -> str:
     return "red" if value.strip() == "failed" else "dim" if value.strip() == text.MISSING else ""
 
 
-def _legend(table: Table, layouts: list[_Layout], elsewhere: list[str]) -> list[str]:
-    lines = [*text.legend(table), "Compare within a block only."]
+def _make_legend(table: Table, layouts: list[_Layout], elsewhere: list[str]) -> list[str]:
+    lines = [*text.make_legend(table), "Compare numbers within a block only."]
     if table.samplings > 1 and any(layout.joint[0].isspace() for layout in layouts):
-        lines.append(text.sampling_remark(table))
+        lines.append(text.explain_sampling(table))
     if any(row.difference for row in table.rows):
         lines.append(
-            "difference: of the mean, paired over items, against the row with that letter, which is"
+            "difference: the mean minus that of the row with that letter, paired over items. It is"
         )
         lines.append(
             "  for propagation the instruct model, tuned alike if tuned; for init and "
@@ -391,11 +411,16 @@ def _legend(table: Table, layouts: list[_Layout], elsewhere: list[str]) -> list[
         )
         lines.append("  for the other donors original/donor: the same text, the old vocabulary.")
     lines += [
-        f"Not compared with their controls: {count_noun(len(rows), 'row')}: {text.clean(reason)}."
-        for reason, rows in cost.refusals(table)
+        (
+            f"Not compared with their controls: {count_noun(len(rows), 'row')}: "
+            f"{text.clean_text(reason)}."
+        )
+        for reason, rows in text.list_refusals(table)
     ]
     lines += [
-        cost.noise(n, *map(text.clean, (cost.named(n.machine), n.model, n.task)))
+        text.describe_noise(
+            n, *map(text.clean_text, (cells.describe_machine(n.machine), n.model, n.task))
+        )
         for n in table.noise
     ]
     if elsewhere:
@@ -413,6 +438,6 @@ def _legend(table: Table, layouts: list[_Layout], elsewhere: list[str]) -> list[
         )
     if table.contamination and table.contamination.flagged:
         lines.append(
-            "Some rows stand in scanned training texts: README.md has the scores without them."
+            "Some rows were found in scanned training texts: README.md has the scores without them."
         )
     return lines

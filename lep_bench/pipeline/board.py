@@ -2,63 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lep_bench.leaderboard import curves
-from lep_bench.leaderboard.contamination import read_scan
-from lep_bench.leaderboard.publish import write_leaderboard
-from lep_bench.leaderboard.table import Table
-from lep_bench.pipeline.again import reproduce_commands
+from lep_bench.leaderboard import cards, plots, site
+from lep_bench.leaderboard.release import Board, ScoredRun
+from lep_bench.pipeline.questions import make_question_reader
 from lep_bench.pipeline.session import Session
-from lep_bench.records.schema import CHANGED, TaskResult
+from lep_bench.records.schema import TaskResult
 
 
-@dataclass(frozen=True)
-class Board:
-    """A leaderboard as it was written: `results` are its cells, `order` the models' names."""
-
-    folder: Path
-    table: Table
-    results: Sequence[TaskResult]
-    order: Sequence[str]
-
-    @property
-    def changed(self) -> tuple[str, ...]:
-        """A reason for every result that is left out because it was changed by hand."""
-        return tuple(f.reason for f in self.table.failures if CHANGED in f.reason)
+def make_scored_run(
+    session: Session, results: Sequence[TaskResult], order: Sequence[str], data: Path | None
+) -> ScoredRun:
+    """The results of a session with the settings that reproduce them."""
+    return ScoredRun(
+        session.suite,
+        session.configs,
+        session.registry,
+        session.store,
+        results,
+        order,
+        session.adapter_folders,
+        session.task_folders,
+        data,
+    )
 
 
 def write_board(
-    session: Session,
-    results: Sequence[TaskResult],
-    order: Sequence[str],
-    data: Path | None,
-    folder: Path | None = None,
-    *,
-    pictures: bool = False,
+    session: Session, results: Sequence[TaskResult], order: Sequence[str], data: Path | None
 ) -> Board:
-    """Write the leaderboard's files to `folder` (default: OUT/SUITE/leaderboard), on request with
-    pictures, which take seconds. Raises LepBenchError.
+    """Write OUT/SUITE/leaderboard. Raises LepBenchError."""
+    return Board.write(make_scored_run(session, results, order, data))
+
+
+def write_html(board: Board, folder: Path, samples: int, warn: Callable[[str], None]) -> Path:
+    """Write the self-contained page of a leaderboard to `folder`, with `samples` items of each
+    task; returns the file. `warn` is told of questions that cannot be made again.
     """
-    store, name = session.store, session.suite.name
-    folder = folder or store.leaderboard(name)
-    trained = None
-    if pictures:
-        donors = (result for result in results if result.model.stage == "donor")
-        trained = curves.make_curves(curves.read_lineage(store, donors))
-    scan = store.leaderboard(name).parent / "contamination.json"
-    table = write_leaderboard(
+    run = board.run
+    artifacts = cards.read_artifacts(run.store, run.results)
+    return site.write_site(
         folder,
-        session.suite,
-        results,
-        store.skim,
-        order,
-        scan=read_scan(scan, session.suite.tasks),
-        commands=reproduce_commands(session, results, data),
-        noise=store.noise(name),
-        folders=session.task_folders,
-        trained=trained,
+        board.table,
+        run.results,
+        run.store.read_samples,
+        artifacts=artifacts,
+        curves=plots.make_curves(artifacts),
+        most=samples,
+        questions=make_question_reader(
+            run.suite, run.configs, run.registry, run.store, run.task_folders, warn
+        ),
+        drawn=board.folder,
     )
-    return Board(folder, table, results, order)

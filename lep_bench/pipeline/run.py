@@ -15,7 +15,8 @@ from lep_bench import bundle, hub
 from lep_bench.config.models import NamedCheckpoint
 from lep_bench.errors import LepBenchError
 from lep_bench.files import format_size
-from lep_bench.pipeline.board import Board, write_board
+from lep_bench.leaderboard.release import Board
+from lep_bench.pipeline.board import write_board
 from lep_bench.pipeline.checkpoints import fetch_checkpoints, list_read
 from lep_bench.pipeline.hardware import Hardware
 from lep_bench.pipeline.plan import Outcome, Plan

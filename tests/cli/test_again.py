@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from lep_bench import files
-from lep_bench.pipeline import again
+from lep_bench.leaderboard import release
+from lep_bench.pipeline.board import make_scored_run
 from lep_bench.pipeline.session import Session
 from lep_bench.records.store import read_result
 
@@ -67,7 +68,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def made_again(page: Path) -> list[str]:
     """The commands of a page."""
-    lines = page.read_text(encoding="utf-8").split("### Make it again")[1].splitlines()
+    lines = page.read_text(encoding="utf-8").split("### Reproduce")[1].splitlines()
     return [line.partition("    # ")[0] for line in lines if line.startswith("lep-bench run")]
 
 
@@ -135,7 +136,8 @@ def test_a_run_leaves_its_command_and_its_failures_once(cli, place: Path) -> Non
         cli("run", *typed[:3], "moved/model", *typed[4:], "--out", "out", "--dry-run").code == 0
     ), "the same checkpoint elsewhere"
 
-    given = Session.read("p", Path("out"), [Path("configs")])
+    session = Session.read("p", Path("out"), [Path("configs")])
+    run = make_scored_run(session, [], [], None)
     results = [read_result(file) for file in (place / "out").rglob("results/**/*.json")]
     half = [
         r.model_copy(
@@ -143,10 +145,10 @@ def test_a_run_leaves_its_command_and_its_failures_once(cli, place: Path) -> Non
         )
         for r in results
     ]
-    assert len(again.reproduce_commands(given, [*results, *half], None)) == 2
+    assert len(release.reproduce_commands(run, [*results, *half])) == 2
     assert (
-        "--dtype float16" in again.reproduce_commands(given, half, None)[0]
-        and "--limit" not in again.reproduce_commands(given, half, None)[0]
+        "--dtype float16" in release.reproduce_commands(run, half)[0]
+        and "--limit" not in release.reproduce_commands(run, half)[0]
     )
 
 

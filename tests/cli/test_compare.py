@@ -66,7 +66,7 @@ def test_the_table(cli: Callable, out: Path) -> None:
     assert any(line.startswith("centred mean") for line in lines)
     assert (
         answer.out.count("gold  x") == 3
-        and "One seed: this checkpoint only" in answer.out
+        and "One training seed" in answer.out
         and "undecided" in answer.out
     )
 
@@ -114,7 +114,7 @@ def test_names_that_do_not_fit(cli: Callable, out: Path) -> None:
     fails(cli("compare", A, B, "--out", out / "nothing"), "no results of suite mini")
     fails(
         cli("compare", A, BASE, "--out", out),
-        "asked in different ways",
+        "prompted in different ways",
         "chat, 0-shot",
         "plain, 0-shot",
     )
@@ -183,7 +183,7 @@ def test_seeds_on_one_side_only(cli: Callable, tmp_path: Path) -> None:
     assert (
         "Tests: t over 3 and 1 seeds." in answer.out
         and "Intervals: of the same test." in answer.out
-        and "One seed:" in answer.out
+        and "One training seed:" in answer.out
     )
 
 
@@ -192,6 +192,6 @@ def test_a_limit_is_said(cli: Callable, tmp_path: Path) -> None:
         for task in TASKS:
             Store(tmp_path).write(*cell(MODELS[name], task, limit=20))
     assert (
-        "Asked on 20 items of a task at most (--limit)"
+        "Scored on at most 20 items per task (--limit)"
         in cli("compare", A, B, "--out", tmp_path).out
     )

@@ -12,9 +12,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "leaderboard"))
 from invented_run import SUITE, TASKS, Run, cell, models
 
-from lep_bench.cli.gate import show
+from lep_bench.cli.gate import show_gate
 from lep_bench.leaderboard import compare
-from lep_bench.leaderboard.assemble import drafts_of
+from lep_bench.leaderboard.assemble import make_drafts
 from lep_bench.leaderboard.cells import Lookup, Metrics, choose_results
 from lep_bench.leaderboard.examine import examine_results
 from lep_bench.leaderboard.measure import Draft
@@ -156,8 +156,9 @@ def test_means_are_printed_as_in_the_leaderboard(capsys: pytest.CaptureFixture[s
     """100 * 0.2875 is a little less than 28.75, and a kept score has 12 digits: the last bits of a
     float must not decide.
     """
-    show(
-        [compare.Gated(A, 0.287499999999, 0.2875, Difference(A, "", 0.0, 0.0, 1), 0.05, 0.0)], 0.01
+    show_gate(
+        [compare.GateResult(A, 0.287499999999, 0.2875, Difference(A, "", 0.0, 0.0, 1), 0.05, 0.0)],
+        0.01,
     )
     assert re.search(r"swap +28\.8 +28\.8 +0\.00 +0\.00  passes", capsys.readouterr().out)
 
@@ -169,14 +170,14 @@ def test_a_folder_or_another_file_is_no_baseline(
     noise = tmp_path / "noise.json"
     noise.write_text("[\n]\n", encoding="utf-8")
     cases = {
-        out: "a folder, a file is needed",
+        out: "is a folder: name a file",
         tmp_path / "none.json": "no such file",
         noise: "a results.jsonl of a leaderboard is expected",
     }
     for file, said in cases.items():
         answer = cli("gate", file, "--out", out)
         assert answer.code == 2 and said in answer.err and answer.err.count("\n") == 1, answer.err
-    assert "a folder, a file is needed" in cli("gate", out, "--write", "--out", out).err
+    assert "is a folder: name a file" in cli("gate", out, "--write", "--out", out).err
 
 
 def seeded(wrong: int = 0) -> tuple[list[Draft], Lookup]:
@@ -199,9 +200,9 @@ def seeded(wrong: int = 0) -> tuple[list[Draft], Lookup]:
                 )
             )
     chosen, items = examine_results(
-        choose_results(run.results, SUITE.name, TASKS), run.samples, Metrics.of(TASKS)
+        choose_results(run.results, SUITE.name, TASKS), run.samples, Metrics.load(TASKS)
     )
-    return drafts_of(chosen, SUITE), items
+    return make_drafts(chosen, SUITE), items
 
 
 def test_seeds_of_both_sides_go_together() -> None:

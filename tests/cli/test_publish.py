@@ -122,8 +122,8 @@ def test_a_folder_gets_everything_and_the_same_bytes_again(
     site = tmp_path / "site"
     answer = cli("publish", "--out", out, "--to", site, "--organisation", "Our Lab")
     assert answer.code == 0, answer.err
-    assert "licence not known: look before you publish: org/base, org/instruct" in answer.out
-    assert "no .eval_results: the rows of these tasks are no data sets of the Hub" in answer.out
+    assert "licence unknown: check before you publish: org/base, org/instruct" in answer.out
+    assert "no .eval_results: the rows of these tasks are not data sets of the Hub" in answer.out
     found = files(site)
     kinds = [
         name for name in found if not name.startswith(("leaderboard/pictures/", "every_eval_ever/"))
@@ -205,7 +205,7 @@ def test_models_choose_the_cards(cli: Callable, out: Path, tmp_path: Path) -> No
         (("--upload",), "--upload needs the Hub's repository"),
         (("--upload", "--to", "./site"), "--upload needs the Hub's repository"),
         (("--models", "*"), "give --to"),
-        (("--to", " "), "--to names nothing"),
+        (("--to", " "), "--to is empty"),
         (("--to", "./taken/site"), "is a file, a folder is needed"),
         (("--to", "org/name", "--upload"), "no Hub token"),
         (

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from invented_run import ORDER, SUITE, TASKS, Run, cell
 
+from lep_bench.leaderboard import site
 from lep_bench.leaderboard.assemble import build_table
-from lep_bench.leaderboard.curves import Curve
-from lep_bench.leaderboard.html import site
+from lep_bench.leaderboard.plots import Curve
 from lep_bench.leaderboard.table import Table
 from lep_bench.records.artifact import Lep, Parent
 from lep_bench.records.schema import ModelRecord, TaskResult

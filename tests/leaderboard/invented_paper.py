@@ -116,7 +116,7 @@ def cell(model: ModelRecord, task: str, items: int = ITEMS, limit: int | None = 
     values = [s.values["score"] for s in samples]
     aggregate = AGGREGATES.get(task)
     score = aggregate(values) if aggregate else stats.mean(values)
-    stderr = 0.031 if aggregate else stats.clustered_stderr(values, [s.group for s in samples])
+    stderr = 0.031 if aggregate else stats.stderr([values], [[s.group for s in samples]])
     drawn_scores = {"spread": 0.004, "samplings": 5} if task in SAMPLED else {}
     scores = {"score": Score(value=score, stderr=stderr, **drawn_scores)}
     if "copy" in task:

@@ -9,7 +9,7 @@ import zlib
 
 from lep_bench.config.schema import Mean, Suite
 from lep_bench.records.schema import ModelRecord, Provenance, Sample, Score, Scoring, TaskResult
-from lep_bench.stats import clustered_stderr
+from lep_bench.stats import stderr
 
 TASKS = ("mini_facts_ru", "mini_facts_en", "mini_copy_ru", "mini_copy_en", "mini_text_ru")
 CHANCE = {"mini_facts_ru": 0.25, "mini_facts_en": 0.25, "mini_copy_ru": 0.0, "mini_copy_en": 0.0}
@@ -125,7 +125,7 @@ def cell(
     scores = {
         primary: Score(
             value=sum(values) / len(values),
-            stderr=clustered_stderr(values, [s.group for s in samples]),
+            stderr=stderr([values], [[s.group for s in samples]]),
         )
     }
     if primary == "bits_per_byte":

@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 
 from lep_bench import bundle, files
 from lep_bench.errors import CheckpointError, LepBenchError
-from lep_bench.leaderboard import cards, publish
+from lep_bench.leaderboard import cards, release
 from lep_bench.leaderboard.assemble import build_table
 from lep_bench.leaderboard.page import END, START
 from lep_bench.leaderboard.table import Table
@@ -171,8 +171,8 @@ def test_the_hub_reads_the_front_matter(table: Table, store: Store, result: Task
     [
         ("llama3", "llama3", "llama3", "`llama3`"),
         ("mit", "llama3", "other", "`mit`, `llama3`"),
-        ("mit", "", "unknown", cards.LOOK),
-        ("", "", "unknown", cards.LOOK),
+        ("mit", "", "unknown", cards.UNKNOWN_LICENCE),
+        ("", "", "unknown", cards.UNKNOWN_LICENCE),
     ],
 )
 def test_licences_are_the_parents(
@@ -249,9 +249,9 @@ def test_the_scores_stand_beside_the_fair_control(
     )
     assert (
         "95% interval" in text
-        and "One seed" in text
+        and "One training seed" in text
         and "lep-bench export" in text
-        and "Nobody looked" in text
+        and "were not searched" in text
     )
     alone = replace(
         table,
@@ -260,7 +260,7 @@ def test_the_scores_stand_beside_the_fair_control(
             for b in table.blocks
         ),
     )
-    assert "no fair control of it in this suite" in card(alone, result, store)
+    assert "no fair control" in card(alone, result, store)
 
 
 def _without(section, name: str):
@@ -272,7 +272,7 @@ def test_nobodys_text_leaves_its_place(table: Table, store: Store, result: TaskR
     text = card(
         replace(table, note=EVIL), result, store, **{BASE: "mit\nevil: yes", INSTRUCT: EVIL}
     )
-    matter, body = cards.parse_front_matter(text), cards.FRONT.sub("", text)
+    matter, body = cards.parse_front_matter(text), cards.FRONT_MATTER.sub("", text)
     assert "evil" not in matter and set(matter) <= {
         "base_model",
         "base_model_relation",
@@ -315,7 +315,7 @@ def test_own_prose_stays_and_a_card_of_somebody_elses_is_refused(
     (place / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n", encoding="utf-8")
     made = cards.trace_lineage(result, store, {})
     assert made is not None
-    edition = publish.Edition(table, [result], {MODEL: made}, [], {}, lambda name: ["c"], "")
+    edition = release.Edition(table, [result], {MODEL: made}, [], {}, lambda name: ["c"], "")
     with pytest.raises(LepBenchError, match=r"README\.md: needs"):
         edition.files(tmp_path / "site")
     assert os.listdir(place) == ["README.md"]

@@ -19,7 +19,7 @@ from lep_bench.leaderboard import examine
 from lep_bench.leaderboard.cells import Chosen, Items, Metrics, average_items, read_items
 from lep_bench.records.schema import Score
 
-METRICS = Metrics.of(PAPER.tasks)
+METRICS = Metrics.load(PAPER.tasks)
 SUBJECTS = ("anatomy", "astronomy", "econometrics", "formal_logic", "sociology", "not a subject")
 
 
@@ -96,16 +96,14 @@ def test_shares_give_the_score_and_the_jackknifes_error(task: str) -> None:
         jackknife = (
             (n - 1) / n * sum((w - statistics.fmean(without)) ** 2 for w in without)
         ) ** 0.5
-        assert stats.clustered_stderr(items.values, items.clusters(task)) == pytest.approx(
-            jackknife
-        )
+        assert stats.stderr([items.values], [items.clusters(task)]) == pytest.approx(jackknife)
 
 
 def test_a_grades_error_is_that_of_points_per_row() -> None:
     _, items = found("darumeru_use", stored := values("darumeru_use"))
     assert items is not None
     points = [15 / 34 * p for p, _ in stored]
-    assert stats.clustered_stderr(items.values, items.clusters("t")) == pytest.approx(
+    assert stats.stderr([items.values], [items.clusters("t")]) == pytest.approx(
         statistics.stdev(points) / 90**0.5, rel=0.01
     )
 
@@ -115,7 +113,7 @@ def test_metrics_of_a_users_task_that_are_not_vectorised(tmp_path: Path) -> None
     (tmp_path / "metrics.py").write_text(
         "def top(v):\n    return max(v) - min(v)\nAGGREGATIONS = {'mine': {'score': top}}\n"
     )
-    metrics = Metrics.of(["mine"], [tmp_path])
+    metrics = Metrics.load(["mine"], [tmp_path])
     raw = metrics.raw("mine", "score", [1, 2, 2, 5])
     assert raw is not None and raw.scores(np.array([[1, 2, 1], [2, 1, 0], [0, 0, 3]])).tolist() == [
         4,

@@ -9,7 +9,7 @@ import pytest
 from invented_paper import MODELS, PAPER, cell, whole
 
 from lep_bench.errors import LepBenchError
-from lep_bench.leaderboard import examine, published
+from lep_bench.leaderboard import examine, snapshot
 from lep_bench.leaderboard.cells import Metrics, choose_results
 from lep_bench.records.schema import CHANGED
 
@@ -20,17 +20,17 @@ ORDER = [m.name for m in MODELS]
 def text() -> str:
     run = whole()
     chosen, items = examine.examine_results(
-        choose_results(run.results, "paper", PAPER.tasks), run.samples, Metrics.of(PAPER.tasks)
+        choose_results(run.results, "paper", PAPER.tasks), run.samples, Metrics.load(PAPER.tasks)
     )
-    return published.dump_results(published.Published(PAPER, ORDER, chosen, items))
+    return snapshot.render_snapshot(snapshot.Snapshot(PAPER, ORDER, chosen, items))
 
 
 def test_items_of_every_kind_come_back(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.jsonl").write_text(text, encoding="utf-8")
-    held = published.load_results(tmp_path / "r.jsonl")
+    held = snapshot.read_snapshot(tmp_path / "r.jsonl")
     run = whole()
     chosen, lookup = examine.examine_results(
-        choose_results(run.results, "paper", PAPER.tasks), run.samples, Metrics.of(PAPER.tasks)
+        choose_results(run.results, "paper", PAPER.tasks), run.samples, Metrics.load(PAPER.tasks)
     )
     before = {(c.result.model.name, c.result.task): lookup(c.result) for c in chosen}
     assert len(held.chosen) == len(before)
@@ -48,7 +48,7 @@ def test_items_of_every_kind_come_back(tmp_path: Path, text: str) -> None:
             assert (a.scores(counts) == b.scores(counts)).all()
             resampled += 1
     assert resampled > 30
-    again = published.dump_results(held)
+    again = snapshot.render_snapshot(held)
     assert again == text
 
 
@@ -58,13 +58,13 @@ def test_cells_that_contradict_their_samples_fail(tmp_path: Path) -> None:
         update={"scores": {"score": result.scores["score"].model_copy(update={"value": 0.99})}}
     )
     chosen, items = examine.examine_results(
-        choose_results([other], "paper", PAPER.tasks), lambda r: samples, Metrics.of(PAPER.tasks)
+        choose_results([other], "paper", PAPER.tasks), lambda r: samples, Metrics.load(PAPER.tasks)
     )
     assert CHANGED in chosen[0].failure and items(chosen[0].result) is None
     (tmp_path / "r.jsonl").write_text(
-        published.dump_results(published.Published(PAPER, ORDER, chosen, items)), encoding="utf-8"
+        snapshot.render_snapshot(snapshot.Snapshot(PAPER, ORDER, chosen, items)), encoding="utf-8"
     )
-    (read,) = published.load_results(tmp_path / "r.jsonl").chosen
+    (read,) = snapshot.read_snapshot(tmp_path / "r.jsonl").chosen
     assert read.failure == chosen[0].failure and not read.result.scores
 
 
@@ -83,4 +83,4 @@ def test_damaged_items_name_their_line(tmp_path: Path, text: str, old: str, new:
     with pytest.raises(
         LepBenchError, match=rf"r\.jsonl:{number}: cannot be read \(ValueError: .*publish it again"
     ):
-        published.load_results(tmp_path / "r.jsonl")
+        snapshot.read_snapshot(tmp_path / "r.jsonl")

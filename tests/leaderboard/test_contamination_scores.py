@@ -93,7 +93,7 @@ def test_scores_without_flagged_rows(tmp_path: Path) -> None:
 
 def test_the_page_shows_them(tmp_path: Path) -> None:
     out = render_page(scanned(written(tmp_path))[0])
-    section = out.split("### Without rows found in training text")[1].split("### What it cost")[0]
+    section = out.split("### Without rows found in training text")[1].split("### Cost")[0]
     assert (
         "Scanned: `corpus\\|a.jsonl`, by sequences of 13 words" in section
         and "No row flagged: `darumeru_multiq`." in section
@@ -205,7 +205,7 @@ def test_a_damaged_scan_is_one_clear_line(tmp_path: Path, broken: str) -> None:
 def test_every_task_is_recomputed_by_its_own_aggregation() -> None:
     from lm_eval.tasks import TaskManager
 
-    metrics = Metrics.of(PAPER.tasks)
+    metrics = Metrics.load(PAPER.tasks)
     tasks = TaskManager(
         include_path=str(files.shipped_folder("tasks")), include_defaults=False
     ).load(list(PAPER.tasks))["tasks"]
@@ -227,7 +227,7 @@ def test_metrics_of_a_users_task(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "mine.yaml").write_text("task: mine\nmetadata: {version: 1}\n")
     (folder / "metrics.py").write_text("AGGREGATIONS = {'mine': {'score': max}}\n")
-    metrics = Metrics.of(["mine"], [folder])
+    metrics = Metrics.load(["mine"], [folder])
     result, samples = cell(BY_NAME[NAMES[0]], "darumeru_parus", items=3)
     samples = [
         s.model_copy(update={"doc_hash": f"mine-{i}", "values": {"score": 0.1 * (i if i else 0.5)}})
@@ -244,4 +244,4 @@ def test_metrics_of_a_users_task(tmp_path: Path) -> None:
         assert scan is not None and score_clean(mine, samples, metrics, scan) == pytest.approx(rest)
     (folder / "metrics.py").write_text("import nothing_of_that_name\n")
     with pytest.raises(TaskError, match=r"metrics\.py: cannot be imported: ModuleNotFoundError"):
-        Metrics.of(["mine"], [folder])
+        Metrics.load(["mine"], [folder])

@@ -13,10 +13,11 @@ import pytest
 from invented_run import ORDER, SUITE, TASKS, Made, Run, cell, models
 from rich.console import Console
 
-from lep_bench.leaderboard import cost, page, publish, terminal
+from lep_bench.leaderboard import forms, publish, terminal
 from lep_bench.leaderboard.assemble import build_table
 from lep_bench.leaderboard.page import render_page
 from lep_bench.leaderboard.table import Table
+from lep_bench.leaderboard.text import describe_noise
 from lep_bench.records.schema import Machine, Noise
 from lep_bench.records.store import Store
 
@@ -98,7 +99,7 @@ def test_tasks_add_up_and_memory_is_the_most() -> None:
     )
     assert (spent.seconds, spent.memory) == (8.5, 1 << 31)
     out = render_page(table)
-    section = out.split("### What it cost")[1].split("### Make it again")[0]
+    section = out.split("### Cost")[1].split("### Reproduce")[0]
     (line,) = [line for line in section.splitlines() if line.startswith("| `mini-llama/instruct`")]
     assert line.split(" | ")[3:] == ["1.00", "4,007", "50", "8.5", "1,760", "2.00 GiB |"]
     (swap,) = [line for line in section.splitlines() if line.startswith("| `mini-llama/bpe/swap`")]
@@ -119,7 +120,7 @@ def test_tasks_add_up_and_memory_is_the_most() -> None:
     )
     (found,) = [
         r
-        for r in csv.DictReader(io.StringIO(page.render_csv(table)))
+        for r in csv.DictReader(io.StringIO(forms.render_csv(table)))
         if r["model"] == "mini-llama/instruct"
     ]
     assert (
@@ -128,7 +129,7 @@ def test_tasks_add_up_and_memory_is_the_most() -> None:
         found["peak_memory_bytes"],
         found["tasks_counted"],
     ) == ("8.5", "4007", str(1 << 31), "5")
-    assert '"seconds": 8.5' in page.render_json(table)
+    assert '"seconds": 8.5' in forms.render_json(table)
 
 
 def test_training_seeds_are_averaged() -> None:
@@ -227,13 +228,13 @@ def test_page_and_noise_come_again_from_the_committed_file(tmp_path: Path) -> No
     assert publish.check_leaderboard(tmp_path) == [] and made.noise == (NOISE,)
     text = (tmp_path / "README.md").read_text()
     wanted = (
-        "engine hf 5.19.0 on cpu in float32: {} answered 300 items of {} twice, in other batches: "
+        "engine hf 5.19.0 on cpu in float32: {} answered 300 items of {} twice, in different batches: "
         "2 answers flipped, log-probabilities "
     )
     wanted += "differ by 0.03 at most."
     assert wanted.format("`mini-llama/instruct`", "`mini_facts_ru`") in text
     assert wanted.format("mini-llama/instruct", "mini_facts_ru") in " ".join(shown(made).split())
-    assert render_page(table_of(run)).split("### What it cost")[1].split("- peak")[0] in text
+    assert render_page(table_of(run)).split("### Cost")[1].split("- peak")[0] in text
     held = json.loads((tmp_path / "results.jsonl").read_text().splitlines()[-1])["cell"][
         "provenance"
     ]
@@ -267,8 +268,12 @@ def test_the_store_keeps_one_measurement_per_machine(tmp_path: Path) -> None:
 
 
 def test_one_flip_is_no_plural() -> None:
-    assert "1 answer flipped" in cost.noise(NOISE.model_copy(update={"flipped": 1}), "m", "a", "b")
-    assert "no answer flipped" in cost.noise(NOISE.model_copy(update={"flipped": 0}), "m", "a", "b")
+    assert "1 answer flipped" in describe_noise(
+        NOISE.model_copy(update={"flipped": 1}), "m", "a", "b"
+    )
+    assert "no answer flipped" in describe_noise(
+        NOISE.model_copy(update={"flipped": 0}), "m", "a", "b"
+    )
 
 
 def test_a_narrow_terminal_says_where_the_costs_are() -> None:

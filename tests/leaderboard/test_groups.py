@@ -14,7 +14,7 @@ from invented_paper import AGGREGATES, BY_NAME, MODELS, PAPER, SAMPLED, cell, wh
 from invented_run import Run
 from rich.console import Console
 
-from lep_bench.leaderboard import page, publish, terminal, text
+from lep_bench.leaderboard import forms, page, publish, terminal, text
 from lep_bench.leaderboard.assemble import build_table
 from lep_bench.leaderboard.page import render_page
 from lep_bench.leaderboard.table import Row, Table
@@ -176,8 +176,8 @@ def test_spread_over_samplings(table: Table) -> None:
         and found.mean.samplings == table.samplings == 5
     )
     assert found.summaries[1].sampling is None  # MMLU samples nothing
-    assert text.cell(found.summaries[4], True, 1, " ±").endswith(" (sd 0.3)")
-    assert text.cell(found.summaries[4], True, 1, "±").count("sd") == 0
+    assert text.format_cell(found.summaries[4], True, 1, " ±").endswith(" (sd 0.3)")
+    assert text.format_cell(found.summaries[4], True, 1, "±").count("sd") == 0
     out = render_page(table).replace(page.NBSP, " ")
     assert "the mean over 5 seeds of sampling" in out and "±3.1 (sd 0.4)" in out
 
@@ -235,7 +235,7 @@ def test_csv_and_the_committed_file(run: Run, table: Table, tmp_path) -> None:
     assert page.render_markdown(publish.read_leaderboard(tmp_path)) == page.render_markdown(table)
     (found,) = [
         r
-        for r in csv.DictReader(io.StringIO(page.render_csv(table)))
+        for r in csv.DictReader(io.StringIO(forms.render_csv(table)))
         if r["model"] == "llama3-8b/instruct"
     ]
     assert float(found["DaruMMLU"]) == pytest.approx(

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from invented_run import ORDER, SUITE, TASKS, Made, Run, cell, models
 
-from lep_bench.leaderboard import health, page, publish
+from lep_bench.leaderboard import forms, publish
 from lep_bench.leaderboard.assemble import build_table
 from lep_bench.leaderboard.page import render_page
 from lep_bench.leaderboard.table import Row, Table
+from lep_bench.leaderboard.text import format_health
 from lep_bench.records.schema import Sample
 from lep_bench.records.text_counts import TextCounts, count_texts, is_russian
 
@@ -116,7 +117,7 @@ def test_tasks_add_up(counted: bool) -> None:
         0.0,
     )
     assert found.cyrillic == pytest.approx(5 / 8)
-    assert health.numbers(row(build_table(run.results, run.samples, SUITE, ORDER))) == [
+    assert format_health(row(build_table(run.results, run.samples, SUITE, ORDER))) == [
         "20",
         "50.0",
         "62.5",
@@ -131,8 +132,8 @@ def test_a_row_without_texts_has_dashes() -> None:
     table = build_table(run.results, run.samples, SUITE, ORDER)
     assert (
         row(table).health is None
-        and health.numbers(row(table)) == ["—"] * 5
-        and "What the texts look like" not in render_page(table)
+        and format_health(row(table)) == ["—"] * 5
+        and "Generated texts" not in render_page(table)
     )
 
 
@@ -146,7 +147,7 @@ def test_page_csv_and_committed_file(tmp_path: Path) -> None:
     assert "| `mini-llama/instruct` | 20 | 50.0 | 62.5 | — | 0.0 |" in (
         tmp_path / "README.md"
     ).read_text(encoding="utf-8")
-    (found,) = csv.DictReader(io.StringIO(page.render_csv(made)))
+    (found,) = csv.DictReader(io.StringIO(forms.render_csv(made)))
     assert (
         found["texts"],
         found["stopped"],

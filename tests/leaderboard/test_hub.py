@@ -17,7 +17,7 @@ from invented_run import ORDER, SUITE, Run, cell, models
 from uploads import Serve, serve, use
 
 from lep_bench.errors import LepBenchError
-from lep_bench.leaderboard import upload
+from lep_bench.leaderboard import cards, release
 from lep_bench.leaderboard.assemble import build_table
 from lep_bench.leaderboard.table import Table
 from lep_bench.tasks import TaskFile, select_tasks
@@ -49,8 +49,8 @@ def tasks() -> dict[str, TaskFile]:
 
 
 def test_model_index_survives_the_hubs_own_reader(table: Table, tasks: dict[str, TaskFile]) -> None:
-    block, row = upload.standing(table, MODEL)[0]
-    results = upload.eval_results(table, block, row, tasks)
+    block, row = cards.list_rows(table, MODEL)[0]
+    results = cards.make_eval_results(table, block, row, tasks)
     assert len(results) == len(table.columns)
     name, back = model_index_to_eval_results(
         yaml.safe_load(yaml.safe_dump(eval_results_to_model_index(MODEL, results)))
@@ -70,7 +70,7 @@ def test_model_index_survives_the_hubs_own_reader(table: Table, tasks: dict[str,
 
 
 def test_only_data_sets_of_the_hub_get_an_entry(table: Table, tasks: dict[str, TaskFile]) -> None:
-    found = upload.community(table, *upload.standing(table, MODEL)[0], tasks, "2026-01-02")
+    found = cards.render_eval_results(table, *cards.list_rows(table, MODEL)[0], tasks, "2026-01-02")
     assert list(found) == ["mini_facts_ru.yaml"]
     (entry,) = parse_eval_result_entries(yaml.safe_load(found["mini_facts_ru.yaml"]))
     assert (entry.dataset_id, entry.task_id, entry.dataset_revision, entry.date) == (
@@ -89,9 +89,9 @@ def test_only_data_sets_of_the_hub_get_an_entry(table: Table, tasks: dict[str, T
 def test_darumerus_rows_are_a_data_set_of_the_hub() -> None:
     (task,) = select_tasks(["darumeru_rcb"])
     assert (
-        upload.dataset(task) == "RefalMachine/darumeru"
+        cards.find_dataset(task) == "RefalMachine/darumeru"
         and task.revision == COMMIT
-        and upload.dataset(None) is None
+        and cards.find_dataset(None) is None
     )
 
 
@@ -101,8 +101,8 @@ def test_records_have_the_shape_of_every_eval_ever(
     paths = set()
     for name in dict.fromkeys(row.model for row in table.rows):
         own = [r for r in run.results if r.model.name == name]
-        for block, row in upload.standing(table, name):
-            made = upload.record(table, block, row, tasks, own, "lep-bench run", "Our Lab")
+        for block, row in cards.list_rows(table, name):
+            made = cards.render_record(table, block, row, tasks, own, "lep-bench run", "Our Lab")
             if made is None:
                 continue
             path, text = made
@@ -125,17 +125,18 @@ def test_the_same_results_give_the_same_record(
     run: Run, table: Table, tasks: dict[str, TaskFile]
 ) -> None:
     own = [r for r in run.results if r.model.name == MODEL]
-    block, row = upload.standing(table, MODEL)[0]
-    first = upload.record(table, block, row, tasks, own, "c", "")
+    block, row = cards.list_rows(table, MODEL)[0]
+    first = cards.render_record(table, block, row, tasks, own, "c", "")
     assert (
-        first == upload.record(table, block, row, tasks, own[::-1], "c", "") and first is not None
+        first == cards.render_record(table, block, row, tasks, own[::-1], "c", "")
+        and first is not None
     )
     newer = own[0].model_copy(
         update={
             "provenance": own[0].provenance.model_copy(update={"created": "2027-01-01T00:00:00Z"})
         }
     )
-    later = upload.record(table, block, row, tasks, [*own, newer], "c", "")
+    later = cards.render_record(table, block, row, tasks, [*own, newer], "c", "")
     assert later is not None and later[0] == first[0] and later[1] != first[1]
     assert "2027-01-01T00:00:00+00:00" in later[1]
 
@@ -155,8 +156,10 @@ def test_a_model_of_the_hub_goes_by_its_id(run: Run, tasks: dict[str, TaskFile])
         lambda result: dict((id(r), s) for r, s in made)[id(result)],
         SUITE,
     )
-    ((block, row),) = upload.standing(one, record.name)
-    found = upload.record(one, block, row, tasks, [result for result, _ in made], "c", "Our Lab")
+    ((block, row),) = cards.list_rows(one, record.name)
+    found = cards.render_record(
+        one, block, row, tasks, [result for result, _ in made], "c", "Our Lab"
+    )
     assert found is not None and found[0].startswith("mini/org/other-7b/")
     whole = Record.model_validate_json(found[1])
     assert (whole.model_info.id, whole.source_metadata.evaluator_relationship) == (
@@ -172,11 +175,11 @@ def test_limited_and_failed_scores_are_cited_nowhere(
     limited = [row for row in table.rows if row.limit is not None]
     assert limited
     for row in limited:
-        for block, own in upload.standing(table, row.model):
-            said = upload.eval_results(table, block, own, tasks)
+        for block, own in cards.list_rows(table, row.model):
+            said = cards.make_eval_results(table, block, own, tasks)
             assert len(said) == sum(c.value is not None and c.limit is None for c in own.cells)
     (failed,) = [row for row in table.rows if row.failed]
-    assert upload.standing(table, failed.model) == []
+    assert cards.list_rows(table, failed.model) == []
 
 
 @pytest.fixture
@@ -193,7 +196,8 @@ FILES = ["README.md", "models/.eval_results/a.yaml"]
 def test_an_upload_is_one_commit_of_what_was_written(serve: Serve, folder: Path) -> None:
     url, seen = serve()
     assert (
-        upload.upload(folder, FILES, "org/x", "dataset", "hf_key", False) == f"{url}/datasets/org/x"
+        release.upload_files(folder, FILES, "org/x", "dataset", "hf_key", False)
+        == f"{url}/datasets/org/x"
     )
     created, *_, commit = [(path, body) for path, _, body in seen]
     assert created[0] == "/api/repos/create" and json.loads(created[1])["visibility"] == "private"
@@ -206,7 +210,7 @@ def test_an_upload_is_one_commit_of_what_was_written(serve: Serve, folder: Path)
 
 def test_a_public_repository_only_when_asked(serve: Serve, folder: Path) -> None:
     _, seen = serve()
-    upload.upload(folder, FILES, "org/x", "model", "hf_key", True)
+    release.upload_files(folder, FILES, "org/x", "model", "hf_key", True)
     assert json.loads(seen[0][2])["visibility"] == "public"
 
 
@@ -224,7 +228,7 @@ def test_what_the_hub_refuses_is_one_line(
 ) -> None:
     serve(lambda path: (status, {}) if where in path else None)
     with pytest.raises(LepBenchError, match=said) as error:
-        upload.upload(folder, FILES, "org/x", "dataset", "hf_key", False)
+        release.upload_files(folder, FILES, "org/x", "dataset", "hf_key", False)
     assert (
         "\n" not in str(error.value)
         and str(folder) in str(error.value)
@@ -239,7 +243,7 @@ def test_a_redirect_elsewhere_does_not_get_the_token(serve: Serve, folder: Path)
     other, seen = serve()
     answers["other"] = other.replace("127.0.0.1", "localhost")
     with pytest.raises(LepBenchError) as error:
-        upload.upload(folder, FILES, "org/x", "dataset", "hf_key", False)
+        release.upload_files(folder, FILES, "org/x", "dataset", "hf_key", False)
     assert "\n" not in str(error.value)
     assert seen and all(key is None for _, key, _ in seen)
 
@@ -247,7 +251,7 @@ def test_a_redirect_elsewhere_does_not_get_the_token(serve: Serve, folder: Path)
 def test_no_network_is_one_line(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     use(monkeypatch, "http://127.0.0.1:9")
     with pytest.raises(LepBenchError, match="cannot reach the Hugging Face Hub") as error:
-        upload.upload(folder, FILES, "org/x", "dataset", "hf_key", False)
+        release.upload_files(folder, FILES, "org/x", "dataset", "hf_key", False)
     assert "\n" not in str(error.value) and "run the same command again" in str(error.value)
 
 
@@ -257,9 +261,9 @@ def test_no_token_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(LepBenchError, match="no Hub token: run `hf auth login`"):
-        upload.token()
+        release.read_token()
     monkeypatch.setenv("HF_TOKEN", "hf_given")
-    assert upload.token() == "hf_given"
+    assert release.read_token() == "hf_given"
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(LepBenchError, match="HF_HUB_OFFLINE"):
-        upload.token()
+        release.read_token()

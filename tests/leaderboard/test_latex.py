@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from invented_run import ORDER, SUITE, TASKS, Run, cell, result
 
-from lep_bench.leaderboard import layouts
+from lep_bench.leaderboard import forms
 from lep_bench.leaderboard.assemble import build_table
-from lep_bench.leaderboard.latex import escape, render_latex
+from lep_bench.leaderboard.forms import render_latex
 from lep_bench.leaderboard.table import Table
 from lep_bench.records.schema import ModelRecord
 
@@ -37,47 +37,29 @@ def table() -> Table:
     )
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("a_b&c%d#e$f", r"a\_b\&c\%d\#e\$f"),
-        ("{x}~^", r"\{x\}\textasciitilde{}\textasciicircum{}"),
-        ("\\input{a}", r"\textbackslash{}input\{a\}"),
-        ("a--b---c", "a-{}-b-{}--c"),
-        ("−3.1 ±1.2▼ A", r"$-$3.1 $\pm$1.2$\blacktriangledown$ A"),
-        ("3–5 — †", r"3--5 --- $\dagger$"),
-        ("Ёж é \u4e2d\u202e\x00", "Ёж é ?"),
-        ("a\nb", "a b"),
-    ],
-)
-def test_escapes(value: str, expected: str) -> None:
-    assert escape(value) == expected
-
-
-def test_tables_have_rules_captions_and_all_rows(table: Table) -> None:
+def test_every_row_stands_in_a_table_and_names_stay_text(table: Table) -> None:
     out = render_latex(table)
-    assert (
-        out.count(r"\toprule")
-        == out.count(r"\bottomrule")
-        == out.count(r"\caption{")
-        == sum(len(b.sections) for b in table.blocks)
-    )
-    assert (
-        out.count(r"\texttt{") == len(table.rows)
-        and r"\caption{50\% \& more\_. mini-llama. Asked as chat" in out
-    )
-    widths = {line.count(" & ") for line in out.splitlines() if line.endswith(r"\\")}
-    assert (
-        len(widths) == 1 and r"\textbackslash{}input\{/etc/passwd\}" in out and r"\input" not in out
-    )
-    assert "LETTER" not in out and r"\textbf{A}" in out
+    sections = sum(len(b.sections) for b in table.blocks)
+    assert out.count(r"\toprule") == out.count(r"\bottomrule") == sections
+    lines = [line for line in out.splitlines() if line.endswith(r"\\")]
+    assert len(lines) == len(table.rows) + sections
+    assert len({line.count(" & ") for line in lines}) == 1
+    commands = [line for line in out.splitlines() if not line.startswith("%")]
+    assert r"\textbackslash" in out and not any(r"\input" in line for line in commands)
+    assert r"50\%" not in out and "% 50% & more_. mini-llama. " in out
+
+
+def test_signs_are_set_by_pdflatex(table: Table) -> None:
+    out = "\n".join(line for line in render_latex(table).splitlines() if not line.startswith("%"))
+    assert r"$\blacktriangledown$" in out and "$-$" in out
+    assert not {"▲", "▼", "−"} & set(out)
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_pdflatex_takes_it(table: Table, tmp_path: Path) -> None:
     # Without Cyrillic fonts: what needs them is said in the file's head.
     body = "".join(
-        render_latex(layouts.arrange_table(table, layout)) for layout in layouts.CAPTIONS
+        render_latex(forms.arrange_table(table, layout)) for layout in forms.CAPTIONS
     ).replace("ё", "e")
     document = (
         f"\\documentclass{{article}}\n\\usepackage{{amssymb,booktabs,graphicx}}\n\\begin{{document}}\n"

@@ -11,7 +11,7 @@ from invented_paper import MODELS, PAPER
 from invented_paper import whole as paper_run
 from invented_run import ORDER, SUITE, TASKS, Run, cell
 
-from lep_bench.leaderboard import layouts, page, recommend
+from lep_bench.leaderboard import forms, page, recommend
 from lep_bench.leaderboard.assemble import build_table
 from lep_bench.leaderboard.table import Table
 from lep_bench.records.schema import ModelRecord
@@ -46,11 +46,11 @@ def labels(table: Table) -> dict[str, list[str]]:
 
 
 def test_full_is_the_table_itself(whole: Table) -> None:
-    assert layouts.arrange_table(whole, "full") is whole
+    assert forms.arrange_table(whole, "full") is whole
 
 
 def test_instruct_and_the_best_adapted(whole: Table) -> None:
-    found = labels(layouts.arrange_table(whole, "paper1"))
+    found = labels(forms.arrange_table(whole, "paper1"))
     section = whole.blocks[0].sections[0]
     best = max(
         (row for row in section.rows if row.stage == "propagation" and row.mean.value is not None),
@@ -66,11 +66,11 @@ def test_instruct_and_the_best_adapted(whole: Table) -> None:
         best.label,
         (best.control or "").removeprefix("mini-llama/"),
     }
-    assert "chosen by these very numbers" in layouts.arrange_table(whole, "paper1").note
+    assert "picked by these same numbers" in forms.arrange_table(whole, "paper1").note
 
 
 def test_base_and_donors(whole: Table) -> None:
-    found = labels(layouts.arrange_table(whole, "paper2"))
+    found = labels(forms.arrange_table(whole, "paper2"))
     assert found["mini-mistral"] == [
         "base",
         "original/donor",
@@ -78,11 +78,11 @@ def test_base_and_donors(whole: Table) -> None:
         "unigram/donor",
         "extended/donor",
     ]
-    assert [b.condition.format for b in layouts.arrange_table(whole, "paper2").blocks] == ["plain"]
+    assert [b.condition.format for b in forms.arrange_table(whole, "paper2").blocks] == ["plain"]
 
 
 def test_propagation_without_tuning(whole: Table) -> None:
-    found = labels(layouts.arrange_table(whole, "paper3"))["mini-mistral"]
+    found = labels(forms.arrange_table(whole, "paper3"))["mini-mistral"]
     assert found == [
         "instruct",
         *(
@@ -94,7 +94,7 @@ def test_propagation_without_tuning(whole: Table) -> None:
 
 
 def test_propagation_and_tuning_beside_the_tuned_original(whole: Table) -> None:
-    found = labels(layouts.arrange_table(whole, "paper4"))["mini-mistral"]
+    found = labels(forms.arrange_table(whole, "paper4"))["mini-mistral"]
     pairs = [
         label
         for v in ("bpe", "unigram", "extended")
@@ -103,9 +103,9 @@ def test_propagation_and_tuning_beside_the_tuned_original(whole: Table) -> None:
     assert found == ["instruct", "instruct+self-calibration", *pairs]
 
 
-@pytest.mark.parametrize("layout", list(layouts.CAPTIONS))
+@pytest.mark.parametrize("layout", list(forms.CAPTIONS))
 def test_every_letter_and_finding_has_its_row(whole: Table, layout: str) -> None:
-    table = layouts.arrange_table(whole, layout)
+    table = forms.arrange_table(whole, layout)
     for block in table.blocks:
         rows = {row.model: row for section in block.sections for row in section.rows}
         for row in rows.values():
@@ -118,7 +118,7 @@ def test_every_letter_and_finding_has_its_row(whole: Table, layout: str) -> None
 
 
 def test_numbers_stay_and_ranks_and_advice_go(whole: Table) -> None:
-    table = layouts.arrange_table(whole, "paper3")
+    table = forms.arrange_table(whole, "paper3")
     before = {row.model: row for row in whole.rows}
     assert all(
         row.mean == before[row.model].mean
@@ -127,13 +127,13 @@ def test_numbers_stay_and_ranks_and_advice_go(whole: Table) -> None:
         for row in table.rows
     )
     assert any(row.rank for row in whole.rows) and recommend.recommendation_lines(whole, str)
-    assert "ship" not in json.loads(page.render_json(table)) and "ship" in json.loads(
-        page.render_json(whole)
+    assert "ship" not in json.loads(forms.render_json(table)) and "ship" in json.loads(
+        forms.render_json(whole)
     )
 
 
 def test_groups_are_the_columns_where_there_are_groups(paper: Table) -> None:
-    table = layouts.arrange_table(paper, "paper3")
+    table = forms.arrange_table(paper, "paper3")
     lines = [
         line for line in page.render_markdown(table).splitlines() if line.startswith("| model")
     ]

@@ -11,10 +11,10 @@ from invented_run import drawn
 
 from lep_bench import stats
 from lep_bench.leaderboard.assemble import build_table
-from lep_bench.leaderboard.cells import Items, Metrics, exchanges
+from lep_bench.leaderboard.cells import Items, Metrics, measure_exchanges
 from lep_bench.leaderboard.measure import Panel, Scale, Share
 
-F1, METRICS = "darumeru_rcb", Metrics.of(["darumeru_rcb"])
+F1, METRICS = "darumeru_rcb", Metrics.load(["darumeru_rcb"])
 
 
 def items(task: str, values: list[float], groups: list[str] | None = None) -> Items:
@@ -179,7 +179,7 @@ def test_one_contested_item_says_nothing_where_it_changes_every_share(
     """One row alone gives a label once: macro F1 falls from 1 to 0.5, and with it the jackknife
     share of every item.
     """
-    metrics = Metrics.of([task])
+    metrics = Metrics.load([task])
     for n in (20, 300):
         one = [("a", "a")] * (n - 2) + [("b", "b")] * 2
         rows = []
@@ -194,7 +194,7 @@ def test_an_exchange_is_what_computing_both_scores_again_gives() -> None:
     one, two = (labelled(name).raws[0] for name in ("one", "two"))
     score = METRICS.aggregations[F1]["score"]
     a, b = ([raw.distinct[code] for code in raw.codes] for raw in (one, two))
-    parts = exchanges(one, two)
+    parts = measure_exchanges(one, two)
     for i in range(40):
         swapped = score([*a[:i], b[i], *a[i + 1 :]]) - score([*b[:i], a[i], *b[i + 1 :]])
         assert parts[i] == pytest.approx((score(a) - score(b) - swapped) / 2, abs=1e-12)

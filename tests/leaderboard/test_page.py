@@ -23,11 +23,11 @@ EVIL = "</details><script>alert(1)</script> [x](http://e.vil) | `y` ▲"
 SECTIONS = [
     "Which to ship",
     "What was measured",
-    "Asked as chat",
-    "Asked in plain form",
+    "Chat format",
+    "Plain format",
     "What differs",
     "How to read it",
-    "Make it again",
+    "Reproduce",
 ]
 
 
@@ -65,7 +65,7 @@ def test_the_order_of_the_page(whole: Table) -> None:
         next(i for i, head in enumerate(found) if head.startswith(section)) for section in SECTIONS
     ]
     assert places == sorted(places)
-    first = render_page(whole).split("### Asked")[0]
+    first = render_page(whole).split("### Chat format")[0]
     assert first.startswith("> **A synthetic") and len(first.splitlines()) < 45, (
         "note, ship, what was measured and the table on the first screen"
     )
@@ -95,10 +95,10 @@ def test_all_contrasts_stand_on_the_page_with_interval_and_verdict(whole: Table)
     one = whole.blocks[0].findings[0]
     assert (
         f"| `{one.model}` | `{one.difference.control}` | "
-        f"{' | '.join(text.finding(one, page.NBSP + '±'))} |"
+        f"{' | '.join(text.format_contrast(one, page.NBSP + '±'))} |"
     ) in rows
     assert (
-        "A single comparison of this kind finds a true difference of" in body
+        "A single comparison of this kind detects a true difference of" in body
         and "Tests: " in body
         and "95% interval" in body
     )
@@ -107,7 +107,9 @@ def test_all_contrasts_stand_on_the_page_with_interval_and_verdict(whole: Table)
 def test_short_lists_of_contrasts_are_open(whole: Table) -> None:
     block = replace(whole.blocks[0], findings=whole.blocks[0].findings[:3])
     out = "\n".join(page.list_contrasts(block))
-    assert "<details>" not in out and f"**{page.escape(block.findings[0].question)}: " in out
+    assert (
+        "<details>" not in out and f"**{page.escape_markdown(block.findings[0].question)}: " in out
+    )
     assert page.list_contrasts(replace(block, findings=())) == []
 
 
@@ -151,7 +153,7 @@ def test_many_tasks_are_folded_few_are_not(whole: Table, paper: Table) -> None:
 def test_tables_alone_bring_their_legend(whole: Table) -> None:
     out = render_tables(whole)
     assert out.startswith("## Mini\n\n> **A synthetic") and all(
-        page.escape(line) in out for line in text.legend(whole)
+        page.escape_markdown(line) in out for line in text.make_legend(whole)
     )
     assert "Which to ship" not in out and out.endswith("\n")
 
@@ -161,7 +163,7 @@ def test_the_html_fragment_is_semantic(whole: Table) -> None:
     assert (
         out.count("<caption>") == out.count("<table>") == sum(len(b.sections) for b in whole.blocks)
     )
-    columns = 1 + len(text.headers(whole, "whole"))
+    columns = 1 + len(text.make_headers(whole, "whole"))
     assert (
         out.count('<th scope="row">') == len(whole.rows)
         and out.count('scope="col"') == out.count("<table>") * columns

@@ -14,9 +14,9 @@ from invented_run import ORDER, SUITE, Run
 
 from lep_bench import files
 from lep_bench.errors import CheckpointError, LepBenchError
-from lep_bench.leaderboard import curves, plots
+from lep_bench.leaderboard import cards, plots
 from lep_bench.leaderboard.assemble import build_table
-from lep_bench.leaderboard.curves import Curve
+from lep_bench.leaderboard.plots import Curve
 from lep_bench.leaderboard.table import Block, Contrast, Difference, Section, Table
 from lep_bench.records.artifact import Lep, Parent
 from lep_bench.records.store import Store
@@ -231,27 +231,27 @@ def test_curves_are_bits_per_character_and_read_as_written(tmp_path: Path) -> No
         characters=4000,
         tokens=1000,
     )
-    (curve,) = curves.make_curves([donor, lep("f/bpe/swap", "propagation", "2")])
+    (curve,) = plots.make_curves([donor, lep("f/bpe/swap", "propagation", "2")])
     assert curve.points == (
         (2000, pytest.approx(2.0 * 0.25 / math.log(2), abs=1e-4)),
         (4000, pytest.approx(0.25 / math.log(2), abs=1e-4)),
     )
-    curves.write_curves(tmp_path, [curve, *CURVES])
-    assert curves.read_curves(tmp_path) == (curve, *CURVES)
-    before = (tmp_path / curves.FILE).read_bytes()
-    curves.write_curves(tmp_path, [])
-    assert (tmp_path / curves.FILE).read_bytes() == before and curves.read_curves(
+    plots.write_curves(tmp_path, [curve, *CURVES])
+    assert plots.read_curves(tmp_path) == (curve, *CURVES)
+    before = (tmp_path / plots.CURVES_FILE).read_bytes()
+    plots.write_curves(tmp_path, [])
+    assert (tmp_path / plots.CURVES_FILE).read_bytes() == before and plots.read_curves(
         tmp_path / "none"
     ) == ()
 
 
 @pytest.mark.parametrize("line", ["f/donor,0,1000", "f/donor,0,many,1.0", "f/donor,0,1000,nan"])
 def test_damaged_curves_are_refused_with_their_line(tmp_path: Path, line: str) -> None:
-    (tmp_path / curves.FILE).write_text(
-        f"{','.join(curves.HEAD)}\nf/donor,0,10,1.5\n{line}\n", encoding="utf-8"
+    (tmp_path / plots.CURVES_FILE).write_text(
+        f"{','.join(plots.CURVES_HEADER)}\nf/donor,0,10,1.5\n{line}\n", encoding="utf-8"
     )
     with pytest.raises(LepBenchError, match=r"curves\.csv:3: .*publish again"):
-        curves.read_curves(tmp_path)
+        plots.read_curves(tmp_path)
 
 
 def test_artifacts_of_scored_models_and_their_ancestors_are_found(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_artifacts_of_scored_models_and_their_ancestors_are_found(tmp_path: Path
         files.write_json(
             store.artifact(one.model, one.fingerprint) / "lep.json", one.model_dump(mode="json")
         )
-    assert curves.read_lineage(store, [result, *run.results]) == [made, donor]
+    assert cards.read_artifacts(store, [result, *run.results]) == [made, donor]
     (store.artifact(donor.model, "d1") / "lep.json").write_text("{}", encoding="utf-8")
     with pytest.raises(CheckpointError, match="no lep-bench artifact"):
-        curves.read_lineage(store, [result])
+        cards.read_artifacts(store, [result])

@@ -13,8 +13,9 @@ from invented_run import ORDER, SUITE, TASKS, Run, cell, models
 from lep_bench.errors import LepBenchError
 from lep_bench.leaderboard import publish
 from lep_bench.leaderboard.assemble import build_table
-from lep_bench.leaderboard.curves import Curve
-from lep_bench.leaderboard.page import END, START, render_csv, render_markdown
+from lep_bench.leaderboard.forms import render_csv
+from lep_bench.leaderboard.page import END, START, render_markdown
+from lep_bench.leaderboard.plots import Curve
 from lep_bench.records.store import Store
 
 
@@ -79,7 +80,7 @@ def test_pictures_are_drawn_checked_and_kept_when_refreshed(tmp_path: Path) -> N
             run.add(cell(model, task, items=12))
     page = folder / "README.md"
     trained = [Curve("mini-llama/bpe/donor", 0, ((1000, 3.0), (2000, 2.0)))]
-    publish.write_leaderboard(folder, SUITE, run.results, run.samples, ORDER, trained=trained)
+    publish.write_leaderboard(folder, SUITE, run.results, run.samples, ORDER, curves=trained)
     shown = re.findall(r"!\[.*\]\((pictures/[^)]+)\)", page.read_text(encoding="utf-8"))
     assert (
         shown
@@ -89,7 +90,7 @@ def test_pictures_are_drawn_checked_and_kept_when_refreshed(tmp_path: Path) -> N
     assert publish.check_leaderboard(folder) == []
     before = {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
     # artifacts gone: the curves that were published stay
-    publish.write_leaderboard(folder, SUITE, run.results, run.samples, ORDER, trained=[])
+    publish.write_leaderboard(folder, SUITE, run.results, run.samples, ORDER, curves=[])
     assert {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()} == before
     (folder / shown[0]).unlink()
     assert any(shown[0] in line for line in publish.check_leaderboard(folder))

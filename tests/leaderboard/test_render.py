@@ -13,7 +13,7 @@ import pytest
 from invented_run import ORDER, SUITE, TASKS, Run, cell, result
 from rich.console import Console
 
-from lep_bench.leaderboard import page, terminal, text
+from lep_bench.leaderboard import forms, page, terminal, text
 from lep_bench.leaderboard.assemble import build_table
 from lep_bench.leaderboard.page import render_page
 from lep_bench.leaderboard.table import Table
@@ -84,10 +84,7 @@ def test_markdown_is_regular(whole: Table) -> None:
 def test_the_page_says_first_what_it_is(whole: Table) -> None:
     body = render_page(whole)
     assert body.startswith("> **A synthetic micro-world.")
-    assert (
-        "One seed: this checkpoint only" in body
-        and "lep-bench run --suite mini --models all" in body
-    )
+    assert "One training seed" in body and "lep-bench run --suite mini --models all" in body
     assert "57 models in 2 families, 5 tasks, engine hf in float32." in body
 
 
@@ -122,13 +119,13 @@ def test_names_cannot_inject() -> None:
 def test_a_code_span_cannot_be_left() -> None:
     assert page.format_code("a`b|c\\|d") == "`a'b\\|c/\\|d`"
     assert (
-        page.escape("<img> ![x](y) www.a @me https://b")
+        page.escape_markdown("<img> ![x](y) www.a @me https://b")
         == "&lt;img&gt; !\\[x\\](y) www&#46;a &#64;me https&#58;//b"
     )
 
 
 def test_csv(whole: Table) -> None:
-    rows = list(csv.DictReader(io.StringIO(page.render_csv(whole))))
+    rows = list(csv.DictReader(io.StringIO(forms.render_csv(whole))))
     assert len(rows) == 57
     swap = next(r for r in rows if r["model"] == "mini-llama/extended/swap")
     assert (
@@ -143,11 +140,11 @@ def test_csv(whole: Table) -> None:
 def test_csv_names_are_no_formulas() -> None:
     run = Run()
     run.add(cell(ModelRecord(name="=1+1", stage="local", fingerprint="0"), TASKS[0]))
-    assert page.render_csv(table_of(run)).splitlines()[1].startswith("'=1+1,")
+    assert forms.render_csv(table_of(run)).splitlines()[1].startswith("'=1+1,")
 
 
 def test_json(whole: Table) -> None:
-    read = json.loads(page.render_json(whole))
+    read = json.loads(forms.render_json(whole))
     assert read["suite"] == "mini" and len(read["blocks"][0]["sections"][0]["rows"]) == len(
         whole.blocks[0].sections[0].rows
     )
@@ -170,7 +167,7 @@ def test_json(whole: Table) -> None:
     ],
 )
 def test_numbers(value: float, percent: bool, digits: int, sign: bool, expected: str) -> None:
-    assert text.number(value, percent, digits, sign) == expected
+    assert text.format_number(value, percent, digits, sign) == expected
 
 
 def test_a_bracket_in_the_name_of_a_mean_is_no_markup() -> None:

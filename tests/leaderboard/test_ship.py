@@ -87,24 +87,24 @@ def test_the_rule() -> None:
     assert advice.cheaper is WHOLE[4] and advice.tied == (WHOLE[3],) and advice.of == 3
     assert advice.saved == pytest.approx(0.2)
     out = said(table(*WHOLE[:2], *WHOLE[3:]))
-    assert "Quality first: <f/instruct> (mean 90.0), not told apart from <f/instruct+t>." in out
+    assert (
+        "Quality first: <f/instruct> (mean 90.0), statistically indistinguishable from <f/instruct+t>."
+        in out
+    )
     assert (
         "Cheaper Russian: <f/a/swap+t> (mean 87.0, 20% fewer tokens per Russian text than "
-        "instruct), not told apart from <f/a/swap>."
+        "instruct), statistically indistinguishable from <f/a/swap>."
     ) in out
     assert (
-        "Against <f/instruct+t>, tuned alike: −2.0 [−2.8, −1.2], corrected p < 0.001: lower: "
+        "Compared with <f/instruct+t>, tuned alike: −2.0 [−2.8, −1.2], corrected p < 0.001: lower; "
         "that is the price of the saving."
     ) in out
-    assert (
-        "the highest of 3, chosen by this very mean" in out
-        and "One training seed: this checkpoint only" in out
-    )
+    assert "the best of 3 variants, picked by this same mean" in out and "One training seed" in out
 
 
 def test_untrained_stand_ins_are_never_shipped() -> None:
     (advice,) = recommend.recommend_models(table(WHOLE[0], WHOLE[2]))
-    assert advice.cheaper is None and "no adapted variant has a whole mean" in advice.gap
+    assert advice.cheaper is None and "no adapted variant was scored on every task" in advice.gap
 
 
 @pytest.mark.parametrize(
@@ -115,12 +115,12 @@ def test_untrained_stand_ins_are_never_shipped() -> None:
         (
             "undecided",
             (
-                "undecided: neither a loss nor equality within ±1.0 is shown; such a comparison "
+                "undecided: the data show neither a loss nor equality within ±1.0; such a comparison "
                 "mostly finds differences from 3.0 on"
             ),
         ),
         ("lower", "that is the price"),
-        (None, "not tested, so not decided"),
+        (None, "not tested, so undecided"),
     ],
 )
 def test_how_sure(verdict: str | None, says: str) -> None:
@@ -142,32 +142,38 @@ def test_how_sure(verdict: str | None, says: str) -> None:
 
 def test_several_seeds_are_said() -> None:
     out = said(table(WHOLE[0], row("a/swap", 0.87, 2.5, difference=replace(LOSS, seeds=3))))
-    assert "3 training seeds." in out and "One training seed" not in out and "ties not known" in out
+    assert "3 training seeds." in out and "One training seed" not in out and "ties unknown" in out
 
 
 def test_one_variant_is_not_selected() -> None:
-    assert "chosen by this very mean" not in said(table(WHOLE[0], WHOLE[4]))
+    assert "picked by this same mean" not in said(table(WHOLE[0], WHOLE[4]))
 
 
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        ((row("a/swap", 0.8),), "the instruct model has no whole mean here"),
-        ((row("instruct", None), row("a/swap", 0.8)), "the instruct model has no whole mean here"),
-        ((row("instruct", 0.9, 2.0),), "no adapted variant has a whole mean here"),
+        ((row("a/swap", 0.8),), "the instruct model was not scored on every task"),
+        (
+            (row("instruct", None), row("a/swap", 0.8)),
+            "the instruct model was not scored on every task",
+        ),
+        ((row("instruct", 0.9, 2.0),), "no adapted variant was scored on every task"),
         (
             (row("instruct", 0.9, 2.0), row("a/swap", None)),
-            "no adapted variant has a whole mean here",
+            "no adapted variant was scored on every task",
         ),
         ((row("instruct", 0.9, None), row("a/swap", 0.8)), "symbols per token were not measured"),
         (
             (row("instruct", 0.9, 4.0), row("a/swap", 0.8, 3.0)),
             "no adapted variant needs fewer tokens than instruct",
         ),
-        ((row("instruct", None), row("a/swap", None)), "No choice: no model has a whole mean"),
+        (
+            (row("instruct", None), row("a/swap", None)),
+            "No choice: no model was scored on every task",
+        ),
         (
             (row("instruct", 0.9, 2.0), row("a/swap", 0.8, 3.0)),
-            "not compared (its control has no whole mean on the same items)",
+            "its control was not scored on the same items",
         ),
         (
             (row("instruct", 0.9, 2.0), row("a/swap", 0.8, 3.0, refused="cpu against gpu")),
@@ -191,9 +197,7 @@ def test_stale_and_edited_rows_are_left_out() -> None:
 
 def test_limited_rows_are_no_ground_to_decide_on() -> None:
     limited = replace(WHOLE[4], cells=(replace(WHOLE[4].cells[0], limit=20),))
-    assert "Only 20 items per task were asked of some rows: no decision to rest on" in said(
-        table(WHOLE[0], limited)
-    )
+    assert "Only 20 items per task were scored for some rows" in said(table(WHOLE[0], limited))
 
 
 def test_only_baselines_and_nothing_at_all() -> None:
@@ -224,7 +228,7 @@ def test_a_family_is_advised_once_unless_it_was_scored_in_several_ways() -> None
         )
     ]
     assert (
-        heads[0].startswith("f (asked as chat, 0-shot: protocol greedy, engine hf")
+        heads[0].startswith("f (chat format, 0-shot: protocol greedy, engine hf")
         and "engine vllm" in heads[1]
     )
 
@@ -232,6 +236,6 @@ def test_a_family_is_advised_once_unless_it_was_scored_in_several_ways() -> None
 def test_long_ties_are_cut() -> None:
     many = [row(f"v{n}/swap", 0.8, 3.0, (2, 9)) for n in range(7)]
     assert (
-        "not told apart from <f/v1/swap>, <f/v2/swap>, <f/v3/swap>, <f/v4/swap> and 2 more."
+        "statistically indistinguishable from <f/v1/swap>, <f/v2/swap>, <f/v3/swap>, <f/v4/swap> and 2 more."
         in said(table(WHOLE[0], *many))
     )

@@ -16,9 +16,8 @@ from invented_page import EVIL, SWAP, run, write
 from invented_run import SUITE, TASKS, Run, cell, models
 
 from lep_bench.errors import LepBenchError
-from lep_bench.leaderboard import plots
+from lep_bench.leaderboard import browse, plots, site
 from lep_bench.leaderboard.assemble import build_table
-from lep_bench.leaderboard.html import browse, site
 from lep_bench.leaderboard.table import Table
 from lep_bench.records.schema import Sample, TaskResult
 
@@ -48,7 +47,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Table]:
     folder = tmp_path_factory.mktemp("page")
-    return folder / site.FILE, write(folder)
+    return folder / site.SITE_FILE, write(folder)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +104,7 @@ def test_every_row_can_be_opened_and_says_what_is_known(
 ) -> None:
     rows = [a["data-row"] for tag, a in page.elements if tag == "tr" and "data-row" in a]
     opened = data(page)["models"]
-    assert rows == list(opened) == browse.row_names(made[1]) and len(rows) == 58
+    assert rows == list(opened) == browse.name_rows(made[1]) and len(rows) == 58
     parts = {part["title"]: part for part in opened[f"0:{SWAP}"]}
     assert ["donor", "mini-llama/bpe/donor", "r1", "d1"] in parts["Lineage"]["lines"]
     assert ["r2", "0.994696"] in parts["Fit of the head"]["lines"] and [
@@ -175,10 +174,12 @@ def test_the_page_grows_with_samples_shown_not_with_samples_stored(tmp_path: Pat
     sizes = []
     for items in (40, 400):
         write(tmp_path / str(items), few(items), most=20)
-        sizes.append((tmp_path / str(items) / site.FILE).stat().st_size)
+        sizes.append((tmp_path / str(items) / site.SITE_FILE).stat().st_size)
     assert sizes[1] < 1.05 * sizes[0] < 2_000_000
     write(tmp_path / "none", few(12), most=0)
-    assert data(Page((tmp_path / "none" / site.FILE).read_text(encoding="utf-8")))["tasks"] == []
+    assert (
+        data(Page((tmp_path / "none" / site.SITE_FILE).read_text(encoding="utf-8")))["tasks"] == []
+    )
 
 
 def test_pictures_that_are_drawn_already_are_taken(tmp_path: Path) -> None:
@@ -225,7 +226,7 @@ def sample(values: dict, **fields: object) -> Sample:
     ],
 )
 def test_scores_of_single_items(values: dict, primary: str, answer: str, score: float) -> None:
-    assert browse._score(sample(values, prediction=answer), primary) == score
+    assert browse._score_item(sample(values, prediction=answer), primary) == score
 
 
 def test_long_texts_and_broken_characters_are_shown_cut(tmp_path: Path) -> None:
@@ -236,7 +237,7 @@ def test_long_texts_and_broken_characters_are_shown_cut(tmp_path: Path) -> None:
     )
     only.add((result, [long, samples[1].model_copy(update={"doc_hash": "b"})]))
     write(tmp_path, only)
-    (task,) = data(Page((tmp_path / site.FILE).read_text(encoding="utf-8")))["tasks"]
+    (task,) = data(Page((tmp_path / site.SITE_FILE).read_text(encoding="utf-8")))["tasks"]
     own = task["models"][f"0:{model.name}"]
     assert "\ud800 \u2028" in task["strings"] and sorted(
         task["strings"][i] for i in own["texts"] if i >= 0

@@ -11,21 +11,28 @@ import statistics
 import pytest
 
 from lep_bench import stats
-from lep_bench.stats import WeightedScores
+from lep_bench.leaderboard import measure
+
+Part = tuple[float, list[float], list]  # weight, values, groups
 
 
-def by_hand(parts: list[WeightedScores]) -> float:
-    """The formula of the module's docstring with loops only."""
-    names = {group for part in parts for group in part.groups}
+def joined(parts: list[Part]) -> float | None:
+    weights, values, groups = zip(*parts)
+    return stats.stderr(values, groups, weights)
+
+
+def by_hand(parts: list[Part]) -> float:
+    """The formula of `stats.stderr` with loops only."""
+    names = {group for _, _, groups in parts for group in groups}
     variance = 0.0
     for name in names:
         u = 0.0
-        for part in parts:
-            n, clusters = len(part.values), len(set(part.groups))
-            centre = sum(part.values) / n
-            for value, group in zip(part.values, part.groups):
+        for weight, values, groups in parts:
+            n, clusters = len(values), len(set(groups))
+            centre = sum(values) / n
+            for value, group in zip(values, groups):
                 if group == name:
-                    u += part.weight / n * math.sqrt(clusters / (clusters - 1)) * (value - centre)
+                    u += weight / n * math.sqrt(clusters / (clusters - 1)) * (value - centre)
         variance += u * u
     return math.sqrt(variance)
 
@@ -38,39 +45,39 @@ def drawn(seed: int, n: int, groups: int) -> tuple[list[float], list[str]]:
 @pytest.mark.parametrize(("n", "groups"), [(5, 2), (60, 20), (300, 7), (41, 41)])
 def test_clustered_error_equals_loops(n: int, groups: int) -> None:
     values, names = drawn(n, n, groups)
-    assert stats.clustered_stderr(values, names) == pytest.approx(
-        by_hand([WeightedScores(1.0, values, names)]), rel=1e-12
+    assert stats.stderr([values], [names]) == pytest.approx(
+        by_hand([(1.0, values, names)]), rel=1e-12
     )
 
 
 def test_without_groups_it_is_the_usual_error() -> None:
     values, _ = drawn(1, 50, 1)
-    assert stats.clustered_stderr(values, range(50)) == pytest.approx(
+    assert stats.stderr([values], [range(50)]) == pytest.approx(
         statistics.stdev(values) / math.sqrt(50), rel=1e-12
     )
 
 
 def test_repeated_items_are_no_new_evidence() -> None:
     values, _ = drawn(2, 30, 1)
-    once = stats.clustered_stderr(values, range(30))
-    thrice = stats.clustered_stderr(values * 3, list(range(30)) * 3)
+    once = stats.stderr([values], [range(30)])
+    thrice = stats.stderr([values * 3], [list(range(30)) * 3])
     assert thrice == pytest.approx(once, rel=1e-12)
 
 
 def test_tasks_combine_and_share_groups() -> None:
     a, b = drawn(3, 40, 12), drawn(4, 60, 12)
-    parts = [WeightedScores(1 / 3, *a), WeightedScores(0.5, *b)]
-    assert stats.combined_stderr(parts) == pytest.approx(by_hand(parts), rel=1e-12)
+    parts = [(1 / 3, *a), (0.5, *b)]
+    assert joined(parts) == pytest.approx(by_hand(parts), rel=1e-12)
     apart = [
-        WeightedScores(1 / 3, a[0], [("a", g) for g in a[1]]),
-        WeightedScores(0.5, b[0], [("b", g) for g in b[1]]),
+        (1 / 3, a[0], [("a", g) for g in a[1]]),
+        (0.5, b[0], [("b", g) for g in b[1]]),
     ]
-    each = [stats.clustered_stderr(p.values, p.groups) * p.weight for p in apart]
-    assert stats.combined_stderr(apart) == pytest.approx(math.hypot(*each), rel=1e-12)
+    each = [stats.stderr([values], [groups]) * weight for weight, values, groups in apart]
+    assert joined(apart) == pytest.approx(math.hypot(*each), rel=1e-12)
     # The same fact in two languages: errors that go together make the mean less certain than two
     # independent tasks.
-    same = [WeightedScores(0.5, a[0], a[1]), WeightedScores(0.5, a[0], a[1])]
-    assert stats.combined_stderr(same) == pytest.approx(stats.clustered_stderr(*a), rel=1e-12)
+    same = [(0.5, a[0], a[1]), (0.5, a[0], a[1])]
+    assert joined(same) == pytest.approx(stats.stderr([a[0]], [a[1]]), rel=1e-12)
 
 
 def test_the_error_is_as_large_as_what_really_varies() -> None:
@@ -83,13 +90,13 @@ def test_the_error_is_as_large_as_what_really_varies() -> None:
         levels = [rng.random() for _ in range(40)]
         values = [float(rng.random() < level) for level in levels for _ in range(3)]
         means.append(statistics.mean(values))
-        errors.append(stats.clustered_stderr(values, [i // 3 for i in range(120)]) ** 2)
+        errors.append(stats.stderr([values], [[i // 3 for i in range(120)]]) ** 2)
     assert math.sqrt(statistics.mean(errors)) == pytest.approx(statistics.stdev(means), rel=0.08)
 
 
 def test_what_cannot_be_known_is_none() -> None:
-    assert stats.clustered_stderr([1.0, 0.0], ["a", "a"]) is None
-    assert stats.combined_stderr([]) is None
+    assert stats.stderr([[1.0, 0.0]], [["a", "a"]]) is None
+    assert stats.stderr([], [], []) is None
     assert stats.seed_spread([0.5]) is None
     assert stats.add_seed_error(None, [0.1, 0.2]) is None
 
@@ -104,10 +111,10 @@ def test_seeds_widen_a_difference() -> None:
 
 def test_unequal_lengths_are_a_mistake() -> None:
     with pytest.raises(ValueError):
-        stats.clustered_stderr([1.0, 0.0], ["a"])
+        stats.stderr([[1.0, 0.0]], [["a"]])
 
 
 def test_centred() -> None:
-    assert stats.centre_score(0.25, 0.25) == 0
-    assert stats.centre_score(1.0, 0.25) == 1
-    assert stats.centre_score(0.1, 0.25) == pytest.approx(-0.2)
+    assert measure.centre_score(0.25, 0.25) == 0
+    assert measure.centre_score(1.0, 0.25) == 1
+    assert measure.centre_score(0.1, 0.25) == pytest.approx(-0.2)

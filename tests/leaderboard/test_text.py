@@ -31,12 +31,15 @@ def whole() -> Table:
 def test_signs_stand_where_a_verdict_is(verdict: str | None, sign: str) -> None:
     cell = Cell("ok", 0.903, 0.017, seeds=1, verdict=verdict)
     assert (
-        text.cell(cell, True, 1, " ±") == f"90.3 ±1.7{sign}"
-        and text.cell(cell, True, 1, None) == f"90.3{sign}"
+        text.format_cell(cell, True, 1, " ±") == f"90.3 ±1.7{sign}"
+        and text.format_cell(cell, True, 1, None) == f"90.3{sign}"
     )
-    assert text.cell(replace(cell, sampling=0.002), True, 1, " ±") == f"90.3 ±1.7{sign} (sd 0.2)"
-    assert text.difference(replace(GAP, verdict=verdict), " ±") == f"−3.1 ±1.2{sign} A"
-    said = text.finding(Contrast("?", "f/b", replace(GAP, verdict=verdict)), " ±")
+    assert (
+        text.format_cell(replace(cell, sampling=0.002), True, 1, " ±")
+        == f"90.3 ±1.7{sign} (sd 0.2)"
+    )
+    assert text.format_difference(replace(GAP, verdict=verdict), " ±") == f"−3.1 ±1.2{sign} A"
+    said = text.format_contrast(Contrast("?", "f/b", replace(GAP, verdict=verdict)), " ±")
     assert said == [
         "−3.1 ±1.2",
         "[−5.4, −0.7]",
@@ -47,7 +50,7 @@ def test_signs_stand_where_a_verdict_is(verdict: str | None, sign: str) -> None:
 
 
 def test_p_is_never_printed_as_zero() -> None:
-    assert [text.p_value(p) for p in (None, 1e-300, 0.000999, 0.001, 0.04999999, 1.0)] == [
+    assert [text.format_p(p) for p in (None, 1e-300, 0.000999, 0.001, 0.04999999, 1.0)] == [
         "—",
         "<0.001",
         "<0.001",
@@ -59,15 +62,21 @@ def test_p_is_never_printed_as_zero() -> None:
 
 def test_ranks_and_intervals() -> None:
     row = Row("f/a", "a", "base", "", (), Cell(), None, None, None)
-    assert [text.rank(replace(row, rank=r)) for r in (None, (1, 1), (2, 5))] == ["—", "1", "2–5"]
+    assert [text.format_rank(replace(row, rank=r)) for r in (None, (1, 1), (2, 5))] == [
+        "—",
+        "1",
+        "2–5",
+    ]
     assert (
-        text.interval(replace(GAP, low=None)) == "—"
-        and text.interval(replace(GAP, low=0.0, high=0.02)) == "[0.0, +2.0]"
+        text.format_interval(replace(GAP, low=None)) == "—"
+        and text.format_interval(replace(GAP, low=0.0, high=0.02)) == "[0.0, +2.0]"
     )
 
 
 def test_the_rank_column_is_there_only_with_ranks(whole: Table) -> None:
-    assert "rank" in text.headers(whole, "whole") and text.RANK_REMARK in text.legend(whole)
+    assert "rank" in text.make_headers(whole, "whole") and text.RANKS_EXPLAINED in text.make_legend(
+        whole
+    )
     bare = replace(
         whole,
         blocks=tuple(
@@ -75,11 +84,13 @@ def test_the_rank_column_is_there_only_with_ranks(whole: Table) -> None:
         ),
     )
     assert (
-        "rank" not in text.headers(bare, "whole")
-        and text.sign_remark(bare) is None
-        and text.RANK_REMARK not in text.legend(bare)
+        "rank" not in text.make_headers(bare, "whole")
+        and text.explain_signs(bare) is None
+        and text.RANKS_EXPLAINED not in text.make_legend(bare)
     )
-    assert len(text.headers(bare, "whole")) == len(text.numbers(bare, bare.rows[0], "whole", "±"))
+    assert len(text.make_headers(bare, "whole")) == len(
+        text.format_row(bare, bare.rows[0], "whole", "±")
+    )
 
 
 def _bare(section):
@@ -93,7 +104,7 @@ def _bare(section):
 
 
 def test_the_legend_names_rule_and_margin(whole: Table) -> None:
-    said = text.sign_remark(replace(whole, delta=0.02)) or ""
+    said = text.explain_signs(replace(whole, delta=0.02)) or ""
     assert "within ±2.0" in said and "Holm" in said and "at most 0.05" in said
 
 
@@ -109,13 +120,13 @@ def test_marks() -> None:
         None,
         3,
     )
-    assert text.marks(row) == f"limit 20 {text.STALE} edited (3)"
+    assert text.format_marks(row) == f"limit 20 {text.STALE} edited (3)"
     failed = replace(row, cells=(Cell("failed"),))
-    assert text.marks(failed) == "failed (3)"
+    assert text.format_marks(failed) == "failed (3)"
 
 
 def test_grids_group_by_vocabulary(whole: Table) -> None:
-    first = next(text.grids(whole, "±"))
+    first = next(text.make_grids(whole, "±"))
     assert [name for name, _ in first.groups] == [
         "original",
         "bpe",
@@ -124,11 +135,14 @@ def test_grids_group_by_vocabulary(whole: Table) -> None:
         "optimized",
     ]
     assert sum(len(rows) for _, rows in first.groups) == len(first.section.rows)
-    assert text.vocabulary(Row("local/a/b", "a/b", "local", "", (), Cell(), None, None, None)) == ""
+    assert (
+        text.find_vocabulary(Row("local/a/b", "a/b", "local", "", (), Cell(), None, None, None))
+        == ""
+    )
 
 
 def test_tallies() -> None:
     found = [
         Contrast("?", "f/b", replace(GAP, verdict=v)) for v in ("lower", "lower", "equal", None)
     ]
-    assert text.tally(found) == "2 lower, 1 equal, 1 not tested"
+    assert text.count_verdicts(found) == "2 lower, 1 equal, 1 not tested"

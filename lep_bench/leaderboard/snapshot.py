@@ -15,8 +15,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from lep_bench.config.schema import Suite
@@ -26,10 +27,6 @@ from lep_bench.leaderboard.table import Contamination
 from lep_bench.records.schema import Noise, Provenance, Score, TaskResult
 from lep_bench.records.text_counts import TextCounts
 
-if TYPE_CHECKING:
-    import numpy as np
-
-
 VERSION = 1
 MEND = (
     "a results.jsonl of a leaderboard is expected, whole: publish it again (a baseline: lep-bench "
@@ -38,7 +35,7 @@ MEND = (
 
 
 @dataclass(frozen=True)
-class Published:
+class Snapshot:
     """What such a file holds: enough for `assemble.assemble`. `lookup` gives the items of
     `chosen`'s results, `commands` make them again.
     """
@@ -52,7 +49,7 @@ class Published:
     noise: Sequence[Noise] = ()
 
 
-def dump_results(held: Published) -> str:
+def render_snapshot(held: Snapshot) -> str:
     """The file's text; the same cells give the same text in whatever order they come."""
     suite, found = held.suite, held.contamination
     names = {c.result.model.name for c in held.chosen}
@@ -60,7 +57,7 @@ def dump_results(held: Published) -> str:
     place = {name: i for i, name in enumerate(known + sorted(names - set(known)))}
 
     def position(c: Chosen) -> tuple[Any, ...]:
-        how = Condition.of(c.result)
+        how = Condition.from_result(c.result)
         cell = place[c.result.model.name], c.result.model.seed, suite.tasks.index(c.result.task)
         return *cell, how.format, how.shots, how.engine, how.dtype, how.protocol
 
@@ -75,16 +72,16 @@ def dump_results(held: Published) -> str:
         head["commands"] = held.commands
     used = {c.result.provenance.machine for c in held.chosen}
     if measured := sorted(
-        (n.model_dump(mode="json") for n in held.noise if n.machine in used), key=_line
+        (n.model_dump(mode="json") for n in held.noise if n.machine in used), key=_to_json
     ):
         head["noise"] = measured
-    lines = [_line(head)]
+    lines = [_to_json(head)]
     numbers: dict[tuple[Any, ...], int] = {}
     for c in sorted(held.chosen, key=position):
         entry: dict[str, Any] = {
-            "cell": _without_noise(c.result).model_dump(mode="json", exclude_defaults=True)
+            "cell": _reduce_result(c.result).model_dump(mode="json", exclude_defaults=True)
         }
-        clean = None if c.clean is None else _short(c.clean, 12)
+        clean = None if c.clean is None else _round_digits(c.clean, 12)
         marks = {
             "stale": c.stale or None,
             "edited": c.edited or None,
@@ -99,7 +96,7 @@ def dump_results(held: Published) -> str:
                 numbers[asked] = len(numbers)
                 groups = list(items.groups) if any(items.groups) else []
                 lines.append(
-                    _line(
+                    _to_json(
                         {
                             "items": numbers[asked],
                             "task": c.result.task,
@@ -112,12 +109,12 @@ def dump_results(held: Published) -> str:
             if items.raws:
                 entry |= {"distinct": items.raws[0].distinct, "codes": items.raws[0].codes.tolist()}
             else:
-                entry["values"] = _pack(items.values)
-        lines.append(_line(entry))
+                entry["values"] = _pack_values(items.values)
+        lines.append(_to_json(entry))
     return "\n".join(lines) + "\n"
 
 
-def load_results(file: Path) -> Published:
+def read_snapshot(file: Path) -> Snapshot:
     """Read a file of `dump`. Raises LepBenchError naming the line that cannot be read."""
     chosen: list[Chosen] = []
     items: dict[int, Items | None] = {}
@@ -135,7 +132,7 @@ def load_results(file: Path) -> Published:
                     raise LepBenchError(f"{file}:1: not of version {VERSION} of results: {MEND}")
                 head, suite = entry, Suite.model_validate(entry["suite"])
                 # the shipped tasks': whoever reads the file has no others
-                metrics = Metrics.of(suite.tasks)
+                metrics = Metrics.load(suite.tasks)
                 noise = tuple(Noise.model_validate(one) for one in entry.get("noise", ()))
                 scan = entry.get("contamination")
                 found = scan and Contamination(
@@ -163,7 +160,9 @@ def load_results(file: Path) -> Published:
                     )
                 )
                 items[id(result)] = (
-                    _unpack(result, asked[entry["of"]], entry, metrics) if "of" in entry else None
+                    _unpack_items(result, asked[entry["of"]], entry, metrics)
+                    if "of" in entry
+                    else None
                 )
     except (OSError, KeyError, TypeError, ValueError, ValidationError) as error:
         raise LepBenchError(
@@ -174,12 +173,12 @@ def load_results(file: Path) -> Published:
         raise LepBenchError(f"{file}: empty: {MEND}")
     commands = tuple(map(str, head.get("commands", ())))
     # By identity: `chosen` keeps the results alive.
-    return Published(
+    return Snapshot(
         suite, head["order"], chosen, lambda result: items[id(result)], found, commands, noise
     )
 
 
-def _without_noise(result: TaskResult) -> TaskResult:
+def _reduce_result(result: TaskResult) -> TaskResult:
     p = result.provenance
     kept = Provenance(
         created="",
@@ -198,11 +197,11 @@ def _without_noise(result: TaskResult) -> TaskResult:
         tokens_in=p.tokens_in,
         tokens_out=p.tokens_out,
         characters=p.characters,
-        engine_seconds=_short(p.engine_seconds, 4),
+        engine_seconds=_round_digits(p.engine_seconds, 4),
         peak_memory=p.peak_memory,
         notes=p.notes,
     )
-    scores = {name: _shortened(score) for name, score in sorted(result.scores.items())}
+    scores = {name: _shorten_score(score) for name, score in sorted(result.scores.items())}
     error = None if result.error is None else (result.error.strip().splitlines() or [""])[0][:300]
     return result.model_copy(
         update={
@@ -216,33 +215,30 @@ def _without_noise(result: TaskResult) -> TaskResult:
     )
 
 
-def _shortened(score: Score) -> Score:
+def _shorten_score(score: Score) -> Score:
     numbers = {"value": score.value, "stderr": score.stderr, "spread": score.spread}
     return score.model_copy(
         update={
-            name: None if number is None else _short(number, 12) for name, number in numbers.items()
+            name: None if number is None else _round_digits(number, 12)
+            for name, number in numbers.items()
         }
     )
 
 
-def _pack(values: np.ndarray) -> str | list[float]:
-    import numpy as np
-
+def _pack_values(values: np.ndarray) -> str | list[float]:
     if ((values == 0) | (values == 1)).all():
         return (values.astype(np.uint8) + ord("0")).tobytes().decode("ascii")
-    return [_short(v, 5) for v in values.tolist()]
+    return [_round_digits(v, 5) for v in values.tolist()]
 
 
-def _unpack(
+def _unpack_items(
     result: TaskResult,
     asked: tuple[tuple[str, ...], tuple[str, ...]],
     entry: dict[str, Any],
     metrics: Metrics,
 ) -> Items | None:
-    import numpy as np
-
     ids, groups = asked
-    held = entry.get("values", entry.get("codes"))
+    held: Any = entry.get("values", entry.get("codes"))
     if not len(ids) == len(groups) == len(held):
         raise ValueError(f"{len(ids)} ids, {len(groups)} groups, {len(held)} values")
     if "codes" not in entry:
@@ -260,9 +256,9 @@ def _unpack(
     return Items(ids, groups, shares[1], (raw,)) if raw and shares else None
 
 
-def _short(value: float, digits: int) -> float:
+def _round_digits(value: float, digits: int) -> float:
     return float(f"{value:.{digits}g}")
 
 
-def _line(value: Any) -> str:
+def _to_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -9,19 +9,19 @@ from dataclasses import dataclass
 
 from lep_bench.errors import LepBenchError
 from lep_bench.leaderboard.cells import Condition
-from lep_bench.leaderboard.table import BITS, Block, Column, Table
+from lep_bench.leaderboard.table import BITS, SYMBOLS, Block, Column, Table
 from lep_bench.records.schema import Sample, TaskResult
 from lep_bench.stats import mean
 
-LONGEST = 1_000  # characters of an answer, gold or raw text that the page shows
-QUESTION = 4_000  # of a question: of a longer one the end, where what is asked stands
-CUT = " […]"
+MAX_ANSWER = 1_000  # characters of an answer, gold or raw text that the page shows
+MAX_QUESTION = 4_000  # of a question: of a longer one the end, where what is asked stands
+ELLIPSIS = " […]"
 # result, row numbers -> (row, its hash) -> text
 Questions = Callable[[TaskResult, Sequence[int]], Mapping[tuple[int, str], str]]
 
 
 @dataclass(frozen=True)
-class BrowsedAnswers:
+class ModelAnswers:
     """One model's: per item the score (None: not asked), and the places of answer and whole text in
     the task's `strings` (-1: none).
     """
@@ -32,7 +32,7 @@ class BrowsedAnswers:
 
 
 @dataclass(frozen=True)
-class Browsed:
+class TaskAnswers:
     """A task's items on the page: (row, gold, question) and every model's answers, by the row's
     name on the page.
 
@@ -46,7 +46,7 @@ class Browsed:
     asked: str
     items: tuple[tuple[int, int, int], ...]
     strings: tuple[str, ...]
-    models: dict[str, BrowsedAnswers]
+    models: dict[str, ModelAnswers]
 
 
 class _Strings:
@@ -73,42 +73,42 @@ def collect_answers(
     samples: Callable[[TaskResult], Sequence[Sample]],
     most: int,
     questions: Questions,
-) -> list[Browsed]:
+) -> list[TaskAnswers]:
     """Per task of the table at most `most` items. Of several training seeds the first is shown."""
     found = []
-    for column in {c.task: c for c in table.columns if c.metric != "symbols_per_token"}.values():
-        cells = {}
+    for column in {c.task: c for c in table.columns if c.metric != SYMBOLS}.values():
+        cells: dict[str, TaskResult] = {}
         for result in sorted(
             (r for r in results if r.task == column.task and r.status == "ok"),
             key=lambda r: -r.model.seed,
         ):
-            cells |= {place: result for place in _places(table, result)}
+            cells |= {place: result for place in _find_rows(table, result)}
         # the order of the page
-        cells = {name: cells[name] for name in row_names(table) if name in cells}
+        cells = {name: cells[name] for name in name_rows(table) if name in cells}
         if cells and most:
-            found.append(_task(column, cells, samples, most, questions))
+            found.append(_collect_task(column, cells, samples, most, questions))
     return [one for one in found if one.items]
 
 
-def row_names(table: Table) -> list[str]:
+def name_rows(table: Table) -> list[str]:
     """What a row is called within the page: the number of its block and its model."""
     return [
-        row_name(number, row.model)
+        name_row(number, row.model)
         for number, block in enumerate(table.blocks)
         for row in block.rows
     ]
 
 
-def row_name(block: int, model: str) -> str:
+def name_row(block: int, model: str) -> str:
     """See `row_names`."""
     return f"{block}:{model}"
 
 
-def _places(table: Table, result: TaskResult) -> list[str]:
+def _find_rows(table: Table, result: TaskResult) -> list[str]:
     """The rows that a result stands in: of its own condition, else (running text, asked without
     conversation) of its engine and dtype.
     """
-    own = Condition.of(result)
+    own = Condition.from_result(result)
 
     def rows(fits: Callable[[Block], bool]) -> list[str]:
         held = [
@@ -116,7 +116,7 @@ def _places(table: Table, result: TaskResult) -> list[str]:
             for n, b in enumerate(table.blocks)
             if fits(b) and any(r.model == result.model.name for r in b.rows)
         ]
-        return [row_name(n, result.model.name) for n, _ in held]
+        return [name_row(n, result.model.name) for n, _ in held]
 
     alike = rows(lambda b: b.condition == own)
     return alike or rows(
@@ -124,15 +124,18 @@ def _places(table: Table, result: TaskResult) -> list[str]:
     )
 
 
-def _task(
+def _collect_task(
     column: Column,
     cells: Mapping[str, TaskResult],
     samples: Callable[[TaskResult], Sequence[Sample]],
     most: int,
     questions: Questions,
-) -> Browsed:
+) -> TaskAnswers:
     read = {
-        name: {(s.doc_id, s.doc_hash): _item(s, result.primary) for s in _there(samples, result)}
+        name: {
+            (s.doc_id, s.doc_hash): _make_item(s, result.primary)
+            for s in _read_samples(samples, result)
+        }
         for name, result in cells.items()
     }
     read = {name: items for name, items in read.items() if items}
@@ -157,13 +160,14 @@ def _task(
         key: next(items[key].gold for items in read.values() if key in items) for key in chosen
     }
     shown = tuple(
-        (key[0], strings(golds[key]), strings(_end(texts[key]) if key in texts else None))
+        (key[0], strings(golds[key]), strings(_cut_start(texts[key]) if key in texts else None))
         for key in chosen
     )
     models = {
-        name: _answers([items.get(key) for key in chosen], strings) for name, items in read.items()
+        name: _collect_model([items.get(key) for key in chosen], strings)
+        for name, items in read.items()
     }
-    return Browsed(
+    return TaskAnswers(
         column.task,
         column.label,
         len(keys),
@@ -175,7 +179,7 @@ def _task(
     )
 
 
-def _there(
+def _read_samples(
     samples: Callable[[TaskResult], Sequence[Sample]], result: TaskResult
 ) -> Sequence[Sample]:
     try:
@@ -184,8 +188,8 @@ def _there(
         return ()
 
 
-def _answers(items: Sequence[_Item | None], strings: _Strings) -> BrowsedAnswers:
-    return BrowsedAnswers(
+def _collect_model(items: Sequence[_Item | None], strings: _Strings) -> ModelAnswers:
+    return ModelAnswers(
         tuple(
             None if item is None or item.score is None else float(f"{item.score:.4g}")
             for item in items
@@ -195,18 +199,18 @@ def _answers(items: Sequence[_Item | None], strings: _Strings) -> BrowsedAnswers
     )
 
 
-def _item(sample: Sample, primary: str) -> _Item:
+def _make_item(sample: Sample, primary: str) -> _Item:
     text, answer = sample.values.get("text"), sample.prediction
     raw = text if isinstance(text, str) and text != answer else None
     return _Item(
-        _start(sample.gold),
-        _score(sample, primary),
-        _start(answer),
-        None if raw is None else _start(raw),
+        _cut_end(sample.gold),
+        _score_item(sample, primary),
+        _cut_end(answer),
+        None if raw is None else _cut_end(raw),
     )
 
 
-def _score(sample: Sample, primary: str) -> float | None:
+def _score_item(sample: Sample, primary: str) -> float | None:
     """The item's own score; of a score that is no number per item (F1, exam grades) whether the
     answer is the reference, word for word.
     """
@@ -214,8 +218,9 @@ def _score(sample: Sample, primary: str) -> float | None:
     if isinstance(value, bool | int | float):
         return float(value)
     if primary == BITS:
-        pair = value if isinstance(value, list | tuple) and len(value) == 2 and value[1] else None
-        return pair and pair[0] / pair[1]
+        if isinstance(value, list | tuple) and len(value) == 2 and value[1]:
+            return float(value[0] / value[1])
+        return None
     return float(sample.prediction.strip() == sample.gold.strip())
 
 
@@ -225,9 +230,9 @@ def _variance(scores: Sequence[float | None]) -> float:
     return round(mean([(s - middle) ** 2 for s in known]), 9) if known else 0.0
 
 
-def _start(text: str) -> str:
-    return text if len(text) <= LONGEST else text[:LONGEST] + CUT
+def _cut_end(text: str) -> str:
+    return text if len(text) <= MAX_ANSWER else text[:MAX_ANSWER] + ELLIPSIS
 
 
-def _end(text: str) -> str:
-    return text if len(text) <= QUESTION else CUT.strip() + " " + text[-QUESTION:]
+def _cut_start(text: str) -> str:
+    return text if len(text) <= MAX_QUESTION else ELLIPSIS.strip() + " " + text[-MAX_QUESTION:]

@@ -1,1 +1,0 @@
-"""The leaderboard as one HTML page that works without a network."""
