@@ -146,10 +146,10 @@ def others(result: TaskResult, samples: list[Sample]) -> tuple[TaskResult, list[
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (machine, ("engine hf 9.9", "run one again like the other")),
+        (machine, ("engine hf 9.9", "run one again with the other's settings")),
         (
             changed(task_version="2", task_fingerprint="v2"),
-            ("version 1 (", "version 2 (", "run again what is of the older one"),
+            ("version 1 (", "version 2 (", "run the older one again"),
         ),
         (fewer, ("50 items and 60 items", "--limit")),
         (others, ("items are not the same",)),

@@ -127,7 +127,7 @@ def test_unusable_input(cli: Callable, baseline: Path, tmp_path: Path) -> None:
         tmp_path / "other",
         "--models",
         A,
-        said="run again what is of the older one",
+        said="run the older one again",
     )
     write(tmp_path / "fewer", A, items=300)
     fails(baseline, "--out", tmp_path / "fewer", "--models", A, said="300 items and 600 items")

@@ -15,7 +15,7 @@ from uploads import Serve, serve
 
 from lep_bench import files as files_module
 from lep_bench.files import shipped_folder, write_json
-from lep_bench.leaderboard import publish
+from lep_bench.leaderboard import publish, release
 from lep_bench.pipeline.session import Session
 from lep_bench.records.artifact import LEP, Lep, Parent
 from lep_bench.records.schema import Provenance, Sample, Score, TaskResult
@@ -185,7 +185,7 @@ def test_models_choose_the_cards(cli: Callable, out: Path, tmp_path: Path) -> No
     answer = cli("publish", "--out", out, "--to", tmp_path / "site", "--models", "*/extended/*")
     assert (
         answer.code == 0
-        and f"no card, since their lep.json is not in {out}: {NAMES[1]}" in answer.out
+        and f"no card, because their lep.json is not in {out}: {NAMES[1]}" in answer.out
     )
     records = [name for name in files(tmp_path / "site") if name.startswith("every_eval_ever")]
     assert len(records) == 2 and (tmp_path / "site" / "models" / NAMES[2] / "README.md").is_file()
@@ -202,8 +202,8 @@ def test_models_choose_the_cards(cli: Callable, out: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--upload",), "--upload needs the Hub's repository"),
-        (("--upload", "--to", "./site"), "--upload needs the Hub's repository"),
+        (("--upload",), "--upload needs a Hub repository"),
+        (("--upload", "--to", "./site"), "--upload needs a Hub repository"),
         (("--models", "*"), "give --to"),
         (("--to", " "), "--to is empty"),
         (("--to", "./taken/site"), "is a file, a folder is needed"),
@@ -311,4 +311,4 @@ def test_pages_are_put_below_their_folder(tmp_path: Path) -> None:
 
     for path in ("../x", "/x", "a/../../x"):
         with pytest.raises(LepBenchError, match="refused"):
-            publish.put_file(tmp_path, path, "x")
+            release.put_file(tmp_path, path, "x")

@@ -163,7 +163,8 @@ def test_cells_from_the_store_or_failed_are_left_out_and_it_is_said() -> None:
     ) == (4, 8.0)
     out = render_page(table)
     assert (
-        "| `mini-llama/instruct` 4 of 5 tasks |" in out and "N of M tasks: the others failed" in out
+        "| `mini-llama/instruct` 4 of 5 tasks |" in out
+        and "N of M tasks: the other tasks failed" in out
     )
     assert "| `mini-llama/bpe/swap` (1) 4 of 5 tasks |" in out
     (line,) = [
