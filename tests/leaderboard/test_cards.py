@@ -202,7 +202,7 @@ def test_a_parents_own_card_and_the_bundle_say_its_licence(
     store: Store, result: TaskResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tmp_path / "data"
-    folder = bundle.place(data, "model", BASE)
+    folder = bundle.entry_folder(data, "model", BASE)
     folder.mkdir(parents=True)
     entry = bundle.BundleEntry(
         kind="model", id=INSTRUCT, commit="1" * 40, licence="llama3", files=()

@@ -100,7 +100,7 @@ def test_the_page_shows_them(tmp_path: Path) -> None:
     )
     assert "Not scanned: `darumeru_rummlu`," in section
     assert "| model | parus (3 of 60) | rcb (2 of 60) | use (3 of 60) | Micro-Avg |" in section
-    assert section.count("#### Asked") == 2
+    assert section.count("-shot: protocol") == 2
     (line,) = [line for line in section.splitlines() if "llama3-8b/instruct" in line]
     parus = values("llama3-8b/instruct", "darumeru_parus", [])
     rest = values("llama3-8b/instruct", "darumeru_parus", [1, 2, 30])
