@@ -121,9 +121,8 @@ def tokenizer(work: Path, name: str, method: str, size: int) -> None:
 
     from lep_bench import plugin
     from lep_bench.surgery import vocabulary
-    from lep_bench.surgery.tokenizers import merges
 
-    merges.LEAST = 1  # this text is small: at the usual 2 it fills about half of 128,000
+    bpe.LEAST = 1  # this text is small: at the usual 2 it fills about half of 128,000
     adapter = plugin.discover_adapters().get("vocabulary", method).adapter
     vocabulary.build_tokenizer(
         work / "base",
@@ -311,7 +310,7 @@ def ours_fit(work: Path, name: str, rows: int) -> None:
     import torch
 
     from lep_bench.surgery import decompose
-    from lep_bench.surgery.blocks import Blocks
+    from lep_bench.surgery.leastsquares import Blocks
     from lep_bench.surgery.problem import Problem
     from lep_bench.surgery.tokenizers.tokens import Tokens
     from lep_bench.surgery.weights.checkpoint import Checkpoint

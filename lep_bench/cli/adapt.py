@@ -180,7 +180,7 @@ def vocabulary(
     options = {name: value for name, value in (("size", size), ("keep", keep)) if value is not None}
     corpora.parts(texts)  # a wrong name is reported before anything is loaded
 
-    from lep_bench.surgery import renewal
+    from lep_bench.surgery import newbase
     from lep_bench.surgery.tokenizers import loading
     from lep_bench.surgery.vocabulary import paper_sizes
 
@@ -189,11 +189,11 @@ def vocabulary(
     )
     defaults = paper_sizes(loading.read_tokenizer(folder), adapter.name)
     params = _make_params(adapter, defaults, options)
-    model = not tokenizer_only and renewal.has_weights(folder)
+    model = not tokenizer_only and newbase.has_weights(folder)
     shown = ", ".join(f"{name} {value:,}" for name, value in params.model_dump().items())
     typer.echo(f"{adapter.name}: {shown or 'no parameters'}")
     with Phases() as phases:
-        report = renewal.make_vocabulary(
+        report = newbase.make_new_base(
             base,
             folder,
             out,

@@ -16,8 +16,8 @@ from scipy import sparse
 
 from lep_bench.errors import AdapterError, CheckpointError
 from lep_bench.surgery import leastsquares
-from lep_bench.surgery.blocks import SIZE, Blocks, Mixed, mixed_rows
 from lep_bench.surgery.decompose import KEPT, NEW, Decomposition
+from lep_bench.surgery.leastsquares import SIZE, Blocks, Mixed, mixed_rows
 from lep_bench.surgery.tokenizers.tokens import Tokens
 from lep_bench.surgery.weights.checkpoint import Checkpoint
 

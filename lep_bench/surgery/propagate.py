@@ -16,17 +16,16 @@ from lep_bench import files
 from lep_bench.errors import AdapterError, CheckpointError, LepBenchError, unknown_name
 from lep_bench.plugin import Adapter, Params
 from lep_bench.records.artifact import REVISIONS, Artifact, Lep, Parent
-from lep_bench.surgery import assembly
-from lep_bench.surgery.assembly import Assembled
-from lep_bench.surgery.blocks import SIZE, mixed_rows
 from lep_bench.surgery.decompose import HOLE, KEPT, NEW, Decomposition, Policy, decompose
 from lep_bench.surgery.export import export_checkpoint
+from lep_bench.surgery.leastsquares import SIZE, mixed_rows
 from lep_bench.surgery.problem import Problem
-from lep_bench.surgery.tokenizers import loading
+from lep_bench.surgery.tokenizers import assemble, loading
+from lep_bench.surgery.tokenizers.assemble import Assembled
 from lep_bench.surgery.tokenizers.tokens import Tokens
 from lep_bench.surgery.weights import lora, patch, shards
 from lep_bench.surgery.weights.checkpoint import Checkpoint, digest_tensor, locate_checkpoint
-from lep_bench.surgery.weights.deltas import merge_deltas
+from lep_bench.surgery.weights.lora import merge_deltas
 
 
 def check_rows(role: str, model: Checkpoint, tokens: Tokens) -> None:
@@ -270,7 +269,7 @@ def initialise(
     check_rows("model", body, body_tokens)
     check_tokenizers(old, body_tokens)
     taken = decompose(old, new, policy)
-    assembled = assembly.assemble_tokenizer(new, body_tokens)
+    assembled = assemble.assemble_tokenizer(new, body_tokens)
     tensors = {}
     for name in body.matrix_names().values():
         made = make_mean_rows(taken, body, name)
@@ -317,7 +316,7 @@ def propagate(
     check_tokenizers(tokens["base"], tokens["instruct"])
     discarded = check_bodies(models["base"], models["donor"], discard_donor_body)
     taken = decompose(tokens["base"], tokens["donor"], policy)
-    assembled = assembly.assemble_tokenizer(tokens["donor"], tokens["instruct"])
+    assembled = assemble.assemble_tokenizer(tokens["donor"], tokens["instruct"])
     tensors, problems = {}, {}
     for matrix, name in models["instruct"].matrix_names().items():
         problem = Problem(
@@ -486,7 +485,7 @@ def _parent(role: str, given: str, folder: Path, revision: str | None) -> Parent
 def _described(
     lep: Lep,
     taken: Decomposition,
-    assembled: assembly.Assembled,
+    assembled: assemble.Assembled,
     new: Tokens,
     *models: tuple[str, Checkpoint],
 ) -> Lep:

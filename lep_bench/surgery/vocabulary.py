@@ -16,9 +16,9 @@ from tokenizers import Tokenizer
 from lep_bench import files
 from lep_bench.errors import AdapterError, CheckpointError, LepBenchError
 from lep_bench.plugin import Adapter, Params
-from lep_bench.surgery.tokenizers import merges, unigram
+from lep_bench.surgery.tokenizers import bpe, unigram
 from lep_bench.surgery.tokenizers.loading import read_tokenizer
-from lep_bench.surgery.tokenizers.shape import Shape, patch_processor
+from lep_bench.surgery.tokenizers.structure import Structure, patch_processor
 
 # A Unigram byte or special token must lose to every way of spelling its name ("<0x41>" is six
 # characters of text).
@@ -45,7 +45,7 @@ def paper_sizes(base: Tokenizer, method: str) -> dict[str, int]:
     as many new ones as LLaMa-3 gets (114,504 entries in all). Unions: the new vocabulary that is
     merged in. Empty for a method that is not shipped.
     """
-    large, ordinary = base.get_vocab_size() > LARGE, len(Shape.of(base).ordinary)
+    large, ordinary = base.get_vocab_size() > LARGE, len(Structure.parse(base).ordinary)
     half = ordinary // 2
     return {
         "bpe": {"size": ordinary},
@@ -63,7 +63,7 @@ def new_bpe(base: Tokenizer, texts: Iterable[str], size: int) -> Tokenizer:
     Splitting, byte tokens and special tokens stay as they are. Raises AdapterError when the text
     gives fewer tokens.
     """
-    shape = Shape.of(base)
+    shape = Structure.parse(base)
     alphabet, found = _learnt(shape, shape.words(texts), size)
     return _bpe(shape, [*shape.leading, *alphabet, *map("".join, found), *shape.trailing], found)
 
@@ -76,7 +76,7 @@ def new_unigram(base: Tokenizer, texts: Iterable[str], size: int) -> Tokenizer:
     and all 256 bytes, so that nothing is unknown. Others: byte fallback. Raises AdapterError when
     the text gives fewer tokens.
     """
-    shape = Shape.of(base)
+    shape = Structure.parse(base)
     words = shape.words(texts)
     required = shape.characters(words) | (set() if shape.byte_level else set(HEXADECIMAL))
     bytes_ = shape.bytes
@@ -114,7 +114,7 @@ def extended(base: Tokenizer, texts: Iterable[str], size: int) -> Tokenizer:
     give an old token. So text in which no new token occurs keeps its ids exactly. Raises
     AdapterError when the text gives fewer tokens.
     """
-    shape = Shape.of(base)
+    shape = Structure.parse(base)
     return _extended(shape, shape.old_words(texts), size)
 
 
@@ -125,7 +125,7 @@ def optimized(base: Tokenizer, texts: Iterable[str], size: int, keep: int) -> To
     Byte tokens are always kept, and with a token every token on its merge path; ids are renumbered
     without holes. Raises AdapterError when the old vocabulary is not larger than `keep`.
     """
-    shape = Shape.of(base)
+    shape = Structure.parse(base)
     words = shape.old_words(texts)
     used: Counter[str] = Counter()
     for word, count in words.items():
@@ -133,7 +133,7 @@ def optimized(base: Tokenizer, texts: Iterable[str], size: int, keep: int) -> To
             used[token] += count
     kept = _most_used(shape, used, keep)
     cut = _cut(shape, kept)
-    smaller, again = Shape.of(cut), Counter[tuple[str, ...]]()
+    smaller, again = Structure.parse(cut), Counter[tuple[str, ...]]()
     for word, count in words.items():
         tokens = [token.value for token in cut.model.tokenize("".join(word))]
         for run in smaller.runs(tokens, [0] * len(tokens)):
@@ -149,7 +149,7 @@ def union(base: Tokenizer, texts: Iterable[str], size: int, keep: int | None = N
     without any new token may change its ids. How many entries result depends on how much the two
     vocabularies share.
     """
-    shape = Shape.of(base)
+    shape = Structure.parse(base)
     words = shape.words(texts)
     alphabet, found = _learnt(shape, words, size)
     if keep is not None:
@@ -157,7 +157,7 @@ def union(base: Tokenizer, texts: Iterable[str], size: int, keep: int | None = N
         for word, count in words.items():
             for token in base.model.tokenize(shape.spell(word)):
                 used[token.value] += count
-        shape = Shape.of(_cut(shape, _most_used(shape, used, keep)))
+        shape = Structure.parse(_cut(shape, _most_used(shape, used, keep)))
     pairs = [(a, b) for a, b in shape.spec["model"]["merges"]]
     old, known = set(shape.entries), set(pairs)
     new = [token for token in (*alphabet, *map("".join, found)) if token not in old]
@@ -167,9 +167,9 @@ def union(base: Tokenizer, texts: Iterable[str], size: int, keep: int | None = N
 
 
 def _extended(
-    shape: Shape, words: dict[tuple[str, ...], int] | Counter[tuple[str, ...]], size: int
+    shape: Structure, words: dict[tuple[str, ...], int] | Counter[tuple[str, ...]], size: int
 ) -> Tokenizer:
-    found = merges.train_merges(words, size, taken=set(shape.entries))
+    found = bpe.train_merges(words, size, taken=set(shape.entries))
     _enough(len(found), size, size, 0)
     return _bpe(
         shape,
@@ -178,7 +178,7 @@ def _extended(
     )
 
 
-def _most_used(shape: Shape, used: Counter[str], keep: int) -> set[str]:
+def _most_used(shape: Structure, used: Counter[str], keep: int) -> set[str]:
     ordinary = shape.ordinary
     if not 256 <= keep < len(ordinary):
         raise AdapterError(
@@ -189,7 +189,7 @@ def _most_used(shape: Shape, used: Counter[str], keep: int) -> set[str]:
     kept = set(shape.bytes)
     order = {entry: number for number, entry in enumerate(ordinary)}
     for token in sorted(ordinary, key=lambda entry: (-used[entry], order[entry])):
-        way = merges.find_merge_path(token, ranks)
+        way = bpe.find_merge_path(token, ranks)
         # Characters that a sentencepiece vocabulary has no token for are not on the way: they come
         # from the bytes.
         if (
@@ -205,12 +205,12 @@ def _most_used(shape: Shape, used: Counter[str], keep: int) -> set[str]:
 
 
 def _learnt(
-    shape: Shape, words: dict[str, int], size: int
+    shape: Structure, words: dict[str, int], size: int
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """The alphabet (bytes first) and the merges of a new BPE vocabulary of `size` tokens."""
     known = shape.characters(words)
     alphabet = _alphabet(shape, known)
-    found = merges.train_merges(
+    found = bpe.train_merges(
         _sequences(shape, words, known),
         size - len(alphabet),
         taken=set(shape.specials) | set(alphabet),
@@ -219,7 +219,7 @@ def _learnt(
     return alphabet, found
 
 
-def _cut(shape: Shape, kept: set[str]) -> Tokenizer:
+def _cut(shape: Structure, kept: set[str]) -> Tokenizer:
     """The old tokenizer with no ordinary tokens but `kept`, ids without holes."""
     pairs = [
         (a, b)
@@ -231,18 +231,20 @@ def _cut(shape: Shape, kept: set[str]) -> Tokenizer:
     )
 
 
-def _bpe(shape: Shape, entries: list[str], pairs: list[tuple[str, str]]) -> Tokenizer:
+def _bpe(shape: Structure, entries: list[str], pairs: list[tuple[str, str]]) -> Tokenizer:
     model = {
         key: value for key, value in shape.spec["model"].items() if key not in ("vocab", "merges")
     }
     return shape.assemble(entries, {**model, "merges": [list(pair) for pair in pairs]})
 
 
-def _alphabet(shape: Shape, known: set[str]) -> list[str]:
+def _alphabet(shape: Structure, known: set[str]) -> list[str]:
     return shape.bytes if shape.byte_level else [*shape.bytes, *sorted(known)]
 
 
-def _sequences(shape: Shape, words: dict[str, int], known: set[str]) -> dict[tuple[str, ...], int]:
+def _sequences(
+    shape: Structure, words: dict[str, int], known: set[str]
+) -> dict[tuple[str, ...], int]:
     """Words as symbols to merge; sentencepiece words are cut where a character has no token."""
     if shape.byte_level:
         return {tuple(shape.spell(word)): count for word, count in words.items()}

@@ -19,7 +19,7 @@ from lep_bench.errors import AdapterError, CheckpointError, LepBenchError
 from lep_bench.mini import corpus
 from lep_bench.plugin import Adapter, Params, vocabulary
 from lep_bench.surgery.tokenizers import loading
-from lep_bench.surgery.tokenizers.shape import Shape
+from lep_bench.surgery.tokenizers.structure import Structure
 from lep_bench.surgery.vocabulary import build_tokenizer
 from lep_bench.testing import pico
 
@@ -59,7 +59,7 @@ made_once = cache(make)  # for tests that only read it
 
 
 def ordinary(tokenizer: Tokenizer) -> list[str]:
-    return Shape.of(tokenizer).ordinary
+    return Structure.parse(tokenizer).ordinary
 
 
 @pytest.mark.parametrize("name", PARAMS)
@@ -99,7 +99,7 @@ def test_folder_is_complete_checked_and_read_alike_by_transformers(
 def test_new_vocabularies_have_the_size_asked_for_and_all_bytes(
     base: Path, shipped: dict[str, Adapter], name: str
 ) -> None:
-    made, old = made_once(base, shipped[name]), Shape.of(loading.read_tokenizer(base))
+    made, old = made_once(base, shipped[name]), Structure.parse(loading.read_tokenizer(base))
     specials = [entry for entry in old.entries if entry in old.specials]
     entries = sorted(made.get_vocab(), key=made.token_to_id)
     assert len(entries) == PARAMS[name]["size"] + len(specials)
@@ -115,7 +115,10 @@ def test_new_vocabularies_have_the_size_asked_for_and_all_bytes(
 def test_unigram_knows_whole_words_and_never_says_unknown(
     base: Path, shipped: dict[str, Adapter]
 ) -> None:
-    made, shape = make(base, shipped["unigram"], size=900), Shape.of(loading.read_tokenizer(base))
+    made, shape = (
+        make(base, shipped["unigram"], size=900),
+        Structure.parse(loading.read_tokenizer(base)),
+    )
     spelled = shape.spell(" столица") if shape.byte_level else "▁столица"
     assert made.token_to_id(spelled) is not None
     assert "<unk>" not in made.encode("日本語 🙂", add_special_tokens=False).tokens
@@ -131,7 +134,7 @@ def test_every_new_token_is_reached_by_merges_alone(
     spec = json.loads(made.to_str())
     spec["model"]["ignore_merges"] = False
     model = Tokenizer.from_str(json.dumps(spec)).model
-    shape = Shape.of(loading.read_tokenizer(base))
+    shape = Structure.parse(loading.read_tokenizer(base))
     new = (
         set(made.get_vocab()) - set(shape.entries)
         if name != "bpe"
@@ -189,7 +192,7 @@ def test_sentencepiece_merges_never_cross_a_word_or_a_digit(
 def test_optimized_keeps_the_most_used_tokens_with_their_merge_paths(
     base: Path, shipped: dict[str, Adapter]
 ) -> None:
-    old, made = Shape.of(loading.read_tokenizer(base)), made_once(base, shipped["optimized"])
+    old, made = Structure.parse(loading.read_tokenizer(base)), made_once(base, shipped["optimized"])
     entries = sorted(made.get_vocab(), key=made.token_to_id)
     kept = [entry for entry in entries if entry not in old.specials][:290]
     assert set(old.bytes) <= set(kept) <= set(old.ordinary)

@@ -9,7 +9,7 @@ from scipy import sparse
 
 from lep_bench.errors import AdapterError
 from lep_bench.surgery import leastsquares
-from lep_bench.surgery.blocks import Mixed
+from lep_bench.surgery.leastsquares import Mixed
 
 
 def blocks(matrix, size=37):

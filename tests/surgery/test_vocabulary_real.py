@@ -25,7 +25,7 @@ from lep_bench.surgery import vocabulary
 from lep_bench.surgery.check.tokenizer import find_unreachable
 from lep_bench.surgery.decompose import decompose
 from lep_bench.surgery.tokenizers import loading
-from lep_bench.surgery.tokenizers.shape import patch_processor
+from lep_bench.surgery.tokenizers.structure import patch_processor
 from lep_bench.surgery.tokenizers.tokens import Tokens
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from lep_bench.surgery.assembly import content_of
 from lep_bench.surgery.check.findings import (
     ANSWER,
     Chat,
@@ -19,6 +18,7 @@ from lep_bench.surgery.check.findings import (
     list_ids,
     list_some,
 )
+from lep_bench.surgery.tokenizers.assemble import content_of
 from lep_bench.surgery.weights.checkpoint import HEADS, Checkpoint
 from lep_bench.surgery.weights.patch import CONFIG, GENERATION_CONFIG
 

@@ -16,7 +16,7 @@ from lep_bench import hub
 from lep_bench.errors import CheckpointError, LepBenchError
 from lep_bench.records import artifact
 from lep_bench.records.artifact import LEP, Lep
-from lep_bench.surgery.assembly import TOKENIZER_CONFIG
+from lep_bench.surgery.tokenizers.assemble import TOKENIZER_CONFIG
 from lep_bench.surgery.tokenizers.tokens import Tokens
 from lep_bench.surgery.weights.checkpoint import Checkpoint
 from lep_bench.surgery.weights.patch import CONFIG, GENERATION_CONFIG

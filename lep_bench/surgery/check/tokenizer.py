@@ -12,8 +12,8 @@ from typing import Any
 
 import tokenizers
 
-from lep_bench.surgery.assembly import NAMED, TOKENIZER_CONFIG, content_of
 from lep_bench.surgery.check.findings import Finding, InspectedModel, list_some
+from lep_bench.surgery.tokenizers.assemble import NAMED, TOKENIZER_CONFIG, content_of
 from lep_bench.surgery.tokenizers.loading import PROBES
 from lep_bench.surgery.tokenizers.tokens import BYTE_OF, Tokens, list_components
 

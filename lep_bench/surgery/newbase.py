@@ -53,7 +53,7 @@ def has_weights(folder: Path) -> bool:
     return True
 
 
-def make_vocabulary(
+def make_new_base(
     location: str,
     folder: Path,
     out: Path,

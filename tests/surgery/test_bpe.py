@@ -8,7 +8,7 @@ import random
 
 from tokenizers import Tokenizer, models
 
-from lep_bench.surgery.tokenizers import merges
+from lep_bench.surgery.tokenizers import bpe
 
 WORDS = {"abab": 5, "abc": 4, "bcbc": 3, "abcd": 2, "ccd": 2}
 
@@ -20,19 +20,19 @@ def split(words: dict[str, int]) -> dict[tuple[str, ...], int]:
 def test_the_most_frequent_pair_comes_first_and_ties_go_by_spelling() -> None:
     # ab: 2*5 + 4 + 2 = 16, then abc: 4 + 2 = 6, against abab: 5 and bc (in bcbc only): 6; "ab" <
     # "b".
-    assert merges.train_merges(split(WORDS), 3, set()) == [("a", "b"), ("ab", "c"), ("b", "c")]
+    assert bpe.train_merges(split(WORDS), 3, set()) == [("a", "b"), ("ab", "c"), ("b", "c")]
 
 
 def test_no_merge_gives_a_taken_token_or_the_same_token_twice() -> None:
-    found = merges.train_merges(split(WORDS), 50, {"ab"})
+    found = bpe.train_merges(split(WORDS), 50, {"ab"})
     made = ["".join(pair) for pair in found]
     assert "ab" not in made
     assert len(set(made)) == len(made)
 
 
 def test_too_little_text_gives_fewer_merges() -> None:
-    assert merges.train_merges({("x", "y"): 1}, 5, set()) == []
-    assert merges.train_merges({("x", "y"): 2}, 5, set()) == [("x", "y")]
+    assert bpe.train_merges({("x", "y"): 1}, 5, set()) == []
+    assert bpe.train_merges({("x", "y"): 2}, 5, set()) == [("x", "y")]
 
 
 def test_encoding_replays_the_training_and_reaches_every_token() -> None:
@@ -43,7 +43,7 @@ def test_encoding_replays_the_training_and_reaches_every_token() -> None:
         )
         for _ in range(300)
     }
-    found = merges.train_merges(split(words), 60, set())
+    found = bpe.train_merges(split(words), 60, set())
     tokens = ["a", "b", "c", "d", "e", *map("".join, found)]
     model = models.BPE({token: number for number, token in enumerate(tokens)}, found)
     used = {token.value for word in words for token in model.tokenize(word)}
@@ -57,5 +57,5 @@ def test_encoding_replays_the_training_and_reaches_every_token() -> None:
 
 def test_path_holds_every_step_and_only_merges_that_are_taken() -> None:
     ranks = {("b", "c"): 0, ("a", "b"): 1, ("a", "bc"): 2}
-    assert merges.find_merge_path("abc", ranks) == {"a", "b", "c", "bc", "abc"}
-    assert merges.find_merge_path("ac", ranks) is None
+    assert bpe.find_merge_path("abc", ranks) == {"a", "b", "c", "bc", "abc"}
+    assert bpe.find_merge_path("ac", ranks) is None

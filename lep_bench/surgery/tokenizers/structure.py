@@ -34,7 +34,7 @@ _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 @dataclass(frozen=True)
-class Shape:
+class Structure:
     """A base tokenizer taken apart. `entries[id]` is the stored spelling; `specials` are the added
     tokens among them.
     """
@@ -46,7 +46,7 @@ class Shape:
     specials: frozenset[str]
 
     @classmethod
-    def of(cls, base: Tokenizer) -> Shape:
+    def parse(cls, base: Tokenizer) -> Structure:
         """Take `base` apart. Raises AdapterError for a structure that is neither of the two, or ids
         with holes.
         """
