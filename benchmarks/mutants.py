@@ -478,7 +478,7 @@ MUTANTS = [
     # rows of an adapted model
     (
         "special tokens keep the donor's rows",
-        "if here.any():",
+        "if in_block.any():",
         "if False:",
         "tests/surgery/test_propagate.py -k markers",
     ),
@@ -514,14 +514,14 @@ MUTANTS = [
     ),
     (
         "untrained rows are learned from",
-        "trained[start : start + SIZE] &= (model.gather",
-        "trained[start : start + SIZE] |= (model.gather",
+        "trained[start : start + BLOCK_ROWS] &= (rows",
+        "trained[start : start + BLOCK_ROWS] |= (rows",
         "tests/surgery/test_problem.py -k untrained",
     ),
     (
         "only the first end of a text ends it",
-        "moved for number in value if",
-        "moved for number in value[:1] if",
+        "map_id(key, number) for number in value)",
+        "map_id(key, number) for number in value[:1])",
         "tests/surgery/test_propagate.py -k by_field",
     ),
     # scoring

@@ -121,6 +121,7 @@ def tokenizer(work: Path, name: str, method: str, size: int) -> None:
 
     from lep_bench import plugin
     from lep_bench.surgery import vocabulary
+    from lep_bench.surgery.tokenizers import bpe
 
     bpe.LEAST = 1  # this text is small: at the usual 2 it fills about half of 128,000
     adapter = plugin.discover_adapters().get("vocabulary", method).adapter

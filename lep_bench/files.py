@@ -61,10 +61,14 @@ def file_sha256(path: Path) -> str:
     A process reads each state of a file once. For large files the hash is also remembered across
     processes (see `digest_cache_folder`).
     """
-    return _file_sha256(*_identity(path))
+    return _file_sha256(*file_state(path))
 
 
-def _identity(path: Path) -> tuple[str, int, int, int]:
+FileState = tuple[str, int, int, int]  # real path, size in bytes, mtime in ns, inode
+
+
+def file_state(path: Path) -> FileState:
+    """What tells that a file has not changed: while this is the same, a hash of the file holds."""
     stat = path.stat()
     return str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino
 
@@ -84,7 +88,7 @@ def _file_sha256(path: str, size: int, mtime_ns: int, inode: int) -> str:
     if (
         size >= LARGE
         and time.time() - mtime_ns / 1e9 > SETTLED
-        and _identity(Path(path)) == (path, size, mtime_ns, inode)
+        and file_state(Path(path)) == (path, size, mtime_ns, inode)
     ):
         # no room or no right to write there: hashed again next time
         with contextlib.suppress(OSError, LepBenchError):

@@ -1,6 +1,4 @@
-"""An artifact as a complete Hugging Face checkpoint: unchanged shards linked, changed ones
-streamed, JSON written.
-"""
+"""Export an artifact as a complete Hugging Face checkpoint."""
 
 from __future__ import annotations
 
@@ -21,30 +19,30 @@ from lep_bench.surgery.weights import shards
 from lep_bench.surgery.weights.checkpoint import HEADS, Checkpoint
 from lep_bench.surgery.weights.patch import CONFIG, GENERATION_CONFIG, encode_json
 
-# remote code and licences travel with the weights they belong to
-_OWN_CODE = ("*.py", "LICENSE*", "NOTICE*")
+# Remote code and licences are copied along with the weights.
+_COMPANIONS = ("*.py", "LICENSE*", "NOTICE*")
 _NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES)
 
 
 def export_checkpoint(artifact: Artifact, out: Path) -> Path:
     """Write the model of `artifact` to `out`, whole or not at all, and return `out`.
 
-    Shards in which nothing changed are hard links to the body's (to the file itself, not to the Hub
-    cache's symlink) or copies on another file system; JSON files are never linked, since editing
-    one would edit the body's. Raises CheckpointError when the body is gone or damaged or the result
-    breaks an invariant (see `check`), LepBenchError when `out` exists or its disk has too little
-    room (before anything is written).
+    Unchanged shards are hard-linked to the body's files (not to the Hub cache's symlinks), or
+    copied to another file system. Changed shards are streamed. JSON files are never linked, because
+    editing one would edit the body's. Raises CheckpointError if the body is missing or damaged, or
+    if the result breaks an invariant (see `check`). Raises LepBenchError before writing anything if
+    `out` exists or its disk has too little room.
     """
     model = Checkpoint.open(artifact)
     body = Checkpoint.open(artifact.body)
     dropped = {name for name in body.places if name in HEADS} if model.tied else set()
-    need_space(out, _bytes_to_write(model, body, dropped, out))
+    need_space(out, _count_bytes_to_write(model, body, dropped, out))
     with new_folder(out) as folder:
         _write_shards(folder, model, body, dropped)
         for name in (CONFIG, GENERATION_CONFIG, *hub.FAST_TOKENIZER_FILES):
             if (artifact.folder / name).is_file():
                 shutil.copyfile(artifact.folder / name, folder / name)
-        for pattern in _OWN_CODE:
+        for pattern in _COMPANIONS:
             for file in artifact.body.glob(pattern):
                 shutil.copyfile(file, folder / file.name)
         lep = artifact.lep.model_copy(update={"kind": "checkpoint"})
@@ -53,10 +51,10 @@ def export_checkpoint(artifact: Artifact, out: Path) -> Path:
     return out
 
 
-def _by_file(
+def _iterate_files(
     model: Checkpoint, body: Checkpoint, dropped: set[str]
 ) -> Iterator[tuple[Path, list[str], bool]]:
-    """The body's files: the tensors in each, and whether one of them changed."""
+    """(file, names of its tensors, whether any of them changed) for each of the body's files."""
     files: dict[Path, list[str]] = {}
     for name, place in body.places.items():
         files.setdefault(place.file, []).append(name)
@@ -68,13 +66,13 @@ def _by_file(
         )
 
 
-def _bytes_to_write(model: Checkpoint, body: Checkpoint, dropped: set[str], out: Path) -> int:
-    there = next(p for p in out.absolute().parents if p.exists())
+def _count_bytes_to_write(model: Checkpoint, body: Checkpoint, dropped: set[str], out: Path) -> int:
+    parent = next(p for p in out.absolute().parents if p.exists())
     total = 0
-    for file, names, changed in _by_file(model, body, dropped):
+    for file, names, changed in _iterate_files(model, body, dropped):
         if changed:
             total += sum(model.places[name].nbytes for name in names if name not in dropped)
-        elif file.stat().st_dev != there.stat().st_dev:
+        elif file.stat().st_dev != parent.stat().st_dev:
             total += file.stat().st_size
     return total + sum(
         place.nbytes for name, place in model.places.items() if name not in body.places
@@ -82,13 +80,13 @@ def _bytes_to_write(model: Checkpoint, body: Checkpoint, dropped: set[str], out:
 
 
 def _write_shards(folder: Path, model: Checkpoint, body: Checkpoint, dropped: set[str]) -> None:
-    """The body's files with the same names; a tensor that the body lacks goes into the first file
-    that changes.
+    """Write the body's files under the same names. Tensors that the body lacks go into the first
+    file that changes.
     """
     extra = [name for name in model.places if name not in body.places]
     weight_map: dict[str, str] = {}
     files = total = 0
-    for file, names, changed in _by_file(model, body, dropped):
+    for file, names, changed in _iterate_files(model, body, dropped):
         files += 1
         if changed and extra:
             names, extra = names + extra, []
@@ -97,14 +95,14 @@ def _write_shards(folder: Path, model: Checkpoint, body: Checkpoint, dropped: se
         written = [name for name in names if name not in dropped]
         if changed:
             shards.write_shard(
-                folder / file.name, [_entry(name, model.places[name]) for name in written]
+                folder / file.name, [_make_entry(name, model.places[name]) for name in written]
             )
         weight_map |= dict.fromkeys(written, file.name)
         total += sum(model.places[name].nbytes for name in written)
     if extra:
         raise CheckpointError(
-            f"{model.folder}: the patch has tensors that its body {body.folder} lacks ("
-            f"{extra[0]}) and changes none that it has"
+            f"{model.folder}: the patch has tensors that its body {body.folder} lacks "
+            f"({extra[0]}), and changes no tensor of the body"
         )
     if files > 1:
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
@@ -112,15 +110,15 @@ def _write_shards(folder: Path, model: Checkpoint, body: Checkpoint, dropped: se
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link the file behind `source` (symlinks resolved), or copy it where links cannot go."""
-    real = source.resolve(strict=True)
+    """Hard-link `source` (symlinks resolved) as `target`, or copy it where links do not work."""
+    file = source.resolve(strict=True)
     try:
-        os.link(real, target)
+        os.link(file, target)
     except OSError as error:
         if error.errno not in _NO_LINK:
             raise
-        shutil.copyfile(real, target)
+        shutil.copyfile(file, target)
 
 
-def _entry(name: str, place: shards.TensorPlace) -> shards.TensorEntry:
+def _make_entry(name: str, place: shards.TensorPlace) -> shards.TensorEntry:
     return shards.TensorEntry(name, place.code, place.shape, place.nbytes, place.chunks())

@@ -1,5 +1,5 @@
-"""A base with a new vocabulary: its tokenizer and, where the base has weights, the model that
-continued pre-training starts from.
+"""Write a base with a new vocabulary: the tokenizer and, if the base has weights, the checkpoint
+that continued pre-training starts from.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ from lep_bench.surgery.tokenizers import loading
 from lep_bench.surgery.tokenizers.tokens import Tokens
 
 REPORT = "vocabulary.json"
-STEP = 200_000  # characters between two reports of progress
-# (phase, what is known about it): called again and again, in order
+PROGRESS_STEP = 200_000  # characters between two reports of progress
+# Called with (phase, details) whenever either changes.
 Watch = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
 class VocabularyReport:
-    """What `REPORT` says. entries: all ids. kept: old ordinary tokens. new: ordinary tokens that
-    the base does not have. unreachable: new tokens that occur in no text's encoding with
-    `ignore_merges` off."""
+    """Content of the file `REPORT`.
+
+    documents, characters: the text read. entries: all ids. kept: ordinary tokens that the base has
+    too. new: ordinary tokens that it lacks. unreachable: new tokens that no text encodes to with
+    `ignore_merges` off.
+    """
 
     method: str
     params: dict[str, Any]
@@ -44,8 +47,8 @@ class VocabularyReport:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a folder is a checkpoint, not a tokenizer alone. Raises CheckpointError for weights
-    that cannot be used.
+    """Whether a folder holds weights, not only a tokenizer. Raises CheckpointError for weights that
+    cannot be used.
     """
     if not any(any(folder.glob(pattern)) for pattern in ("*.safetensors", hub.INDEX, *hub.PICKLED)):
         return False
@@ -65,86 +68,85 @@ def make_new_base(
     model: bool,
     watch: Watch,
 ) -> VocabularyReport:
-    """Write `out`, whole or not at all: the new tokenizer and `REPORT`, and with `model` a complete
-    checkpoint whose rows are E_new = T E_base, ``lep.json`` beside it.
+    """Write `out`, whole or not at all: the new tokenizer and `REPORT`. With `model` also a
+    complete checkpoint with E_new = T E_base, and its ``lep.json``.
 
-    location: what the user called the base; folder: where it lies. corpus: what stands for the
-    texts in the fingerprint. Raises LepBenchError when `out` exists or the base cannot be read,
-    AdapterError when the method fails.
+    location: the base as the user named it. folder: its files on this machine. corpus: the digest
+    of the texts, for the fingerprint. Raises LepBenchError if `out` exists or the base cannot be
+    read, AdapterError if the method fails.
     """
     if out.exists():
         raise LepBenchError(f"{out} exists already: choose another folder or remove it first")
-    given = params.model_dump(mode="json")
-    reading = _Reading(vocabulary.limited(texts, given.get("characters") or 10**15), watch)
+    parameters = params.model_dump(mode="json")
+    reader = _TextReader(vocabulary.limited(texts, parameters.get("characters") or 10**15), watch)
     watch("reading", "")
     with files.explain_disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        # Beside `out`: shards that do not change are hard links, which stay on one file system.
+        # Beside `out`, because hard links to unchanged shards need the same file system.
         with tempfile.TemporaryDirectory(prefix=files.UNFINISHED, dir=out.parent) as work:
-            new = vocabulary.build_tokenizer(
-                folder, Path(work) / "tokenizer", adapter, params, iter(reading)
+            tokenizer = vocabulary.build_tokenizer(
+                folder, Path(work) / "tokenizer", adapter, params, iter(reader)
             )
             watch("checking", "")
-            counts = _counts(Tokens.read(folder), Tokens.read(new))
+            counts = _count_tokens(Tokens.read(folder), Tokens.read(tokenizer))
             report = VocabularyReport(
                 adapter.name,
-                given,
+                parameters,
                 location,
                 corpus,
-                reading.documents,
-                reading.characters,
+                reader.documents,
+                reader.characters,
                 **counts,
             )
             watch("checking", f"{report.entries:,} entries")
-            made = new
+            result = tokenizer
             if model:
                 watch("writing", "")
-                made = _model(location, folder, new, Path(work), adapter, report)
-                vocabulary.verify_tokenizer(made, loading.read_tokenizer(folder), str(out))
-            files.write_json(made / REPORT, asdict(report))
-            made.rename(out)
+                result = _write_model(location, folder, tokenizer, Path(work), adapter, report)
+                vocabulary.verify_tokenizer(result, loading.read_tokenizer(folder), str(out))
+            files.write_json(result / REPORT, asdict(report))
+            result.rename(out)
     return report
 
 
-class _Reading:
-    """Texts on their way through: counted, and watched."""
+class _TextReader:
+    """Passes texts on, counts them and reports progress."""
 
     def __init__(self, texts: Iterable[str], watch: Watch) -> None:
         self.texts, self.watch = texts, watch
         self.documents = self.characters = 0
 
     def __iter__(self) -> Iterator[str]:
-        told = 0
+        reported = 0
         for text in self.texts:
             self.documents += 1
             self.characters += len(text)
-            if self.characters - told >= STEP:
-                told = self.characters
-                self.watch("reading", f"{told:,} characters")
+            if self.characters - reported >= PROGRESS_STEP:
+                reported = self.characters
+                self.watch("reading", f"{reported:,} characters")
             yield text
         self.watch("reading", f"{self.characters:,} characters in {self.documents:,} documents")
         self.watch("training", "")
 
 
-def _counts(old: Tokens, new: Tokens) -> dict[str, int]:
+def _count_tokens(old: Tokens, new: Tokens) -> dict[str, int]:
     ordinary = {
         number: value for number in range(new.size) if (value := new.bytes_of(number)) is not None
     }
-    fresh = {
+    added = {
         n
         for n, value in ordinary.items()
         if old.find(value, as_byte_token=new.is_byte_token(n)) is None
     }
-    reached = fresh - set(find_unreachable(new))
     return {
         "entries": new.size,
-        "kept": len(ordinary) - len(fresh),
-        "new": len(fresh),
-        "unreachable": len(fresh) - len(reached),
+        "kept": len(ordinary) - len(added),
+        "new": len(added),
+        "unreachable": len(added & set(find_unreachable(new))),
     }
 
 
-def _model(
+def _write_model(
     location: str,
     folder: Path,
     tokenizer: Path,
@@ -152,12 +154,12 @@ def _model(
     adapter: Adapter,
     report: VocabularyReport,
 ) -> Path:
-    from lep_bench.surgery import propagate  # torch: not needed for a tokenizer
+    from lep_bench.surgery import propagate
     from lep_bench.surgery.export import export_checkpoint
 
     note = (
-        f"vocabulary: {report.unreachable:,} of {report.new:,} new tokens come out of no text "
-        "with ignore_merges off"
+        f"vocabulary: no text encodes to {report.unreachable:,} of {report.new:,} new tokens with "
+        "ignore_merges off"
     )
     parent = Parent(
         role="body",
@@ -176,7 +178,7 @@ def _model(
     )
     patch = propagate.initialise(folder, folder, tokenizer, work / "patch", lep=lep)
     resolved = {
-        "parents": {one.role: one.digest for one in patch.lep.parents},
+        "parents": {parent.role: parent.digest for parent in patch.lep.parents},
         "corpus": report.corpus,
         "tokenizer": files.file_digest(patch.folder / "tokenizer.json"),
         "adapter": {

@@ -1,5 +1,8 @@
-"""New vocabularies for a base's tokenizer (arXiv 2412.21140), and the folder a vocabulary method's
-result becomes.
+"""New vocabularies for a base's tokenizer (arXiv 2412.21140), and the tokenizer folder that holds
+one.
+
+The vocabulary adapters call `new_bpe`, `new_unigram`, `extended`, `optimized`, `union` and
+`limited`. `build_tokenizer` runs an adapter and writes its result.
 """
 
 from __future__ import annotations
@@ -7,7 +10,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,11 @@ from lep_bench.surgery.tokenizers import bpe, unigram
 from lep_bench.surgery.tokenizers.loading import read_tokenizer
 from lep_bench.surgery.tokenizers.structure import Structure, patch_processor
 
-# A Unigram byte or special token must lose to every way of spelling its name ("<0x41>" is six
-# characters of text).
+# Factor on the lowest log-probability, for byte and special tokens of a Unigram model. They must
+# lose to every way of spelling their name as text ("<0x41>" is six characters).
 UNLIKELY = 10.0
 HEXADECIMAL = frozenset("<>x0123456789ABCDEF")
-# entries: a base with more gets the sizes that the paper gives LLaMa-3-8B, another one Mistral-7B's
+# Above this many entries a base gets the paper's sizes for LLaMa-3-8B, else those for Mistral-7B.
 LARGE = 64_000
 PROBES = (
     "Столица Франции — Париж, а реки там две: Сена и Луара.",
@@ -37,13 +39,13 @@ SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 def paper_sizes(base: Tokenizer, method: str) -> dict[str, int]:
-    """The parameters `size` and `keep` with which a shipped method makes the paper's vocabulary for
-    a base like `base`.
+    """The `size` and `keep` that give the paper's vocabulary of a shipped method for a base like
+    `base`. Empty for other methods.
 
     bpe, unigram: as many ordinary tokens as before. extended: 55,328 entries in all from Mistral's
-    32,000, 174,816 from LLaMa-3's 128,256. optimized: half of the old tokens, and for each kept one
-    as many new ones as LLaMa-3 gets (114,504 entries in all). Unions: the new vocabulary that is
-    merged in. Empty for a method that is not shipped.
+    32,000, and 174,816 from LLaMa-3's 128,256. optimized: half of the old tokens, and as many new
+    tokens per kept token as LLaMa-3 gets (114,504 entries in all). Unions: the size of the new
+    vocabulary that is merged in.
     """
     large, ordinary = base.get_vocab_size() > LARGE, len(Structure.parse(base).ordinary)
     half = ordinary // 2
@@ -60,218 +62,220 @@ def paper_sizes(base: Tokenizer, method: str) -> dict[str, int]:
 def new_bpe(base: Tokenizer, texts: Iterable[str], size: int) -> Tokenizer:
     """A BPE vocabulary of `size` ordinary tokens (byte tokens included) in place of the old one.
 
-    Splitting, byte tokens and special tokens stay as they are. Raises AdapterError when the text
-    gives fewer tokens.
+    Splitting, byte tokens and special tokens stay unchanged. Raises AdapterError if the text gives
+    fewer tokens.
     """
-    shape = Structure.parse(base)
-    alphabet, found = _learnt(shape, shape.words(texts), size)
-    return _bpe(shape, [*shape.leading, *alphabet, *map("".join, found), *shape.trailing], found)
+    structure = Structure.parse(base)
+    alphabet, pairs = _train_bpe(structure, structure.words(texts), size)
+    tokens = [*alphabet, *map("".join, pairs)]
+    return _assemble_bpe(structure, [*structure.leading, *tokens, *structure.trailing], pairs)
 
 
 def new_unigram(base: Tokenizer, texts: Iterable[str], size: int) -> Tokenizer:
     """A Unigram vocabulary of `size` ordinary tokens (byte tokens included) in place of the old
     one.
 
-    Byte-level families: pieces of text, which never cut a letter in two, in byte-level spelling,
-    and all 256 bytes, so that nothing is unknown. Others: byte fallback. Raises AdapterError when
-    the text gives fewer tokens.
+    Byte-level families get pieces of text that never split a letter, in byte-level spelling, and
+    all 256 bytes, so that no text is unknown. Other families use byte fallback. Raises AdapterError
+    if the text gives fewer tokens.
     """
-    shape = Structure.parse(base)
-    words = shape.words(texts)
-    required = shape.characters(words) | (set() if shape.byte_level else set(HEXADECIMAL))
-    bytes_ = shape.bytes
-    room = size - 256 + sum(shape.spell(c) in bytes_ for c in required)
+    structure = Structure.parse(base)
+    words = structure.words(texts)
+    required = structure.characters(words) | (set() if structure.byte_level else set(HEXADECIMAL))
+    bytes_ = structure.bytes
+    room = size - 256 + sum(structure.spell(c) in bytes_ for c in required)
     if room < len(required):
         raise AdapterError(
-            f"unigram: size {size} is too small: 256 bytes and {len(required)} characters of "
-            f"the text need {256 + len(required)}"
+            f"unigram: size {size} is too small: 256 bytes and {len(required)} characters of the "
+            f"text need {256 + len(required)}"
         )
-    learnt = {
-        shape.spell(piece): score
+    pieces = {
+        structure.spell(piece): score
         for piece, score in unigram.train_unigram(words, room, required).items()
     }
-    _enough(len(learnt), room, size, size - room)
-    least = UNLIKELY * min(learnt.values())
-    ordinary = [*bytes_, *(piece for piece in learnt if piece not in set(bytes_))]
-    entries = [*shape.leading, *ordinary, *shape.trailing]
-    scores = {entry: learnt.get(entry, least) for entry in entries}
-    unknown = shape.spec["model"].get("unk_token")
-    return shape.assemble(
+    _check_count(len(pieces), room, size, size - room)
+    lowest_score = UNLIKELY * min(pieces.values())
+    ordinary = [*bytes_, *(piece for piece in pieces if piece not in set(bytes_))]
+    entries = [*structure.leading, *ordinary, *structure.trailing]
+    scores = {entry: pieces.get(entry, lowest_score) for entry in entries}
+    unknown = structure.spec["model"].get("unk_token")
+    return structure.assemble(
         entries,
         {
             "type": "Unigram",
             "unk_id": entries.index(unknown) if unknown in entries else None,
-            "byte_fallback": not shape.byte_level,
+            "byte_fallback": not structure.byte_level,
             "scores": scores,
         },
     )
 
 
 def extended(base: Tokenizer, texts: Iterable[str], size: int) -> Tokenizer:
-    """The old vocabulary, every id unchanged, and `size` new tokens after it.
+    """The old vocabulary with unchanged ids, and `size` new tokens after it.
 
-    The new merges are trained over sequences of old tokens, stand after all old ones, and never
-    give an old token. So text in which no new token occurs keeps its ids exactly. Raises
-    AdapterError when the text gives fewer tokens.
+    The new merges are trained over sequences of old tokens, come after all old merges, and never
+    make an old token. So text without any new token keeps its ids exactly. Raises AdapterError if
+    the text gives fewer tokens.
     """
-    shape = Structure.parse(base)
-    return _extended(shape, shape.old_words(texts), size)
+    structure = Structure.parse(base)
+    return _extend(structure, structure.old_words(texts), size)
 
 
 def optimized(base: Tokenizer, texts: Iterable[str], size: int, keep: int) -> Tokenizer:
-    """The `keep` ordinary tokens of the old vocabulary that the text uses most, then `size` new
-    ones as in `extended`.
+    """The `keep` old ordinary tokens that the text uses most, then `size` new ones as in
+    `extended`.
 
-    Byte tokens are always kept, and with a token every token on its merge path; ids are renumbered
-    without holes. Raises AdapterError when the old vocabulary is not larger than `keep`.
+    Byte tokens are always kept, and every token on the merge path of a kept token. Ids are
+    renumbered without holes. Raises AdapterError if the old vocabulary has no more than `keep`
+    ordinary tokens, or if the text gives too few new ones.
     """
-    shape = Structure.parse(base)
-    words = shape.old_words(texts)
+    structure = Structure.parse(base)
+    words = structure.old_words(texts)
     used: Counter[str] = Counter()
     for word, count in words.items():
         for token in word:
             used[token] += count
-    kept = _most_used(shape, used, keep)
-    cut = _cut(shape, kept)
-    smaller, again = Structure.parse(cut), Counter[tuple[str, ...]]()
+    reduced = _reduce(structure, _choose_most_used(structure, used, keep))
+    reduced_structure = Structure.parse(reduced)
+    reduced_words = Counter[tuple[str, ...]]()
     for word, count in words.items():
-        tokens = [token.value for token in cut.model.tokenize("".join(word))]
-        for run in smaller.runs(tokens, [0] * len(tokens)):
-            again[run] += count
-    return _extended(smaller, again, size)
+        tokens = [token.value for token in reduced.model.tokenize("".join(word))]
+        for run in reduced_structure.runs(tokens, [0] * len(tokens)):
+            reduced_words[run] += count
+    return _extend(reduced_structure, reduced_words, size)
 
 
 def union(base: Tokenizer, texts: Iterable[str], size: int, keep: int | None = None) -> Tokenizer:
-    """The paper's form of `extended`, or with `keep` of `optimized`: the tokens and merges of a new
-    BPE vocabulary of `size` are put behind the old ones, those that are there already left out.
+    """The paper's form of `extended`, or with `keep` of `optimized`: append those tokens and merges
+    of a new BPE vocabulary of `size` tokens that the old vocabulary lacks.
 
-    The merges were not learnt over the old tokens. So some new tokens come out of no text, and text
-    without any new token may change its ids. How many entries result depends on how much the two
-    vocabularies share.
+    The new merges are not trained over old tokens. So no text encodes to some of the new tokens,
+    and text without any new token may change its ids. The number of entries depends on how many
+    tokens the two vocabularies share.
     """
-    shape = Structure.parse(base)
-    words = shape.words(texts)
-    alphabet, found = _learnt(shape, words, size)
+    structure = Structure.parse(base)
+    words = structure.words(texts)
+    alphabet, new_pairs = _train_bpe(structure, words, size)
     if keep is not None:
         used: Counter[str] = Counter()
         for word, count in words.items():
-            for token in base.model.tokenize(shape.spell(word)):
+            for token in base.model.tokenize(structure.spell(word)):
                 used[token.value] += count
-        shape = Structure.parse(_cut(shape, _most_used(shape, used, keep)))
-    pairs = [(a, b) for a, b in shape.spec["model"]["merges"]]
-    old, known = set(shape.entries), set(pairs)
-    new = [token for token in (*alphabet, *map("".join, found)) if token not in old]
-    return _bpe(
-        shape, [*shape.entries, *new], [*pairs, *(pair for pair in found if pair not in known)]
+        structure = Structure.parse(_reduce(structure, _choose_most_used(structure, used, keep)))
+    pairs = [(a, b) for a, b in structure.spec["model"]["merges"]]
+    old_entries, old_pairs = set(structure.entries), set(pairs)
+    new = [token for token in (*alphabet, *map("".join, new_pairs)) if token not in old_entries]
+    return _assemble_bpe(
+        structure,
+        [*structure.entries, *new],
+        [*pairs, *(pair for pair in new_pairs if pair not in old_pairs)],
     )
 
 
-def _extended(
-    shape: Structure, words: dict[tuple[str, ...], int] | Counter[tuple[str, ...]], size: int
+def _extend(
+    structure: Structure, words: dict[tuple[str, ...], int] | Counter[tuple[str, ...]], size: int
 ) -> Tokenizer:
-    found = bpe.train_merges(words, size, taken=set(shape.entries))
-    _enough(len(found), size, size, 0)
-    return _bpe(
-        shape,
-        [*shape.entries, *map("".join, found)],
-        [*map(tuple, shape.spec["model"]["merges"]), *found],
+    pairs = bpe.train_merges(words, size, forbidden=set(structure.entries))
+    _check_count(len(pairs), size, size, 0)
+    return _assemble_bpe(
+        structure,
+        [*structure.entries, *map("".join, pairs)],
+        [*((a, b) for a, b in structure.spec["model"]["merges"]), *pairs],
     )
 
 
-def _most_used(shape: Structure, used: Counter[str], keep: int) -> set[str]:
-    ordinary = shape.ordinary
+def _choose_most_used(structure: Structure, used: Counter[str], keep: int) -> set[str]:
+    ordinary = structure.ordinary
     if not 256 <= keep < len(ordinary):
         raise AdapterError(
             f"optimized: keep {keep} must be at least 256 (the bytes) and below the "
             f"{len(ordinary)} ordinary tokens of the old vocabulary"
         )
-    ranks = {(a, b): rank for rank, (a, b) in enumerate(shape.spec["model"]["merges"])}
-    kept = set(shape.bytes)
+    ranks = {(a, b): rank for rank, (a, b) in enumerate(structure.spec["model"]["merges"])}
+    kept = set(structure.bytes)
     order = {entry: number for number, entry in enumerate(ordinary)}
     for token in sorted(ordinary, key=lambda entry: (-used[entry], order[entry])):
-        way = bpe.find_merge_path(token, ranks)
-        # Characters that a sentencepiece vocabulary has no token for are not on the way: they come
-        # from the bytes.
+        path = bpe.find_merge_path(token, ranks)
+        # Characters without a token are spelled in bytes, so no merge path goes through them.
         if (
             token not in kept
-            and way is not None
-            and way <= order.keys()
-            and len(kept | way) <= keep
+            and path is not None
+            and path <= order.keys()
+            and len(kept | path) <= keep
         ):
-            kept |= way
+            kept |= path
         if len(kept) == keep:
             break
     return kept
 
 
-def _learnt(
-    shape: Structure, words: dict[str, int], size: int
+def _train_bpe(
+    structure: Structure, words: dict[str, int], size: int
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """The alphabet (bytes first) and the merges of a new BPE vocabulary of `size` tokens."""
-    known = shape.characters(words)
-    alphabet = _alphabet(shape, known)
-    found = bpe.train_merges(
-        _sequences(shape, words, known),
+    characters = structure.characters(words)
+    alphabet = structure.bytes if structure.byte_level else [*structure.bytes, *sorted(characters)]
+    pairs = bpe.train_merges(
+        _split_words(structure, words, characters),
         size - len(alphabet),
-        taken=set(shape.specials) | set(alphabet),
+        forbidden=set(structure.specials) | set(alphabet),
     )
-    _enough(len(found), size - len(alphabet), size, len(alphabet))
-    return alphabet, found
+    _check_count(len(pairs), size - len(alphabet), size, len(alphabet))
+    return alphabet, pairs
 
 
-def _cut(shape: Structure, kept: set[str]) -> Tokenizer:
-    """The old tokenizer with no ordinary tokens but `kept`, ids without holes."""
+def _reduce(structure: Structure, kept: set[str]) -> Tokenizer:
+    """The old tokenizer with only `kept` as its ordinary tokens, and ids without holes."""
     pairs = [
         (a, b)
-        for a, b in shape.spec["model"]["merges"]
+        for a, b in structure.spec["model"]["merges"]
         if a in kept and b in kept and a + b in kept
     ]
-    return _bpe(
-        shape, [entry for entry in shape.entries if entry in kept or entry in shape.specials], pairs
-    )
+    entries = [entry for entry in structure.entries if entry in kept or entry in structure.specials]
+    return _assemble_bpe(structure, entries, pairs)
 
 
-def _bpe(shape: Structure, entries: list[str], pairs: list[tuple[str, str]]) -> Tokenizer:
+def _assemble_bpe(
+    structure: Structure, entries: list[str], pairs: list[tuple[str, str]]
+) -> Tokenizer:
     model = {
-        key: value for key, value in shape.spec["model"].items() if key not in ("vocab", "merges")
+        key: value
+        for key, value in structure.spec["model"].items()
+        if key not in ("vocab", "merges")
     }
-    return shape.assemble(entries, {**model, "merges": [list(pair) for pair in pairs]})
+    return structure.assemble(entries, {**model, "merges": [list(pair) for pair in pairs]})
 
 
-def _alphabet(shape: Structure, known: set[str]) -> list[str]:
-    return shape.bytes if shape.byte_level else [*shape.bytes, *sorted(known)]
-
-
-def _sequences(
-    shape: Structure, words: dict[str, int], known: set[str]
+def _split_words(
+    structure: Structure, words: dict[str, int], characters: set[str]
 ) -> dict[tuple[str, ...], int]:
-    """Words as symbols to merge; sentencepiece words are cut where a character has no token."""
-    if shape.byte_level:
-        return {tuple(shape.spell(word)): count for word, count in words.items()}
-    found: Counter[tuple[str, ...]] = Counter()
+    """Words as symbols to merge. Sentencepiece words are split at characters without a token."""
+    if structure.byte_level:
+        return {tuple(structure.spell(word)): count for word, count in words.items()}
+    sequences: Counter[tuple[str, ...]] = Counter()
     for word, count in words.items():
-        for part in "".join(c if c in known else "\0" for c in word).split("\0"):
+        for part in "".join(c if c in characters else "\0" for c in word).split("\0"):
             if part:
-                found[tuple(part)] += count
-    return found
+                sequences[tuple(part)] += count
+    return sequences
 
 
-def _enough(found: int, wanted: int, size: int, fixed: int) -> None:
-    if wanted < 0:
+def _check_count(trained: int, required: int, size: int, fixed: int) -> None:
+    """Raise AdapterError unless training gave `required` tokens besides the `fixed` ones."""
+    if required < 0:
         raise AdapterError(
-            f"size {size} is too small: {fixed} byte and character tokens stand before the "
-            "first learnt one"
+            f"size {size} is too small: the {fixed} byte and character tokens alone need more"
         )
-    if found < wanted:
-        most = found + fixed
+    if trained < required:
+        total = trained + fixed
         raise AdapterError(
-            f"the text gives only {most} of the {size} tokens wanted: lower `size` to {most} "
-            "or less, or train on more text"
+            f"the text gives only {total} of the {size} requested tokens: lower `size` to "
+            f"{total} or less, or train on more text"
         )
 
 
 def limited(texts: Iterable[str], characters: int) -> Iterator[str]:
-    """Texts until `characters` have been read; the last one is cut there."""
+    """The first `characters` characters of `texts`, as texts; the last text may be cut short."""
     for text in texts:
         if characters <= 0:
             return
@@ -282,39 +286,40 @@ def limited(texts: Iterable[str], characters: int) -> Iterator[str]:
 def build_tokenizer(
     base_folder: Path, out: Path, adapter: Adapter, params: Params, texts: Iterator[str]
 ) -> Path:
-    """Make the tokenizer folder `out` with the vocabulary method `adapter` and return it.
+    """Run the vocabulary method `adapter`, write its result as the tokenizer folder `out`, and
+    return `out`.
 
-    tokenizer.json, tokenizer_config.json (class PreTrainedTokenizerFast; beginning, end, padding
-    and unknown tokens by content; the base's chat template) and special_tokens_map.json. What the
-    method gives is checked (see `verify`). Raises CheckpointError for a base without
-    tokenizer.json, AdapterError when the method raises or fails the check.
+    The folder gets tokenizer.json, tokenizer_config.json (class PreTrainedTokenizerFast, the base's
+    BOS, EOS, padding and unknown tokens and its chat template) and special_tokens_map.json. The
+    result is checked (see `verify_tokenizer`). Raises CheckpointError for a base without
+    tokenizer.json, AdapterError if the method raises or its result fails the check.
     """
     base = read_tokenizer(base_folder)
     try:
-        made = adapter(Tokenizer.from_str(base.to_str()), texts, params)
+        tokenizer = adapter(Tokenizer.from_str(base.to_str()), texts, params)
     except LepBenchError:
         raise
-    except Exception as error:  # running an adapter is one of the boundaries where any failure becomes a recorded one
+    except Exception as error:  # somebody else's code: it may raise anything
         raise AdapterError(
             f"vocabulary adapter {adapter.name!r} ({adapter.source}) raised "
             f"{type(error).__name__}: {error}"
         ) from error
     where = f"vocabulary adapter {adapter.name!r} ({adapter.source})"
-    if not isinstance(made, Tokenizer):
+    if not isinstance(tokenizer, Tokenizer):
         raise AdapterError(
-            f"{where} gave back {type(made).__name__}: a tokenizers.Tokenizer is expected"
+            f"{where} returned {type(tokenizer).__name__}: a tokenizers.Tokenizer is expected"
         )
-    spec = json.loads(made.to_str())
+    spec = json.loads(tokenizer.to_str())
     spec["post_processor"] = patch_processor(
-        spec["post_processor"], made.get_vocab(with_added_tokens=True)
+        spec["post_processor"], tokenizer.get_vocab(with_added_tokens=True)
     )
-    made = Tokenizer.from_str(json.dumps(spec, ensure_ascii=False))
-    names, config = _config(base_folder)
+    tokenizer = Tokenizer.from_str(json.dumps(spec, ensure_ascii=False))
+    names, config = _make_config(base_folder)
     with files.new_folder(out) as folder:
-        # save() hides a full disk
-        (folder / "tokenizer.json").write_text(made.to_str(pretty=True), encoding="utf-8")
-        (folder / "tokenizer_config.json").write_bytes(_json(config))
-        (folder / "special_tokens_map.json").write_bytes(_json(names))
+        # Not Tokenizer.save(), which hides a full disk.
+        (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+        files.write_json(folder / "tokenizer_config.json", config)
+        files.write_json(folder / "special_tokens_map.json", names)
         if (base_folder / TEMPLATE).is_file():
             (folder / TEMPLATE).write_bytes((base_folder / TEMPLATE).read_bytes())
         verify_tokenizer(folder, base, where)
@@ -322,45 +327,44 @@ def build_tokenizer(
 
 
 def verify_tokenizer(folder: Path, base: Tokenizer, where: str) -> None:
-    """Check a new tokenizer folder against the base's tokenizer; raises AdapterError, which begins
-    with `where`.
+    """Raise an AdapterError that begins with `where` unless a new tokenizer folder is sound.
 
-    No holes in the ids; every special token of the base is there and special; Russian and English
-    text comes back as with the base; transformers gives the ids that tokenizer.json gives (a class
-    named in a config may rebuild the tokenizer).
+    Its ids must have no holes. Every special token of the base must be an added token. Russian and
+    English text must decode to the same text as with the base. transformers must give the same ids
+    as tokenizer.json: a class named in a config may rebuild the tokenizer.
     """
     from transformers import AutoTokenizer
 
-    made = read_tokenizer(folder)
-    ids = sorted(made.get_vocab(with_added_tokens=True).values())
+    tokenizer = read_tokenizer(folder)
+    ids = sorted(tokenizer.get_vocab(with_added_tokens=True).values())
     if ids != list(range(len(ids))):
         raise AdapterError(f"{where}: holes in the ids: {len(ids)} tokens, highest id {ids[-1]}")
-    added = {token.content for token in made.get_added_tokens_decoder().values()}
-    lost = [
+    added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    missing = [
         token.content
         for token in base.get_added_tokens_decoder().values()
         if token.content not in added
     ]
-    if lost:
+    if missing:
         raise AdapterError(
-            f"{where}: {len(lost)} special tokens of the base are missing: {', '.join(lost[:4])}"
+            f"{where}: {len(missing)} special tokens of the base are missing: "
+            f"{', '.join(missing[:4])}"
         )
     loaded = AutoTokenizer.from_pretrained(folder)
     for text in PROBES:
-        raw = made.encode(text).ids
-        if loaded(text)["input_ids"] != raw:
+        if loaded(text)["input_ids"] != tokenizer.encode(text).ids:
             raise AdapterError(
                 f"{where}: transformers ({type(loaded).__name__}) and tokenizer.json give "
                 f"different ids for {text!r}"
             )
-        plain = made.encode(text, add_special_tokens=False).ids
+        decoded = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids)
         expected = base.decode(base.encode(text, add_special_tokens=False).ids)
-        if made.decode(plain) != expected:
-            raise AdapterError(f"{where}: {text!r} comes back as {made.decode(plain)!r}")
+        if decoded != expected:
+            raise AdapterError(f"{where}: {text!r} comes back as {decoded!r}")
 
 
-def _config(base_folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
-    """(special tokens by name, tokenizer_config.json) for a tokenizer beside the one in
+def _make_config(base_folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """(special tokens by name, tokenizer_config.json) of a new tokenizer for the base in
     `base_folder`.
     """
     file = base_folder / "tokenizer_config.json"
@@ -377,8 +381,7 @@ def _config(base_folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
     kept = {
         key: old[key] for key in ("model_max_length", "padding_side", "chat_template") if key in old
     }
-    # Not the base's class: classes named after a model rebuild parts of the tokenizer when they
-    # load it.
+    # Not the base's class: a class named after a model rebuilds parts of the tokenizer on loading.
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **names,
@@ -386,15 +389,3 @@ def _config(base_folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
         **kept,
     }
     return names, config
-
-
-def _json(value: object) -> bytes:
-    return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode("utf-8")
-
-
-def symbols_per_token(tokenizer: Tokenizer, texts: Iterable[str], limit: int = 500) -> float:
-    """Characters per token over the first `limit` texts, special tokens not counted."""
-    chosen = list(islice(texts, limit))
-    return sum(map(len, chosen)) / sum(
-        len(e.ids) for e in tokenizer.encode_batch(chosen, add_special_tokens=False)
-    )

@@ -115,13 +115,13 @@ def make(
     )
 
 
-def opened(made: Made, base: Path | None = None) -> lora.Donor:
+def opened(made: Made, base: Path | None = None) -> lora.LoraDonor:
     """The donor, once more than opened: its folder keeps its files, their bytes and their times."""
     before = _state(made.folder)
     try:
         donor = lora.open_donor(made.folder, Checkpoint.open(base or made.base))
         for name in donor.deltas:
-            donor.deltas[name].merged(donor.checkpoint.read(name))
+            donor.deltas[name].merge_into(donor.checkpoint.read(name))
         return donor
     finally:
         assert _state(made.folder) == before

@@ -9,7 +9,7 @@ from scipy import sparse
 
 from lep_bench.errors import AdapterError
 from lep_bench.surgery import leastsquares
-from lep_bench.surgery.leastsquares import Mixed
+from lep_bench.surgery.leastsquares import MixedBlocks
 
 
 def blocks(matrix, size=37):
@@ -100,15 +100,15 @@ def test_means_of_few_old_rows_give_the_sums_of_all_new_rows(old, monkeypatch):
     ids = np.flatnonzero(np.diff(T.indptr))
     e, f = (torch.from_numpy(random(old, 24, seed=seed)) for seed in (1, 2))
     x, y = (
-        Mixed(ids, sparse.csr_matrix(T), lambda rows, m=m: m[torch.from_numpy(rows)], 256)
+        MixedBlocks(ids, sparse.csr_matrix(T), lambda rows, m=m: m[torch.from_numpy(rows)], 256)
         for m in (e, f)
     )
-    few, monkeypatched = leastsquares.products(x, y), []
-    monkeypatch.setattr(leastsquares, "_of_mixed", lambda *_: monkeypatched.append(1))
+    few, monkeypatched = leastsquares.sum_products(x, y), []
+    monkeypatch.setattr(leastsquares, "_sum_from_old_rows", lambda *_: monkeypatched.append(1))
     # the short way was taken where there are fewer old rows
-    assert bool(leastsquares.products(x, y) is None) == (old < 3000)
+    assert bool(leastsquares.sum_products(x, y) is None) == (old < 3000)
     assert len(monkeypatched) == (old < 3000)
-    every = leastsquares.products(list(x), list(y))
+    every = leastsquares.sum_products(list(x), list(y))
     for part in ("all", "held", "train"):
         one, two = getattr(few, part), getattr(every, part)
         for name in ("xx", "xy", "y"):
@@ -122,7 +122,9 @@ def test_means_that_are_mixed_otherwise_are_taken_row_by_row():
     T = sparse.random(300, 40, 0.1, random_state=0, format="csr")
     ids = np.flatnonzero(np.diff(T.indptr))
     e = torch.from_numpy(random(40, 8))
-    x, y = (Mixed(ids, T * scale, lambda rows: e[torch.from_numpy(rows)]) for scale in (1.0, 2.0))
+    x, y = (
+        MixedBlocks(ids, T * scale, lambda rows: e[torch.from_numpy(rows)]) for scale in (1.0, 2.0)
+    )
     d, report = leastsquares.fit(x, y)
     torch.testing.assert_close(d, 2 * torch.eye(8, dtype=torch.float64))
     assert report.rows == len(ids) and report.residual < 1e-6

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 from lep_bench import plugin
 from lep_bench.errors import CheckpointError
 from lep_bench.surgery import check, propagate
-from lep_bench.surgery.weights import deltas, lora, patch, shards
+from lep_bench.surgery.weights import lora, patch, shards
 from lep_bench.surgery.weights.checkpoint import Checkpoint, digest_tensor
 
 
@@ -90,7 +90,7 @@ def test_the_body_is_what_peft_merges(
     assert donor.deltas
     for name in base.body_names():
         weight = base.read(name).to(dtype)
-        ours = donor.deltas[name].merged(weight) if name in donor.deltas else weight
+        ours = donor.deltas[name].merge_into(weight) if name in donor.deltas else weight
         theirs = made.merged[name]
         assert ours.dtype == dtype and ours.shape == theirs.shape
         assert (name in donor.deltas) == (not torch.equal(weight, theirs)), name
@@ -98,7 +98,7 @@ def test_the_body_is_what_peft_merges(
             torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
         else:
             exact = (
-                donor.deltas[name].merged(weight.double())
+                donor.deltas[name].merge_into(weight.double())
                 if name in donor.deltas
                 else weight.double()
             )
@@ -225,7 +225,7 @@ def test_whatever_reads_a_place_reads_the_changed_rows() -> None:
     assert (
         reading - {"rows"}
         == {"gather", "chunks", "read"}
-        == {name for name in vars(deltas.EditedPlace) if name in reading}
+        == {name for name in vars(lora.EditedPlace) if name in reading}
     )
     assert "self.gather(" in inspect.getsource(shards.TensorPlace.rows)
 
@@ -328,7 +328,7 @@ def test_split_propagated_and_merged(
     assert len(changes) == 6 and set(tensors) == set(own) == set(without)
     for name, tensor in tensors.items():
         if name in changes:
-            assert torch.equal(tensor, changes[name].merged(own[name])) and not torch.equal(
+            assert torch.equal(tensor, changes[name].merge_into(own[name])) and not torch.equal(
                 tensor, own[name]
             )
         elif name in (EMBEDDING, HEAD):

@@ -17,7 +17,7 @@ from pico_models import HEAD, edit
 from safetensors.torch import load_file, save_file
 
 from lep_bench.errors import CheckpointError
-from lep_bench.surgery.weights import deltas, lora
+from lep_bench.surgery.weights import lora
 from lep_bench.surgery.weights.checkpoint import Checkpoint
 from lep_bench.testing.pico import family
 
@@ -168,7 +168,7 @@ def test_another_base_is_refused_or_noted(
     moved = tmp_path / "models--org--Foundation" / "snapshots" / "0123abc"
     shutil.copytree(made.base, moved)
     assert opened(made, moved).notes == (
-        f"LoRA donor: its adapter_config.json names {made.base} as its base, {moved} was given",
+        f"LoRA donor: its adapter_config.json names {made.base} as its base, not {moved}",
     )
     edit(made.folder / lora.CONFIG, base_model_name_or_path="org/Foundation")
     assert opened(made, moved).notes == ()
@@ -185,15 +185,15 @@ def test_what_is_damaged_or_missing(made_by: Callable[..., Made]) -> None:
         save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, weights)
 
     rewritten(**{key: torch.empty(0)})  # a partition of DeepSpeed ZeRO-3
-    refused(made, "q_proj", "(0,)", "not saved whole")
+    refused(made, "q_proj", "(0,)", "not saved completely")
     rewritten(**{key: None})
-    refused(made, "q_proj", "A None", "not saved whole")
+    refused(made, "q_proj", "A None", "not saved completely")
     rewritten(**{key.replace("lora_A.weight", "lora_diag"): torch.ones(4)})
     refused(made, "lora_diag", "no part of plain LoRA")
     rewritten(**{"base_model.model.model.norm.weight": torch.ones(17)})
     refused(made, "model.norm.weight", "(17,)", "(16,)")
     rewritten(**{key: torch.full((4, 16), torch.nan)})
-    streams = deltas.merge_deltas(Checkpoint.open(made.base), opened(made).deltas)
+    streams = lora.merge_deltas(Checkpoint.open(made.base), opened(made).deltas)
     with pytest.raises(CheckpointError, match="q_proj.weight with the donor's LoRA has NaN"):
         [list(stream.blocks()) for stream in streams.values()]
     rewritten()

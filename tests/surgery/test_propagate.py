@@ -418,7 +418,7 @@ def wrong_type(problem, params: Params):
         (raises, r"'bad' \(embedding\) raised ZeroDivisionError: one over zero"),
         (gives_nan, r"'bad' \(head\) gave \d+ rows of \d+ with NaN"),
         (gives_nothing, r"'bad' \(embedding\) gave NoneType: it must return a function"),
-        (wrong_shape, r"'bad' \(embedding\) gave rows of shape \(306, 15\) for 306 donor rows"),
+        (wrong_shape, r"'bad' \(embedding\) returned rows of shape \(306, 15\) for 306 donor rows"),
         (wrong_type, r"'bad' \(embedding\) gave torch.float32: a float64 tensor is expected"),
     ],
 )

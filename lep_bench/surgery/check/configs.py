@@ -1,4 +1,4 @@
-"""What `check` looks at in the configs: ends and other ids, fields against the body's, the chat
+"""Checks of the configs: end-of-sequence and other ids, fields that must equal the body's, the chat
 template.
 """
 
@@ -23,41 +23,43 @@ from lep_bench.surgery.weights.checkpoint import HEADS, Checkpoint
 from lep_bench.surgery.weights.patch import CONFIG, GENERATION_CONFIG
 
 MARKER = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?[a-z_]{1,24}>")
-# fields that differ between a model and its body rightly
-OF_EACH = ("vocab_size", "transformers_version", "_name_or_path")
+# Fields that may differ between a model and its body.
+MAY_DIFFER = ("vocab_size", "transformers_version", "_name_or_path")
 
 
 def check_configs(model: InspectedModel) -> Iterator[Finding]:
-    """Nothing for a tokenizer alone, apart from its chat template."""
+    """Yield the findings about the configs. For a tokenizer without weights these are only about
+    its chat template.
+    """
     if model.checkpoint is not None:
-        yield from _readable(model, model.checkpoint)
-        yield from _ids(model, model.checkpoint)
-        yield from _ends(model)
+        yield from _check_loading(model, model.checkpoint)
+        yield from _check_ids(model, model.checkpoint)
+        yield from _check_ends(model)
         if model.lep is not None and model.body is not None:
-            yield from _fields(model, model.body)
-    yield from _chat(model)
+            yield from _check_fields(model, model.body)
+    yield from _check_chat(model)
 
 
-def _readable(model: InspectedModel, checkpoint: Checkpoint) -> Iterator[Finding]:
+def _check_loading(model: InspectedModel, checkpoint: Checkpoint) -> Iterator[Finding]:
     from transformers import CONFIG_MAPPING, AutoConfig
 
     if model.config.get("model_type") not in CONFIG_MAPPING or "auto_map" in model.config:
-        return  # an architecture with code of its own, which is not run here
+        return  # remote code, which must not run here
     try:
         config = AutoConfig.from_pretrained(
             model.folder, local_files_only=True, trust_remote_code=False
         )
-    except Exception as error:  # somebody else's package: it checks the type of every field
-        how = "mend that field; ids are patched by field, never by value (true is also 1)"
+    except Exception as error:  # somebody else's package: it may raise anything
         yield Finding(
             "error",
             f"transformers refuses it: {first_line(error)}",
             str(model.folder / CONFIG),
-            how,
+            "correct that field; patch ids by field, never by value (true also equals 1)",
         )
         return
     head = any(name in checkpoint.places for name in HEADS)
-    tied = getattr(config, "tie_word_embeddings", None)  # the default differs between model classes
+    # The default differs between model classes.
+    tied = getattr(config, "tie_word_embeddings", None)
     if "tie_word_embeddings" not in model.config and tied is head:
         what = (
             f"config.json does not say tie_word_embeddings: transformers takes {tied}, and there "
@@ -71,13 +73,13 @@ def _readable(model: InspectedModel, checkpoint: Checkpoint) -> Iterator[Finding
         )
 
 
-def _ids(model: InspectedModel, checkpoint: Checkpoint) -> Iterator[Finding]:
+def _check_ids(model: InspectedModel, checkpoint: Checkpoint) -> Iterator[Finding]:
     size, rows = model.tokens.size, checkpoint.rows
     for name, part in ((CONFIG, model.config), (GENERATION_CONFIG, model.generation)):
         for field in (field for field in part if field.endswith("_token_id")):
             wrong = [n for n in list_ids(part[field]) if not 0 <= n < size]
             if wrong:
-                # An end beyond the rows is never generated; any other id is looked up in the
+                # An EOS id beyond the rows is never generated. Any other id may be looked up in the
                 # embedding.
                 level: Level = (
                     "error" if max(wrong) >= rows and field != "eos_token_id" else model.strict
@@ -95,32 +97,33 @@ def _ids(model: InspectedModel, checkpoint: Checkpoint) -> Iterator[Finding]:
                 )
 
 
-def _ends(model: InspectedModel) -> Iterator[Finding]:
+def _check_ends(model: InspectedModel) -> Iterator[Finding]:
     where = str(model.folder)
     if not model.ends:
         what = "no end-of-sequence token in config.json or generation_config.json"
         yield Finding("warning", what, where, "generation will only stop at its length limit")
         return
-    named = model.known.get(content_of(model.tokenizer_config.get("pad_token")) or "")
+    pad_token = model.id_of.get(content_of(model.tokenizer_config.get("pad_token")) or "")
     pads = {
         n for part in (model.config, model.generation) for n in list_ids(part.get("pad_token_id"))
-    } | ({named} if named is not None else set())
+    } | ({pad_token} if pad_token is not None else set())
     if pads and model.ends <= pads:
         what = f"the padding token {min(model.ends)} is the only end-of-sequence token"
         yield Finding(
             "warning",
             what,
             where,
-            "training on padded batches would unlearn to stop: give padding a token of its own",
+            "training on padded batches would teach the model not to stop: use another "
+            "padding token",
         )
     marker = end_of_turn(model)
-    if marker is not None and model.known[marker] not in model.ends:
+    if marker is not None and model.id_of[marker] not in model.ends:
         body = model.body
         inherited = (
-            body is not None and end_of_turn(body) == marker and body.known[marker] not in body.ends
+            body is not None and end_of_turn(body) == marker and body.id_of[marker] not in body.ends
         )
         what = (
-            f"the chat template ends an answer with {marker!r} ({model.known[marker]}), which is "
+            f"the chat template ends an answer with {marker!r} ({model.id_of[marker]}), which is "
             f"not among the ends {sorted(model.ends)}"
         )
         how = (
@@ -131,79 +134,80 @@ def _ends(model: InspectedModel) -> Iterator[Finding]:
 
 
 def end_of_turn(model: InspectedModel) -> str | None:
-    """The special token that the chat template writes behind an answer; None where there is
-    none.
-    """
+    """The special token that the chat template writes after an answer, or None."""
     if not isinstance(model.chat, Chat) or ANSWER not in model.chat.text:
         return None
-    behind = model.chat.text.split(ANSWER, 1)[1].lstrip()
+    following = model.chat.text.split(ANSWER, 1)[1].lstrip()
     return max(
-        (content for content in model.tokens.specials if behind.startswith(content)),
+        (content for content in model.tokens.specials if following.startswith(content)),
         key=len,
         default=None,
     )
 
 
-def _fields(model: InspectedModel, body: InspectedModel) -> Iterator[Finding]:
-    """Ids mean the same tokens as in the body, and everything else is the body's."""
-    for name, own, theirs in (
+def _check_fields(model: InspectedModel, body: InspectedModel) -> Iterator[Finding]:
+    """Ids must mean the same tokens as in the body, and all other fields must equal the body's."""
+    for name, fields, body_fields in (
         (CONFIG, model.config, body.config),
         (GENERATION_CONFIG, model.generation, body.generation),
     ):
         where = str(model.folder / name)
-        if theirs and not own:
+        if body_fields and not fields:
             yield Finding(
                 "error",
                 f"it is missing, the body {body.folder} has one",
                 where,
-                "take over the body's, ids patched by content",
+                "copy the body's and patch its ids by content",
             )
             continue
-        for field, value in theirs.items():
+        for field, value in body_fields.items():
             if field.endswith("_token_id"):
-                wanted = {
-                    meaning for n in list_ids(value) if _has(model, meaning := body.meaning(n))
-                }
-                found = {model.meaning(n) for n in list_ids(own.get(field))}
-                if found != wanted:
-                    what = f"{field} means {_words(found)}, in the body {_words(wanted)}"
+                body_meanings = {body.meaning(n) for n in list_ids(value)}
+                expected = {meaning for meaning in body_meanings if _has_token(model, meaning)}
+                meanings = {model.meaning(n) for n in list_ids(fields.get(field))}
+                if meanings != expected:
+                    what = (
+                        f"{field} means {_list_meanings(meanings)}, in the body "
+                        f"{_list_meanings(expected)}"
+                    )
                     yield Finding(
                         "error",
                         what,
                         where,
-                        "patch ids by field and by the token's content; ends are a set",
+                        "patch ids by field and by the token's content; end-of-sequence ids "
+                        "are a set",
                     )
-            elif field not in OF_EACH and own.get(field) != value:
-                by_value = (
-                    isinstance(own.get(field), bool) != isinstance(value, bool) and field in own
+            elif field not in MAY_DIFFER and fields.get(field) != value:
+                by_value = field in fields and (
+                    isinstance(fields.get(field), bool) != isinstance(value, bool)
                 )
                 how = (
                     "patch ids by field, never by value"
                     if by_value
-                    else "take over the body's value unless this was meant"
+                    else "copy the body's value unless the change is intended"
                 )
                 yield Finding(
                     "error" if by_value else "warning",
-                    f"{field} is {own.get(field)!r}, the body's {value!r}",
+                    f"{field} is {fields.get(field)!r}, the body's {value!r}",
                     where,
                     how,
                 )
 
 
-def _has(model: InspectedModel, meaning: str | bytes | None) -> bool:
+def _has_token(model: InspectedModel, meaning: str | bytes | None) -> bool:
     return (
-        meaning in model.known
+        meaning in model.id_of
         if isinstance(meaning, str)
         else meaning is not None and model.tokens.find(meaning) is not None
     )
 
 
-def _words(found: set[Any]) -> str:
+def _list_meanings(meanings: set[Any]) -> str:
     return (
         list_some(
             (
                 m.decode("utf-8", errors="replace") if isinstance(m, bytes) else m or "no token"
-                for m in found
+                for m in meanings
             ),
             8,
         )
@@ -211,21 +215,21 @@ def _words(found: set[Any]) -> str:
     )
 
 
-def _chat(model: InspectedModel) -> Iterator[Finding]:
+def _check_chat(model: InspectedModel) -> Iterator[Finding]:
     if isinstance(model.loaded, str):
-        return  # an error by itself
+        return  # reported by check_tokenizer
     where, body = str(model.folder), model.body if model.lep is not None else None
     if isinstance(model.chat, str):
         yield Finding(
             model.strict,
             f"the chat template fails: {model.chat}",
             where,
-            "take the instruct model's template",
+            "copy the instruct model's template",
         )
         return
-    theirs = body.chat if body is not None and isinstance(body.chat, Chat) else None
+    body_chat = body.chat if body is not None and isinstance(body.chat, Chat) else None
     if model.chat is None:
-        if body is not None and theirs:
+        if body is not None and body_chat:
             yield Finding(
                 "error",
                 f"no chat template, its body {body.folder} has one",
@@ -233,31 +237,33 @@ def _chat(model: InspectedModel) -> Iterator[Finding]:
                 "copy the body's chat_template.jinja",
             )
         return
-    cut = {m for m in MARKER.findall(model.chat.text) if m not in model.known}
-    ours = {m for m in cut if body is None or m in body.known}
-    if cut:
-        level: Level = model.strict if ours else "warning"
+    # Markers that the vocabulary lacks, and those among them that the body has.
+    missing = {m for m in MARKER.findall(model.chat.text) if m not in model.id_of}
+    lost = {m for m in missing if body is None or m in body.id_of}
+    if missing:
+        level: Level = model.strict if lost else "warning"
         what = (
-            f"the chat template writes {list_some(ours or cut)}, which no token stands for: it "
+            f"the chat template writes {list_some(lost or missing)}, which no token stands for: it "
             "is cut into pieces"
         )
         yield Finding(
             level,
             what,
             where,
-            "add the markers as special tokens with trained rows, or take this tokenizer's "
-            "own template",
+            "add the markers as special tokens with trained rows, or use the template of this "
+            "tokenizer",
         )
-    if body is not None and theirs:
-        own_marks, their_marks = model.specials_in(model.chat.ids), body.specials_in(theirs.ids)
-        if own_marks != their_marks:
+    if body is not None and body_chat:
+        specials = model.specials_in(model.chat.ids)
+        body_specials = body.specials_in(body_chat.ids)
+        if specials != body_specials:
             what = (
-                f"a chat is written with the special tokens {' '.join(own_marks)}, in the body "
-                f"with {' '.join(their_marks)}"
+                f"a chat is written with the special tokens {' '.join(specials)}, in the body "
+                f"with {' '.join(body_specials)}"
             )
+            yield Finding("error", what, where, "copy the body's chat template and added tokens")
+        elif model.chat.text != body_chat.text:
+            what = f"the chat template gives other text than that of the body {body.folder}"
             yield Finding(
-                "error", what, where, "take over the body's chat template and added tokens"
+                "warning", what, where, "copy the body's template unless the change is intended"
             )
-        elif model.chat.text != theirs.text:
-            what = f"the chat template writes another text than that of its body {body.folder}"
-            yield Finding("warning", what, where, "take over the body's unless this was meant")

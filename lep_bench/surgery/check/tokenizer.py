@@ -1,5 +1,5 @@
-"""What `check` looks at in the tokenizer: ids, spelling, merges, reachability, special tokens, and
-what transformers makes of it.
+"""Checks of the tokenizer: ids, spelling, merges, reachability, special tokens, and whether
+transformers loads the same tokenizer.
 """
 
 from __future__ import annotations
@@ -17,59 +17,62 @@ from lep_bench.surgery.tokenizers.assemble import NAMED, TOKENIZER_CONFIG, conte
 from lep_bench.surgery.tokenizers.loading import PROBES
 from lep_bench.surgery.tokenizers.tokens import BYTE_OF, Tokens, list_components
 
-# one class: transformers 5 writes its new name
+# Two names of one class: transformers 5 writes the new one.
 CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 CONTEXTS = ("{}", "a{}", "{}a", "1{}", " {}", "{} a", "\n{}")
 
 
 def check_tokenizer(model: InspectedModel) -> Iterator[Finding]:
-    """What tokenizer.json says first; what libraries make of it only when they can read it."""
-    yield from _ids(model)
-    yield from _merges(model)
-    yield from _specials(model)
-    yield from _files(model)
+    """Yield the findings about the tokenizer: first about tokenizer.json itself, then about the
+    libraries that read it.
+    """
+    yield from _check_ids(model)
+    yield from _check_merges(model)
+    yield from _check_specials(model)
+    yield from _check_files(model)
     where = str(model.folder / "tokenizer.json")
     if isinstance(model.raw, str):
         yield Finding(
             "error",
             f"the tokenizers library refuses it: {model.raw}",
             where,
-            "take the tokenizer as it was published",
+            "copy the tokenizer as it was published",
         )
         return
-    level, cut = model.flaw(
+    level, unreachable = model.rate_flaws(
         lambda tokens: {
             (tokens.bytes_of(n) or b"").decode("utf-8", "backslashreplace")
             for n in find_unreachable(tokens)
         }
     )
-    if cut:
+    if unreachable:
         what = (
-            f"{len(cut)} ordinary tokens occur in no text's encoding with ignore_merges off, "
-            f"such as {list_some(cut)}"
+            f"{len(unreachable)} ordinary tokens occur in no text's encoding with "
+            "ignore_merges off, "
+            f"such as {list_some(unreachable)}"
         )
         yield Finding(
             level,
             what,
             where,
-            "programs that follow the merges alone never use them: train merges that end in them",
+            "programs that only follow the merges never use them: train merges that make them",
         )
-    yield from _as_loaded(model)
+    yield from _check_loading(model, model.raw)
 
 
 def find_unreachable(tokens: Tokens) -> list[int]:
     """Ordinary ids that occur in no text's encoding with `ignore_merges` off.
 
-    A token can come out of a text only if its own spelling comes out as that one token (inside a
-    text the same merges or scores decide), and if normaliser and pre-tokenizer leave it whole,
-    alone or beside other characters. Of halves of characters only the first is asked: which
-    characters they end up in is open. Byte tokens are not asked: they stand in for what has no
-    token.
+    A text can encode to a token only under two conditions. The token's spelling must encode to that
+    one token, because the same merges or scores decide inside a text. And normaliser and
+    pre-tokenizer must not split it, alone or beside other characters. For parts of characters only
+    the first condition is tested, because the characters around them are unknown. Byte tokens are
+    not tested: they spell what has no token.
     """
     encoder = tokens.encoder()
     if tokens.spec["model"]["type"] == "BPE":
         encoder.model.ignore_merges = False
-    normalizer = _without_prefix(tokens.spec.get("normalizer"))
+    normalizer = _remove_prefix(tokens.spec.get("normalizer"))
     if normalizer:
         empty = {
             "model": {"type": "BPE", "vocab": {}, "merges": []},
@@ -82,38 +85,40 @@ def find_unreachable(tokens: Tokens) -> list[int]:
         for number in range(tokens.size)
         if (value := tokens.bytes_of(number)) is not None
     }
-    asked = [
+    tested = [
         n
         for n, value in values.items()
         if not tokens.is_byte_token(n) and not (tokens.byte_level and len(value) == 1)
     ]
     texts = {
         n: text
-        for n in asked
+        for n in tested
         if "\ufffd" not in (text := values[n].decode("utf-8", errors="replace"))
     }
-    left = list(texts)
+    unreached = list(texts)
     for context in CONTEXTS:
-        if left:
-            found = _encoded(encoder, (context.format(texts[n]) for n in left))
-            left = [n for n, ids in zip(left, found, strict=True) if n not in ids]
-    broken = [n for n in asked if n not in texts]
-    if broken:
+        if unreached:
+            encodings = _encode_all(encoder, (context.format(texts[n]) for n in unreached))
+            unreached = [n for n, ids in zip(unreached, encodings, strict=True) if n not in ids]
+    partial = [n for n in tested if n not in texts]
+    if partial:
         inner = tokens.encoder(pieces=True)
         if tokens.spec["model"]["type"] == "BPE":
             inner.model.ignore_merges = False
-        left += [
+        unreached += [
             n
             for n, ids in zip(
-                broken, _encoded(inner, (tokens.pieces[n] or "" for n in broken)), strict=True
+                partial,
+                _encode_all(inner, (tokens.pieces[n] or "" for n in partial)),
+                strict=True,
             )
             if ids != [n]
         ]
-    return sorted(left)
+    return sorted(unreached)
 
 
-def _encoded(encoder: tokenizers.Tokenizer, texts: Iterable[str]) -> Iterator[list[int]]:
-    """Ids of each text. The encodings of 170,000 at once take 2 GB."""
+def _encode_all(encoder: tokenizers.Tokenizer, texts: Iterable[str]) -> Iterator[list[int]]:
+    """Ids of each text, encoded in parts: the encodings of 170,000 texts take 2 GB."""
     texts = iter(texts)
     while part := list(islice(texts, 8192)):
         yield from (
@@ -121,27 +126,27 @@ def _encoded(encoder: tokenizers.Tokenizer, texts: Iterable[str]) -> Iterator[li
         )
 
 
-def _ids(model: InspectedModel) -> Iterator[Finding]:
+def _check_ids(model: InspectedModel) -> Iterator[Finding]:
     where = str(model.folder / "tokenizer.json")
-    level, holes = model.flaw(lambda t: {str(number) for number in t.holes})
+    level, holes = model.rate_flaws(lambda t: {str(number) for number in t.holes})
     if holes:
         what = (
             f"{len(holes)} ids below the highest have no token, the first is {min(map(int, holes))}"
         )
         yield Finding(level, what, where, "number the tokens without gaps")
-    level, strange = model.flaw(_misspelt)
-    if strange:
+    level, misspelt = model.rate_flaws(_find_misspelt)
+    if misspelt:
         what = (
-            f"{len(strange)} ordinary tokens are not spelled in byte-level characters: "
-            f"{list_some(strange)}"
+            f"{len(misspelt)} ordinary tokens are not spelled in byte-level characters: "
+            f"{list_some(misspelt)}"
         )
         yield Finding(
             level,
             what,
             where,
-            "no text gives them: spell their bytes as the byte-level pre-tokenizer does",
+            "no text encodes to them: spell their bytes as the byte-level pre-tokenizer does",
         )
-    level, missing = model.flaw(_missing_bytes)
+    level, missing = model.rate_flaws(_find_missing_bytes)
     if missing:
         what = f"{len(missing)} of 256 bytes have no token: {list_some(missing)}"
         yield Finding(
@@ -149,7 +154,7 @@ def _ids(model: InspectedModel) -> Iterator[Finding]:
         )
 
 
-def _misspelt(tokens: Tokens) -> set[str]:
+def _find_misspelt(tokens: Tokens) -> set[str]:
     if not tokens.byte_level:
         return set()
     opaque = set(tokens.specials.values())
@@ -160,7 +165,7 @@ def _misspelt(tokens: Tokens) -> set[str]:
     }
 
 
-def _missing_bytes(tokens: Tokens) -> set[str]:
+def _find_missing_bytes(tokens: Tokens) -> set[str]:
     if tokens.byte_level:
         return {f"0x{byte:02X}" for byte in range(256) if tokens.find(bytes([byte])) is None}
     return (
@@ -170,16 +175,16 @@ def _missing_bytes(tokens: Tokens) -> set[str]:
     )
 
 
-def _merges(model: InspectedModel) -> Iterator[Finding]:
-    where, part = str(model.folder / "tokenizer.json"), model.tokens.spec["model"]
-    if part["type"] != "BPE":
+def _check_merges(model: InspectedModel) -> Iterator[Finding]:
+    where, bpe = str(model.folder / "tokenizer.json"), model.tokens.spec["model"]
+    if bpe["type"] != "BPE":
         return
-    vocab, prefix = part["vocab"], part.get("continuing_subword_prefix") or ""
+    vocab, prefix = bpe["vocab"], bpe.get("continuing_subword_prefix") or ""
     pairs = [
         tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge)
-        for merge in part.get("merges") or ()
+        for merge in bpe.get("merges") or ()
     ]
-    loose = [
+    unknown = [
         pair
         for pair in pairs
         if not (
@@ -188,16 +193,16 @@ def _merges(model: InspectedModel) -> Iterator[Finding]:
             and pair[0] + pair[1].removeprefix(prefix) in vocab
         )
     ]
-    if loose:
+    if unknown:
         what = (
-            f"{len(loose)} merges use or make tokens that the vocabulary lacks, the first is "
-            f"{' + '.join(loose[0])}"
+            f"{len(unknown)} merges use or make tokens that the vocabulary lacks, the first is "
+            f"{' + '.join(unknown[0])}"
         )
         yield Finding(
             "error",
             what,
             where,
-            "the tokenizer cannot be loaded: take merges and vocabulary of one tokenizer",
+            "the tokenizer cannot be loaded: use merges and vocabulary of one tokenizer",
         )
     twice = [pair for pair, count in Counter(pairs).items() if count > 1]
     if twice:
@@ -206,12 +211,12 @@ def _merges(model: InspectedModel) -> Iterator[Finding]:
             model.strict,
             what,
             where,
-            "libraries disagree whether the first or the last rank counts: keep the first",
+            "libraries disagree on which rank counts: keep the first",
         )
 
 
-def _specials(model: InspectedModel) -> Iterator[Finding]:
-    known, where = model.known, str(model.folder / "tokenizer.json")
+def _check_specials(model: InspectedModel) -> Iterator[Finding]:
+    id_of, where = model.id_of, str(model.folder / "tokenizer.json")
     added = model.tokens.spec.get("added_tokens") or []
     for field in ("id", "content"):
         shared = [
@@ -246,26 +251,26 @@ def _specials(model: InspectedModel) -> Iterator[Finding]:
         ]
         pairs += [tuple(part[key]) for key in ("sep", "cls") if isinstance(part.get(key), list)]
         for content, number in pairs:
-            if known.get(content) != number:
+            if id_of.get(content) != number:
                 what = (
                     f"the post-processor gives {content!r} the id {number}, the vocabulary "
-                    f"{known.get(content)}"
+                    f"{id_of.get(content)}"
                 )
                 yield Finding(
                     "error", what, where, "patch the ids of the post-processor by content"
                 )
     for field in NAMED:
         content = content_of(model.tokenizer_config.get(field))
-        if content is not None and content not in known:
+        if content is not None and content not in id_of:
             how = "loading would append it beyond the rows: add the token or remove the field"
             yield Finding(
                 "error", f"{field} {content!r} of {TOKENIZER_CONFIG} is no token of it", where, how
             )
 
 
-def _files(model: InspectedModel) -> Iterator[Finding]:
+def _check_files(model: InspectedModel) -> Iterator[Finding]:
     name = str(model.tokenizer_config.get("tokenizer_class", ""))
-    if model.made and name not in CLASSES:
+    if model.is_ours and name not in CLASSES:
         how = "write PreTrainedTokenizerFast: other classes rebuild the tokenizer"
         yield Finding(
             "error",
@@ -284,7 +289,7 @@ def _files(model: InspectedModel) -> Iterator[Finding]:
             str(model.folder / TOKENIZER_CONFIG),
             "set tokenizer_class to PreTrainedTokenizerFast",
         )
-    if model.made and (model.folder / "tokenizer.model").is_file():
+    if model.is_ours and (model.folder / "tokenizer.model").is_file():
         what = "a tokenizer.model stands beside the new tokenizer.json"
         yield Finding(
             "error",
@@ -294,9 +299,9 @@ def _files(model: InspectedModel) -> Iterator[Finding]:
         )
 
 
-def _as_loaded(model: InspectedModel) -> Iterator[Finding]:
-    """What transformers makes of the folder: a class named after a model rebuilds the tokenizer,
-    without an error.
+def _check_loading(model: InspectedModel, raw: tokenizers.Tokenizer) -> Iterator[Finding]:
+    """transformers must load the tokenizer that tokenizer.json holds (`raw`). A class named after a
+    model rebuilds it without an error.
     """
     loaded, where = model.loaded, str(model.folder / TOKENIZER_CONFIG)
     if isinstance(loaded, str):
@@ -304,23 +309,23 @@ def _as_loaded(model: InspectedModel) -> Iterator[Finding]:
             model.strict,
             f"transformers cannot load the tokenizer: {loaded}",
             where,
-            "mend what it names",
+            "correct what the message names",
         )
         return
     kind, fields = (
         type(loaded).__name__,
         {content_of(model.tokenizer_config.get(field)) for field in NAMED},
     )
-    unlike = {
+    differing = {
         content: number
         for content, number in loaded.get_vocab().items()
-        if model.known.get(content) != number and content not in fields
+        if model.id_of.get(content) != number and content not in fields
     }
-    if unlike:
-        first = min(unlike, key=unlike.__getitem__)
+    if differing:
+        first = min(differing, key=differing.__getitem__)
         what = (
-            f"transformers ({kind}) has {len(unlike)} tokens that tokenizer.json lacks or "
-            f"numbers otherwise: {first!r} ({unlike[first]}), ..."
+            f"transformers ({kind}) has {len(differing)} tokens that tokenizer.json lacks or "
+            f"numbers differently: {first!r} ({differing[first]}), ..."
         )
         yield Finding(
             "error",
@@ -329,17 +334,17 @@ def _as_loaded(model: InspectedModel) -> Iterator[Finding]:
             "patch added_tokens_decoder and the lists of special tokens by content",
         )
     plain = [
-        (_encode(loaded, text, False), model.raw.encode(text, add_special_tokens=False).ids)
+        (_encode(loaded, text, False), raw.encode(text, add_special_tokens=False).ids)
         for text in PROBES
     ]
-    wrong = [text for text, (theirs, own) in zip(PROBES, plain, strict=True) if theirs != own]
+    wrong = [text for text, (ids, raw_ids) in zip(PROBES, plain, strict=True) if ids != raw_ids]
     if wrong:
         counts = [sum(len(pair[side]) for pair in plain) for side in (0, 1)]
         what = (
             f"transformers ({kind}) gives other ids than tokenizer.json: {counts[0]} tokens "
             f"instead of {counts[1]}, first for {wrong[0][:40]!r}"
         )
-        # prose; the others are known to differ between classes in single signs
+        # The first two probes are prose. On the others some classes differ in single characters.
         everywhere = not set(wrong).isdisjoint(PROBES[:2])
         yield Finding(
             "error" if everywhere else model.strict,
@@ -347,45 +352,51 @@ def _as_loaded(model: InspectedModel) -> Iterator[Finding]:
             where,
             "set tokenizer_class to PreTrainedTokenizerFast",
         )
-    begin = model.specials_in(_encode(loaded, "", True))
-    own = model.specials_in(model.raw.encode("").ids)
-    if begin != own and not wrong:
+    frame = model.specials_in(_encode(loaded, "", True))
+    raw_frame = model.specials_in(raw.encode("").ids)
+    if frame != raw_frame and not wrong:
         what = (
-            f"transformers ({kind}) sets {_listed(begin)} around a text, tokenizer.json "
-            f"{_listed(own)}"
+            f"transformers ({kind}) sets {_join(frame)} around a text, tokenizer.json "
+            f"{_join(raw_frame)}"
         )
         yield Finding(
             model.strict,
             what,
             where,
-            "engines that read tokenizer.json alone differ: make the post-processor say the same",
+            "engines that read tokenizer.json alone differ: make the post-processor set the "
+            "same tokens",
         )
-    yield from _beginnings(model, begin)
+    yield from _check_frame(model, frame)
 
 
-def _beginnings(model: InspectedModel, around: list[str]) -> Iterator[Finding]:
-    """Special tokens around a text. That a rendered chat would get a second BOS if it were encoded
-    like plain text is no flaw: LLaMa-3's own template does so, and chats are encoded without the
-    post-processor's tokens."""
+def _check_frame(model: InspectedModel, frame: list[str]) -> Iterator[Finding]:
+    """Check `frame`, the special tokens around a text.
+
+    A rendered chat that is encoded like plain text may get a second BOS. That is no flaw: it
+    happens with LLaMa-3's template too, and chats are encoded without the post-processor.
+    """
     where = str(model.folder / "tokenizer.json")
     chat = (
         []
         if model.chat is None or isinstance(model.chat, str)
         else model.specials_in(model.chat.ids[:2])
     )
-    for name, begin in (("text", around), ("chat", chat)):
+    for name, begin in (("text", frame), ("chat", chat)):
         if len(begin) > 1 and begin[0] == begin[1]:
-            how = "no model was trained so: let the template or the post-processor add it once"
+            how = (
+                "no model was trained with two: let either the template or the post-processor add "
+                "it"
+            )
             yield Finding("error", f"every {name} begins with {begin[0]!r} twice", where, how)
-    if model.made and model.body and not isinstance(model.body.loaded, str):
-        theirs = model.body.specials_in(_encode(model.body.loaded, "", True))
-        if theirs != around:
+    if model.is_ours and model.body and not isinstance(model.body.loaded, str):
+        body_frame = model.body.specials_in(_encode(model.body.loaded, "", True))
+        if body_frame != frame:
             what = (
-                f"{_listed(around)} is set around a text, {_listed(theirs)} in its body "
+                f"{_join(frame)} is set around a text, {_join(body_frame)} in its body "
                 f"{model.body.folder}"
             )
             yield Finding(
-                "error", what, where, "take over the body's post-processor, ids patched by content"
+                "error", what, where, "copy the body's post-processor and patch its ids by content"
             )
 
 
@@ -393,19 +404,19 @@ def _encode(tokenizer: Any, text: str, special: bool) -> list[int]:
     return list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
 
 
-def _listed(contents: Sequence[str]) -> str:
+def _join(contents: Sequence[str]) -> str:
     return " ".join(contents) or "nothing"
 
 
-def _without_prefix(part: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The normaliser without what it puts before a text."""
+def _remove_prefix(part: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The normaliser without the prefix that it adds to a text."""
     if part is None or part.get("type") == "Prepend":
         return None
     if "normalizers" in part:
         return {
             **part,
             "normalizers": [
-                inner for one in part["normalizers"] if (inner := _without_prefix(one))
+                kept for inner in part["normalizers"] if (kept := _remove_prefix(inner))
             ],
         }
     return part

@@ -1,9 +1,9 @@
-"""The files beside an adapted model's weights: the new tokenizer in the manners of the body it will
-speak through.
+"""The tokenizer and configs of an adapted model: the new tokenizer, set up for the model whose body
+it uses.
 
-Tokens come from the new tokenizer; added tokens, chat template, post-processor, configs and
-generation settings from the body's model. Ids are patched by FIELD and by the token's content,
-never by value: `use_cache: true` is also 1.
+Tokens come from the new tokenizer. Added tokens, chat template, post-processor, configs and
+generation settings come from the body's model. Ids are patched by FIELD and by the token's content,
+never by value: `use_cache: true` also equals 1.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from lep_bench.surgery.weights.patch import CONFIG, GENERATION_CONFIG, encode_js
 
 TEMPLATE = "chat_template.jinja"
 TOKENIZER_CONFIG = "tokenizer_config.json"
-# Fields that say how the tokenizer behaves. Everything else describes a class or files that are not
-# used any more: add_prefix_space, legacy or sp_model_kwargs would make transformers rebuild the
-# pre-tokeniser of a fast tokenizer.
+# Fields that say how the tokenizer behaves. All others describe a class or files that are no longer
+# used. Some would do harm: add_prefix_space, legacy and sp_model_kwargs make transformers rebuild
+# the pre-tokeniser of a fast tokenizer.
 NAMED = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 _BEHAVIOUR = (
     *NAMED,
@@ -41,9 +41,12 @@ _LISTS = ("additional_special_tokens", "extra_special_tokens")
 
 @dataclass(frozen=True)
 class Assembled:
-    """files: name -> bytes. size: real rows, without padding. body_rows: (new id, the body's own
-    id) of every special and added token that the body's tokenizer knows. appended: how many of them
-    the new tokenizer lacked."""
+    """What `assemble_tokenizer` returns.
+
+    files: name -> bytes. size: rows without padding. body_rows: (new id, id in the body's
+    tokenizer) of every special and added token of the body's tokenizer. appended: how many of them
+    the new tokenizer lacked. notes: for lep.json.
+    """
 
     files: dict[str, bytes]
     size: int
@@ -53,10 +56,10 @@ class Assembled:
 
 
 def assemble_tokenizer(new: Tokens, body: Tokens) -> Assembled:
-    """The files for the tokenizer `new` in front of the model whose folder and tokenizer are
-    `body`'s.
+    """The files that put the tokenizer `new` in front of the model in `body.folder`.
 
-    Raises CheckpointError where ids do not come out as planned or a named token has no place.
+    Raises CheckpointError if an added token gets another id than planned, or if the post-processor
+    uses a token that neither tokenizer has.
     """
     spec = copy.deepcopy(new.spec)
     ids, appended = _add_tokens(spec, new, body)
@@ -74,13 +77,13 @@ def assemble_tokenizer(new: Tokens, body: Tokens) -> Assembled:
     if template.is_file():
         files[TEMPLATE] = template.read_bytes()
     notes: list[str] = []
-    move = _mover(new, body, ids, notes)
-    model = _patched_ids(_read(body.folder / CONFIG), move)
+    map_id = _make_id_map(new, body, ids, notes)
+    model = _patch_ids(_read(body.folder / CONFIG), map_id)
     model["vocab_size"] = padded_size(size)
     files[CONFIG] = encode_json(model)
     generation = _read(body.folder / GENERATION_CONFIG)
     if generation:
-        files[GENERATION_CONFIG] = encode_json(_patched_ids(generation, move))
+        files[GENERATION_CONFIG] = encode_json(_patch_ids(generation, map_id))
     rows = tuple((ids[content], number) for content, number in body.specials.items())
     return Assembled(files, size, rows, appended, tuple(dict.fromkeys(notes)))
 
@@ -91,23 +94,23 @@ def content_of(token: Any) -> str | None:
 
 
 def _add_tokens(spec: dict[str, Any], new: Tokens, body: Tokens) -> tuple[dict[str, int], int]:
-    """Give `spec` every special and added token of `body`; returns their new ids and how many were
-    appended.
+    """Add every special and added token of `body` to `spec`. Returns their new ids, and how many
+    were appended.
     """
     entries = {token["content"]: token for token in spec.get("added_tokens") or []}
     flags = {token["content"]: token for token in body.spec.get("added_tokens") or []}
     placed = {piece: number for number, piece in enumerate(new.pieces) if piece is not None}
     ids: dict[str, int] = {}
-    following = new.size
+    next_id = new.size
     for content in body.specials:
         if content not in placed:
-            placed[content] = following
-            following += 1
+            placed[content] = next_id
+            next_id += 1
         ids[content] = placed[content]
-        # the body's flags (special, stripping): the token behaves as its model was trained with it
+        # The body's flags (special, stripping): its model was trained with them.
         if content in flags:
             entries[content] = {**flags[content], "id": ids[content]}
-        elif ids[content] >= new.size:  # an unknown-token that stood in the vocabulary only
+        elif ids[content] >= new.size:  # an unknown token that is in the vocabulary only
             flags_off = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
             entries[content] = {
                 "id": ids[content],
@@ -116,7 +119,7 @@ def _add_tokens(spec: dict[str, Any], new: Tokens, body: Tokens) -> tuple[dict[s
                 "special": True,
             }
     spec["added_tokens"] = sorted(entries.values(), key=lambda token: token["id"])
-    return ids, following - new.size
+    return ids, next_id - new.size
 
 
 def _post_processor(
@@ -126,43 +129,43 @@ def _post_processor(
     if isinstance(config.get("add_bos_token"), bool) or isinstance(
         config.get("add_eos_token"), bool
     ):
-        # transformers builds the template of such a tokenizer from these flags; the class we write
-        # does not have them.
-        stored = _template(config, known)
+        # For such a tokenizer transformers builds the template from these flags. The class that we
+        # write does not have them.
+        stored = _build_template(config, known)
     processor = copy.deepcopy(stored)
     for part in list_components(processor):
         if part.get("type") == "TemplateProcessing":
             for token in part["special_tokens"].values():
                 token["ids"] = [
-                    _need(known, content, "the post-processor") for content in token["tokens"]
+                    _look_up(known, content, "the post-processor") for content in token["tokens"]
                 ]
         for key in ("sep", "cls"):
             if isinstance(part.get(key), list):
-                part[key] = [part[key][0], _need(known, part[key][0], "the post-processor")]
+                part[key] = [part[key][0], _look_up(known, part[key][0], "the post-processor")]
     return processor
 
 
-def _template(config: dict[str, Any], known: dict[str, int]) -> dict[str, Any] | None:
+def _build_template(config: dict[str, Any], known: dict[str, int]) -> dict[str, Any] | None:
     before = [content_of(config.get("bos_token"))] if config.get("add_bos_token") else []
     after = [content_of(config.get("eos_token"))] if config.get("add_eos_token") else []
     tokens = [token for token in before + after if token]
     if not tokens:
         return None
 
-    def one(sequence: str, kind: int) -> list[dict[str, Any]]:
-        special = [
+    def frame(sequence: str, kind: int) -> list[dict[str, Any]]:
+        prefix, suffix = (
             [{"SpecialToken": {"id": token, "type_id": kind}} for token in part if token]
             for part in (before, after)
-        ]
-        return [*special[0], {"Sequence": {"id": sequence, "type_id": kind}}, *special[1]]
+        )
+        return [*prefix, {"Sequence": {"id": sequence, "type_id": kind}}, *suffix]
 
     special_tokens = {
         token: {"id": token, "ids": [known.get(token, 0)], "tokens": [token]} for token in tokens
     }
     return {
         "type": "TemplateProcessing",
-        "single": one("A", 0),
-        "pair": one("A", 0) + one("B", 1),
+        "single": frame("A", 0),
+        "pair": frame("A", 0) + frame("B", 1),
         "special_tokens": special_tokens,
     }
 
@@ -173,8 +176,7 @@ def _tokenizer_config(
     result = {key: config[key] for key in _BEHAVIOUR if config.get(key) is not None}
     if new.get("unk_token") and "unk_token" not in result:
         result["unk_token"] = new["unk_token"]
-    # A named token that is not in the vocabulary would be appended when the tokenizer is loaded,
-    # with an id beyond the rows.
+    # transformers would append a named token that the vocabulary lacks, with an id beyond the rows.
     result = {
         key: value
         for key, value in result.items()
@@ -191,48 +193,49 @@ def _tokenizer_config(
     result["added_tokens_decoder"] = {
         str(t["id"]): {k: v for k, v in t.items() if k != "id"} for t in spec["added_tokens"]
     }
-    # LlamaTokenizer on a Unigram tokenizer.json loads as BPE in transformers 5, without an error:
-    # 7.6 tokens per word.
+    # transformers 5 loads a Unigram tokenizer.json with class LlamaTokenizer as BPE, without an
+    # error: 7.6 tokens per word.
     result["tokenizer_class"] = "PreTrainedTokenizerFast"
     return dict(sorted(result.items()))
 
 
-def _mover(
+def _make_id_map(
     new: Tokens, body: Tokens, ids: dict[str, int], notes: list[str]
 ) -> Callable[[str, int], int | None]:
-    """body id -> new id, by content for specials and by bytes for ordinary tokens; None (noted)
-    where there is none.
+    """Function (field, body id) -> new id: by content for specials, by bytes for ordinary tokens.
+    If the new vocabulary lacks the token it returns None and adds a note.
     """
     contents = {number: content for content, number in body.specials.items()}
 
-    def move(field: str, number: int) -> int | None:
+    def map_id(field: str, number: int) -> int | None:
         if number in contents:
             return ids[contents[number]]
         value = body.bytes_of(number) if 0 <= number < body.size else None
-        found = new.find(value) if value is not None else None
-        if found is None and number >= 0:
+        new_id = new.find(value) if value is not None else None
+        if new_id is None and number >= 0:
             notes.append(f"{field}: {number} is no token of the new vocabulary; set to null")
-        return found
+        return new_id
 
-    return move
+    return map_id
 
 
-def _patched_ids(config: dict[str, Any], move: Callable[[str, int], int | None]) -> dict[str, Any]:
+def _patch_ids(config: dict[str, Any], map_id: Callable[[str, int], int | None]) -> dict[str, Any]:
     result = dict(config)
     for key, value in config.items():
         if not key.endswith("_token_id"):
             continue
         if isinstance(value, int) and not isinstance(value, bool):
-            result[key] = move(key, value)
-        elif isinstance(value, list):  # EOS is a set: every end keeps ending
-            result[key] = [moved for number in value if (moved := move(key, number)) is not None]
+            result[key] = map_id(key, value)
+        elif isinstance(value, list):  # EOS is a set: every end token still ends the text
+            new_ids = (map_id(key, number) for number in value)
+            result[key] = [new_id for new_id in new_ids if new_id is not None]
     return result
 
 
 def _verify(content: bytes, ids: dict[str, int], size: int, folder: Path) -> None:
     try:
         tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
-    except Exception as error:  # the tokenizers library raises nothing narrower
+    except Exception as error:  # the tokenizers library raises bare Exception
         raise CheckpointError(
             f"{folder}: the tokenizer with the instruct model's tokens cannot be loaded: {error}"
         ) from error
@@ -243,13 +246,13 @@ def _verify(content: bytes, ids: dict[str, int], size: int, folder: Path) -> Non
     ]
     if wrong:
         raise CheckpointError(
-            f"{folder}: added tokens get other ids than planned ({wrong[0]}): the ids of "
-            "this tokenizer have holes"
+            f"{folder}: added tokens get unexpected ids ({wrong[0]}), because the ids of this "
+            "tokenizer have holes"
         )
     assert max(tokenizer.get_vocab(with_added_tokens=True).values()) < size
 
 
-def _need(known: dict[str, int], content: str, where: str) -> int:
+def _look_up(known: dict[str, int], content: str, where: str) -> int:
     if content not in known:
         raise CheckpointError(f"{where} uses {content!r}, which neither tokenizer has")
     return known[content]

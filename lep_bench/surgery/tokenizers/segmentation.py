@@ -1,5 +1,5 @@
-"""How a tokenizer cuts text: symbols per token, tokens per word, use of its vocabulary, and what
-does not come back.
+"""Measure how a tokenizer segments text: symbols per token, tokens per word, used share of the
+vocabulary, and texts that do not decode to themselves.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from lep_bench.errors import CheckpointError, LepBenchError
 from lep_bench.surgery.tokenizers import loading
 from lep_bench.surgery.tokenizers.tokens import Tokens
 
-BATCH = 200_000  # characters that are encoded at once
+BATCH = 200_000  # characters per encoding call
 CYRILLIC = re.compile("[\u0400-\u04ff]")
-# Written for this tool; Russian and English in equal parts.
+# Written for this tool. Half Russian, half English.
 SAMPLE = (
     (
         "Утром над рекой стоял туман, и рыбаки долго не могли разглядеть другой берег. Потом "
@@ -58,12 +58,12 @@ SAMPLE = (
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Counts of one tokenizer on one text, special tokens that a tokenizer sets by itself left out.
+    """Counts of one tokenizer on one text, without the special tokens that it adds to every text.
 
-    vocabulary: highest id + 1. specials: added tokens and the unknown one. cyrillic: entries with a
-    Cyrillic letter. used: different tokens that the text needs. words: what white space parts.
-    bytes: of UTF-8. exact: documents that decode to themselves; `difference` shows the first that
-    does not. notes: see `reading.load`.
+    vocabulary: highest id + 1. specials: added tokens and the unknown token. cyrillic: entries with
+    a Cyrillic letter. words: separated by white space. bytes: of the UTF-8 text. used: distinct
+    tokens in the encoded text. exact: documents that decode to themselves. difference: the first
+    place where a document does not. notes: those of `loading.load_tokenizer`.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Segmentation:
     notes: tuple[str, ...]
 
     def record(self) -> dict[str, Any]:
-        """All counts and the ratios that follow, for JSON and tables."""
+        """All counts, and ratios of them, for JSON and tables."""
         ratios = {
             "symbols_per_token": self.characters / self.tokens,
             "tokens_per_word": self.tokens / self.words,
@@ -94,43 +94,41 @@ class Segmentation:
 
 
 def measure_segmentation(folder: Path, texts: Iterable[str], name: str) -> Segmentation:
-    """Encode and decode `texts` (one pass, in batches) with the tokenizer of a local folder.
+    """Encode and decode `texts` with the tokenizer of a local folder, in one pass.
 
-    Raises CheckpointError as `reading.load` and `Tokens.read` do, LepBenchError where the text has
-    no word.
+    Raises CheckpointError as `loading.load_tokenizer` and `Tokens.read` do, and LepBenchError for
+    texts without a word.
     """
     tokenizer, notes = loading.load_tokenizer(folder)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise CheckpointError(
-            f"{folder}: {type(tokenizer).__name__} has no fast tokenizer: save one as "
-            "tokenizer.json"
+            f"{folder}: {type(tokenizer).__name__} is no fast tokenizer: save one as tokenizer.json"
         )
     backend.no_truncation()
     backend.no_padding()
-    tokens = _tokens(folder, backend)
-    seen: Counter[int] = Counter()
+    tokens = _read_tokens(folder, backend)
+    uses: Counter[int] = Counter()
     documents = characters = words = size = exact = 0
     difference = None
     for batch in _batches(texts):
         ids = [
             encoding.ids for encoding in backend.encode_batch_fast(batch, add_special_tokens=False)
         ]
-        for number, (text, own, back) in enumerate(
-            zip(batch, ids, backend.decode_batch(ids, skip_special_tokens=False)), documents + 1
+        decoded_texts = backend.decode_batch(ids, skip_special_tokens=False)
+        for number, (text, text_ids, decoded) in enumerate(
+            zip(batch, ids, decoded_texts), documents + 1
         ):
-            seen.update(own)
-            characters, words, size = (
-                characters + len(text),
-                words + len(text.split()),
-                size + len(text.encode("utf-8")),
-            )
-            exact += back == text
-            if back != text and difference is None:
-                difference = f"document {number}: {_apart(text, back)}"
+            uses.update(text_ids)
+            characters += len(text)
+            words += len(text.split())
+            size += len(text.encode("utf-8"))
+            exact += decoded == text
+            if decoded != text and difference is None:
+                difference = f"document {number}: {_describe_difference(text, decoded)}"
         documents += len(batch)
-    if not words or not seen:
-        raise LepBenchError(f"{name}: the text has no word to cut")
+    if not words or not uses:
+        raise LepBenchError(f"{name}: the text has no words")
     cyrillic = sum(
         bool(CYRILLIC.search((tokens.bytes_of(n) or b"").decode("utf-8", errors="ignore")))
         for n in range(tokens.size)
@@ -145,15 +143,15 @@ def measure_segmentation(folder: Path, texts: Iterable[str], name: str) -> Segme
         characters,
         words,
         size,
-        seen.total(),
-        len(seen),
+        uses.total(),
+        len(uses),
         exact,
         difference,
         notes,
     )
 
 
-def _tokens(folder: Path, backend: Any) -> Tokens:
+def _read_tokens(folder: Path, backend: Any) -> Tokens:
     if (folder / "tokenizer.json").is_file():
         return Tokens.read(folder)
     with tempfile.TemporaryDirectory() as work:
@@ -173,8 +171,8 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _apart(text: str, back: str) -> str:
-    """Where two texts part, with some characters around."""
-    place = next(i for i, (a, b) in enumerate(zip_longest(text, back)) if a != b)
-    cut = slice(max(0, place - 15), place + 15)
-    return f"{text[cut]!r} comes back as {back[cut]!r}"
+def _describe_difference(text: str, decoded: str) -> str:
+    """The first place where two texts differ, with 15 characters on either side."""
+    place = next(i for i, (a, b) in enumerate(zip_longest(text, decoded)) if a != b)
+    window = slice(max(0, place - 15), place + 15)
+    return f"{text[window]!r} comes back as {decoded[window]!r}"

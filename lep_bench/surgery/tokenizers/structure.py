@@ -1,9 +1,9 @@
-"""The structure of a family's tokenizer: what a new vocabulary keeps of the old one, and the words
-it is trained on.
+"""The structure of a base's tokenizer: what a new vocabulary keeps of it, and the words that the
+new vocabulary is trained on.
 
-Two structures are known, the ones the paper adapts: byte-level BPE (LLaMa-3) and sentencepiece-like
+It knows the two structures that the paper adapts: byte-level BPE (LLaMa-3) and sentencepiece-like
 BPE with byte fallback (Mistral). Normaliser, pre-tokenizer, decoder, byte tokens and special tokens
-are never touched.
+never change.
 """
 
 from __future__ import annotations
@@ -22,21 +22,20 @@ from tokenizers import Regex, Tokenizer, pre_tokenizers
 from lep_bench.errors import AdapterError
 from lep_bench.surgery.tokenizers.tokens import BYTE_OF, CHARACTER_OF, SPACE, list_components
 
-# distinct words kept while counting: memory stays below 1 GB; the rarest are dropped first
+# Distinct words kept while counting, so that memory stays below 1 GB. The rarest are dropped first.
 WORDS = 400_000
-# share of the text's characters that get a token of their own; the rest is spelled in bytes
+# Share of the text's characters whose types get a token. The rest is spelled in bytes.
 COVERAGE = 0.9999
-# Sentencepiece lets no piece cross a space, a digit, or the border between letters and signs.
-# Tokenizers of its kind need no such splits when they are used: the merges that would cross them do
-# not exist.
+# In sentencepiece no piece crosses a space, a digit, or a border between letters and signs. Its
+# tokenizers need no such splits at encoding, because merges across them do not exist.
 _WORD = r"▁+(?=▁)|\p{N}|▁?[\p{L}\p{M}]+|▁?[^\s\p{L}\p{M}\p{N}▁]+|▁|\s"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 @dataclass(frozen=True)
 class Structure:
-    """A base tokenizer taken apart. `entries[id]` is the stored spelling; `specials` are the added
-    tokens among them.
+    """The parts of a base's tokenizer. spec: its JSON. entries[id]: the stored spelling. specials:
+    the added tokens and the unknown token among the entries.
     """
 
     base: Tokenizer
@@ -47,9 +46,7 @@ class Structure:
 
     @classmethod
     def parse(cls, base: Tokenizer) -> Structure:
-        """Take `base` apart. Raises AdapterError for a structure that is neither of the two, or ids
-        with holes.
-        """
+        """Raises AdapterError for any other structure, and for ids with holes."""
         spec = json.loads(base.to_str())
         parts = [
             p.get("type")
@@ -60,8 +57,8 @@ class Structure:
         if spec["model"]["type"] != "BPE" or not (byte_level or spec["model"].get("byte_fallback")):
             raise AdapterError(
                 f"the base's tokenizer is {spec['model']['type']} with "
-                f"{', '.join(map(str, parts)) or 'no parts'}: the shipped vocabularies "
-                "know byte-level BPE (LLaMa-3) and BPE with byte fallback (Mistral)"
+                f"{', '.join(map(str, parts)) or 'no parts'}: the shipped vocabularies support "
+                "byte-level BPE (LLaMa-3) and BPE with byte fallback (Mistral)"
             )
         ids = base.get_vocab(with_added_tokens=True)
         entries = tuple(sorted(ids, key=ids.__getitem__))
@@ -78,12 +75,12 @@ class Structure:
 
     @property
     def bytes(self) -> list[str]:
-        """The 256 byte tokens' spellings, by byte."""
+        """The spellings of the 256 byte tokens, by byte."""
         return [CHARACTER_OF[b] if self.byte_level else f"<0x{b:02X}>" for b in range(256)]
 
     @cached_property
     def leading(self) -> list[str]:
-        """Special tokens before the first ordinary one (Mistral's)."""
+        """The special tokens before the first ordinary one, as in Mistral."""
         first = next(
             (i for i, entry in enumerate(self.entries) if entry not in self.specials),
             len(self.entries),
@@ -92,78 +89,81 @@ class Structure:
 
     @property
     def trailing(self) -> list[str]:
-        """All other special tokens, in order (LLaMa-3's)."""
+        """All other special tokens in order, as in LLaMa-3."""
         return [entry for entry in self.entries[len(self.leading) :] if entry in self.specials]
 
     @property
     def ordinary(self) -> list[str]:
+        """The entries that are not special, in order."""
         return [entry for entry in self.entries if entry not in self.specials]
 
     def spell(self, text: str) -> str:
-        """A word's text as the model stores it: byte-level characters, or as it is."""
+        """A word as the model stores it: in byte-level characters, or unchanged."""
         return "".join(CHARACTER_OF[b] for b in text.encode("utf-8")) if self.byte_level else text
 
     def words(self, texts: Iterable[str]) -> dict[str, int]:
-        """Distinct words (text, in sentencepiece's spelling for that kind) with their counts, most
-        frequent first.
+        """Distinct words with their counts, most frequent first. Byte-level words are plain text,
+        sentencepiece words have "▁" for spaces.
         """
-        found: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         splitter = self._splitter()
         for text in texts:
             if self.base.normalizer is not None:
                 text = self.base.normalizer.normalize_str(text)
-            found.update(piece for piece, _ in splitter.pre_tokenize_str(text))
-            if len(found) > 2 * WORDS:
-                found = Counter(dict(_top(found, WORDS)))
+            counts.update(piece for piece, _ in splitter.pre_tokenize_str(text))
+            if len(counts) > 2 * WORDS:
+                counts = Counter(dict(_most_frequent(counts, WORDS)))
         if self.byte_level:
-            return {_text(word): count for word, count in _top(found, WORDS)}
-        return dict(_top(found, WORDS))
+            return {_decode(word): count for word, count in _most_frequent(counts, WORDS)}
+        return dict(_most_frequent(counts, WORDS))
 
     def old_words(self, texts: Iterable[str]) -> dict[tuple[str, ...], int]:
-        """Distinct words as sequences of the tokens that the base cuts them into, with their
-        counts.
-        """
-        found: Counter[tuple[str, ...]] = Counter()
+        """Distinct words with their counts, each as the sequence of the base's tokens."""
+        counts: Counter[tuple[str, ...]] = Counter()
         stream = iter(texts)
         while batch := list(islice(stream, 256)):
             for encoding in self.base.encode_batch(batch, add_special_tokens=False):
-                found.update(self.runs(encoding.tokens, encoding.word_ids))
-            if len(found) > 2 * WORDS:
-                found = Counter(dict(_top(found, WORDS)))
-        return dict(_top(found, WORDS))
+                counts.update(self.runs(encoding.tokens, encoding.word_ids))
+            if len(counts) > 2 * WORDS:
+                counts = Counter(dict(_most_frequent(counts, WORDS)))
+        return dict(_most_frequent(counts, WORDS))
 
     def characters(self, words: dict[str, int]) -> set[str]:
-        """Characters that get a token: the most frequent up to `COVERAGE`, and every seen one that
-        the base has too.
+        """Characters that get a token: the most frequent ones up to `COVERAGE`, and every character
+        of the text that has a token in the base.
 
-        White space without a token in the base stays with its byte token, as sentencepiece has it.
+        As in sentencepiece, white space without a token in the base is spelled in bytes.
         """
         counts: Counter[str] = Counter()
         for word, count in words.items():
             for character in word:
                 counts[character] += count
-        old, left, chosen = set(self.entries), COVERAGE * sum(counts.values()), set()
+        old, chosen = set(self.entries), set[str]()
+        remaining = COVERAGE * sum(counts.values())
         for character, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-            if (left > 0 or self.spell(character) in old) and (
+            if (remaining > 0 or self.spell(character) in old) and (
                 self.byte_level or not character.isspace() or character in old
             ):
                 chosen.add(character)
-            left -= count
+            remaining -= count
         return chosen
 
     def assemble(self, entries: Sequence[str], model: dict[str, Any]) -> Tokenizer:
-        """The tokenizer whose id i is `entries[i]`; all but `model`, the ids of special tokens and
-        the post-processor's stays the base's. `model` is the JSON of the model without its
-        vocabulary (BPE) or with `scores` (Unigram).
+        """The base's tokenizer with other tokens: id i is `entries[i]`.
+
+        `model` is the JSON of the new model, without its vocabulary (BPE) or with `scores`
+        (Unigram). Everything else stays the base's; only the ids of its special tokens change.
         """
-        # Special tokens at the very end are no part of the model (LLaMa-3), unless they are in the
-        # base (Mistral).
-        inner, known = len(entries), self.spec["model"]["vocab"]
-        while inner and entries[inner - 1] in self.specials and entries[inner - 1] not in known:
+        # Trailing special tokens are not part of the model (LLaMa-3), unless they are in the base's
+        # model (Mistral).
+        inner, base_vocab = len(entries), self.spec["model"]["vocab"]
+        while (
+            inner and entries[inner - 1] in self.specials and entries[inner - 1] not in base_vocab
+        ):
             inner -= 1
         ids = {entry: number for number, entry in enumerate(entries)}
         if len(ids) != len(entries):
-            raise AdapterError(f"the new vocabulary holds {len(entries) - len(ids)} tokens twice")
+            raise AdapterError(f"the new vocabulary lists {len(entries) - len(ids)} tokens twice")
         if model["type"] == "BPE":
             model = {**model, "vocab": dict(list(ids.items())[:inner])}
         else:
@@ -195,11 +195,11 @@ class Structure:
         )
 
     def runs(self, tokens: Sequence[str], words: Sequence[int | None]) -> Iterator[tuple[str, ...]]:
-        """`tokens` cut into words; `words[i]` is the number of token i's word, as the pre-tokenizer
-        counts them.
+        """Split `tokens` into words, without special tokens. words[i]: the pre-tokenizer's number
+        of the word of token i.
 
-        Sentencepiece-like: whether two tokens may join depends on nothing but the two, so that new
-        merges do the same in every text.
+        For sentencepiece-like tokenizers, whether two tokens may join depends on these two alone,
+        so that new merges work the same in every text.
         """
         run: list[str] = []
         for number, token in enumerate(tokens):
@@ -225,8 +225,8 @@ class Structure:
 
 
 def _kind(token: str) -> str | None:
-    """What a sentencepiece token is made of: letters, signs, or (None) what nothing is merged
-    with.
+    """``letters`` or ``signs``, whichever a sentencepiece token consists of. None: it merges with
+    nothing.
     """
     text = token.removeprefix(SPACE)
     if not text or SPACE in text or _BYTE.fullmatch(token):
@@ -236,19 +236,18 @@ def _kind(token: str) -> str | None:
     return None if any(c.isalnum() or c.isspace() for c in text) else "signs"
 
 
-def _top(counts: Counter[str] | Counter[tuple[str, ...]], size: int) -> list[Any]:
-    # Ties are broken by spelling: the order of a Counter depends on the text, that of equals should
-    # not matter.
+def _most_frequent(counts: Counter[str] | Counter[tuple[str, ...]], size: int) -> list[Any]:
+    # Spelling breaks ties. The order of a Counter would depend on the order of the text.
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:size]
 
 
-def _text(piece: str) -> str:
+def _decode(piece: str) -> str:
     return bytes(BYTE_OF[c] for c in piece).decode("utf-8", errors="replace")
 
 
 def patch_processor(processor: dict[str, Any] | None, ids: dict[str, int]) -> dict[str, Any] | None:
-    """A post-processor's JSON with the ids of its special tokens set by content. Raises
-    AdapterError for a missing one.
+    """A post-processor's JSON with the ids of its special tokens looked up in `ids` by content.
+    Raises AdapterError for a missing token.
     """
     if processor is None:
         return None
@@ -269,7 +268,7 @@ def patch_processor(processor: dict[str, Any] | None, ids: dict[str, int]) -> di
             ]
     except KeyError as error:
         raise AdapterError(
-            f"the new vocabulary lacks the special token {error}, which the post-processor "
-            "puts into every text"
+            f"the new vocabulary lacks the special token {error}, which the post-processor adds "
+            "to every text"
         ) from error
     return processor

@@ -1,8 +1,8 @@
-"""The canonical view of a tokenizer: every ordinary token as the bytes it stands for.
+"""A tokenizer with every ordinary token as the bytes it stands for.
 
-Vocabularies spell the same bytes in different ways: GPT-2's byte map, sentencepiece's "▁" and
-``<0xNN>``. Compared as strings, LLaMa-3 and Mistral-7B share 10,606 tokens; compared as bytes,
-29,110. So nothing here goes through decoded text.
+Vocabularies spell the same bytes differently: GPT-2's byte map, sentencepiece's "▁" and ``<0xNN>``.
+LLaMa-3 and Mistral-7B share 10,606 tokens compared as strings, and 29,110 compared as bytes. So
+this module never uses decoded text.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PARTS = ("normalizers", "pretokenizers", "decoders", "processors")
 
 
 def _byte_map() -> dict[str, int]:
-    """GPT-2's spelling of bytes as printable characters: character -> byte."""
+    """Character -> byte, as GPT-2 spells bytes in printable characters."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
@@ -40,9 +40,9 @@ class Tokens:
     """A tokenizer read from `folder`/tokenizer.json (`spec`).
 
     kind: ``byte-level-bpe``, ``byte-level-unigram``, ``metaspace-bpe`` or ``metaspace-unigram``,
-    the last two with ``+bytes`` where a byte fallback exists. `pieces[id]` is the stored spelling
-    (None for a hole in the ids), `specials` maps the content of added tokens and of the unknown
-    token to their ids: these are opaque.
+    the last two with ``+bytes`` if they have a byte fallback. pieces[id]: the stored spelling, None
+    for a hole in the ids. specials: content -> id of the added tokens and the unknown token. These
+    are opaque: they stand for no bytes.
     """
 
     folder: Path
@@ -53,8 +53,8 @@ class Tokens:
 
     @classmethod
     def read(cls, folder: Path) -> Tokens:
-        """Read `folder`/tokenizer.json. Raises CheckpointError when it is missing, damaged or of a
-        foreign kind.
+        """Read `folder`/tokenizer.json. Raises CheckpointError if it is missing, damaged or of an
+        unsupported kind.
         """
         file = folder / "tokenizer.json"
         try:
@@ -70,8 +70,8 @@ class Tokens:
         vocab = model.get("vocab")
         if model.get("type") not in ("BPE", "Unigram") or not vocab:
             raise CheckpointError(
-                f"{file}: a {model.get('type')} tokenizer; only BPE and Unigram ones can be "
-                "taken apart into bytes"
+                f"{file} is a {model.get('type')} tokenizer: only BPE and Unigram tokens can be "
+                "read as bytes"
             )
         ids = vocab if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}
         specials = {token["content"]: token["id"] for token in spec.get("added_tokens") or []}
@@ -93,7 +93,7 @@ class Tokens:
 
     @property
     def size(self) -> int:
-        """Highest id + 1: the rows this tokenizer needs."""
+        """Highest id + 1, the number of rows that this tokenizer needs."""
         return len(self.pieces)
 
     @property
@@ -101,12 +101,13 @@ class Tokens:
         return self.kind.startswith("byte-level")
 
     def bytes_of(self, number: int) -> bytes | None:
-        """The bytes an ordinary token stands for; None for a special one or a hole in the ids."""
+        """The bytes of an ordinary token. None for a special token or a hole in the ids."""
         return self._bytes[number]
 
     def find(self, value: bytes, *, as_byte_token: bool = False) -> int | None:
-        """The ordinary token that stands for exactly `value`; a ``<0xNN>`` first when
-        `as_byte_token`, else last.
+        """The id of the ordinary token that stands for exactly `value`, or None.
+
+        For a single byte a ``<0xNN>`` token comes first with `as_byte_token`, else last.
         """
         if as_byte_token and len(value) == 1 and value[0] in self.byte_tokens:
             return self.byte_tokens[value[0]]
@@ -118,12 +119,12 @@ class Tokens:
 
     @cached_property
     def holes(self) -> list[int]:
-        """Ids below the highest that no token has."""
+        """Ids below the highest id that have no token."""
         return [number for number, piece in enumerate(self.pieces) if piece is None]
 
     @cached_property
     def byte_tokens(self) -> dict[int, int]:
-        """byte -> id of its ``<0xNN>`` token; empty for byte-level tokenizers."""
+        """byte -> id of its ``<0xNN>`` token. Empty for byte-level tokenizers."""
         if self.byte_level or not self.kind.endswith("+bytes"):
             return {}
         matches = ((number, _BYTE.fullmatch(piece)) for number, piece in self._ordinary())
@@ -135,31 +136,30 @@ class Tokens:
         return max((len(value) for value in self._by_bytes), default=1)
 
     def encoder(self, *, pieces: bool = False) -> tokenizers.Tokenizer:
-        """This tokenizer without dummy prefix, normaliser, added tokens and post-processor, for
-        single tokens' texts.
+        """This tokenizer without dummy prefix, normaliser, added tokens and post-processor. It
+        encodes the text of a single token.
 
-        With `pieces` the pre-tokeniser is off too: the input is then spelled as the model spells it
-        (see `spell`).
+        With `pieces` the pre-tokeniser is off too, and the input must be spelled as in the model.
         """
         off = dict.fromkeys(("normalizer", "post_processor", "truncation", "padding"))
         spec = {
             **self.spec,
             **off,
             "added_tokens": [],
-            "pre_tokenizer": None if pieces else _bare(self.spec.get("pre_tokenizer")),
+            "pre_tokenizer": None if pieces else _remove_prefix(self.spec.get("pre_tokenizer")),
         }
         if spec["model"].get("dropout"):
             spec["model"] = {**spec["model"], "dropout": None}
         return tokenizers.Tokenizer.from_str(json.dumps(spec))
 
     def spell(self, text: str) -> str:
-        """`text` as `encoder()` reads it: where only the normaliser turned spaces into "▁", this
-        does it.
+        """`text` in the spelling that `encoder()` expects, with "▁" for spaces if only the
+        normaliser would replace them.
         """
-        return text.replace(" ", SPACE) if self._spelled_by_normaliser else text
+        return text.replace(" ", SPACE) if self._normaliser_replaces_spaces else text
 
     @cached_property
-    def _spelled_by_normaliser(self) -> bool:
+    def _normaliser_replaces_spaces(self) -> bool:
         return not self.byte_level and all(
             part.get("type") != "Metaspace"
             for part in list_components(self.spec.get("pre_tokenizer"))
@@ -172,27 +172,27 @@ class Tokens:
     @cached_property
     def _bytes(self) -> tuple[bytes | None, ...]:
         values: list[bytes | None] = [None] * self.size
-        of_id = {number: bytes([byte]) for byte, number in self.byte_tokens.items()}
+        byte_values = {number: bytes([byte]) for byte, number in self.byte_tokens.items()}
         for number, piece in self._ordinary():
-            values[number] = of_id[number] if number in of_id else self._spelled(piece)
+            values[number] = byte_values.get(number) or self._piece_bytes(piece)
         return tuple(values)
 
     @cached_property
     def _by_bytes(self) -> dict[bytes, int]:
-        # Later entries win: byte tokens first, so that a normal piece of the same byte takes their
-        # place ("A", <0x41>).
+        # Later entries win. Byte tokens come first, so that a piece of the same byte replaces them
+        # ("A" replaces <0x41>).
         order = [
             *sorted(self._byte_token_ids),
             *(n for n in reversed(range(self.size)) if n not in self._byte_token_ids),
         ]
         return {value: number for number in order if (value := self._bytes[number]) is not None}
 
-    def _spelled(self, piece: str) -> bytes:
+    def _piece_bytes(self, piece: str) -> bytes:
         if not self.byte_level:
             return piece.replace(SPACE, " ").encode("utf-8")
         if all(character in BYTE_OF for character in piece):
             return bytes(BYTE_OF[character] for character in piece)
-        # as the byte-level decoder itself does with a piece outside its alphabet
+        # The byte-level decoder does the same with a piece outside its alphabet.
         return piece.encode("utf-8")
 
     def _ordinary(self) -> Iterator[tuple[int, str]]:
@@ -205,9 +205,7 @@ class Tokens:
 
 
 def list_components(part: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """A normaliser, pre-tokeniser, decoder or post-processor and all it is a sequence of, from the
-    outside in.
-    """
+    """A normaliser, pre-tokeniser, decoder or post-processor, then all its parts, recursively."""
     if part:
         yield part
         for key in _PARTS:
@@ -233,21 +231,21 @@ def _kind(file: Path, spec: dict[str, Any]) -> str:
         )
         return f"metaspace-{model}" + ("+bytes" if fallback else "")
     raise CheckpointError(
-        f"{file}: neither byte-level nor sentencepiece-like ({SPACE}): cannot tell which "
-        "bytes its pieces stand for"
+        f"{file} is neither byte-level nor sentencepiece-like ({SPACE}), so the bytes of its "
+        "pieces are unknown"
     )
 
 
-def _bare(part: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The pre-tokeniser without what it puts before a text."""
+def _remove_prefix(part: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The pre-tokeniser without the prefix that it adds to a text."""
     if part is None:
         return None
     part = dict(part)
     if part.get("type") == "Metaspace":
         part["prepend_scheme"] = "never"
-        part.pop("add_prefix_space", None)  # the older spelling of the same setting
+        part.pop("add_prefix_space", None)  # the older name of the same setting
     elif part.get("type") == "ByteLevel":
         part["add_prefix_space"] = False
     if "pretokenizers" in part:
-        part["pretokenizers"] = [_bare(inner) for inner in part["pretokenizers"]]
+        part["pretokenizers"] = [_remove_prefix(inner) for inner in part["pretokenizers"]]
     return part

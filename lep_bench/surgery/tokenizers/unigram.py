@@ -1,9 +1,10 @@
 """A Unigram vocabulary by expectation maximisation and pruning (T. Kudo, 2018, arXiv 1804.10959,
 section 3.2).
 
-Not tokenizers' UnigramTrainer: it takes its first pieces from a list of distinct words, so that in
-a small lexicon no whole word is ever proposed, and its sums depend on the number of threads. Here
-pieces are proposed by how often the text holds them, and the same words give the same vocabulary.
+The UnigramTrainer of the tokenizers library does not fit. It takes its first pieces from a list of
+distinct words, so it never proposes a whole word of a small lexicon, and its sums depend on the
+number of threads. Here the frequency in the text decides which pieces are proposed, and the same
+words always give the same vocabulary.
 """
 
 from __future__ import annotations
@@ -13,23 +14,22 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-LONGEST = 16  # characters of a piece, as sentencepiece's default
-SEEDS = 10  # first pieces per piece wanted
+LONGEST = 16  # characters of a piece, as in sentencepiece
+SEEDS = 10  # proposed pieces per requested piece
 SHRINK = 0.75  # share that survives one round of pruning
 ROUNDS_OF_EM = 2
-# a longer word is cut into stretches of this length: probabilities of a stretch stay far above
-# underflow
-WHOLE = 32
+# Longer words are cut into stretches of this many characters, whose probabilities do not underflow.
+STRETCH = 32
 
 
 def train_unigram(words: Mapping[str, int], size: int, required: set[str]) -> dict[str, float]:
-    """`size` pieces with their natural log-probabilities, best first; every character of `required`
-    is among them.
+    """`size` pieces with their natural log-probabilities, best first. Every character of `required`
+    is a piece.
 
-    words: texts with counts. Characters outside `required` end a stretch (they are spelled in bytes
-    elsewhere). Fewer than `size` pieces come back when the words do not hold as many.
+    words: texts with counts. A stretch ends at a character outside `required`; the caller spells
+    these in bytes. Returns fewer than `size` pieces if the words do not have as many.
     """
-    # here: every reader of a tokenizer imports this module, and this takes 0.1 s
+    # Imported here because it takes 0.1 s, and every reader of a tokenizer imports this module.
     from scipy.special import digamma
 
     stretches = _stretches(words, required)
@@ -45,37 +45,37 @@ def train_unigram(words: Mapping[str, int], size: int, required: set[str]) -> di
             expected = lattice.expected(weights, counts)
             keep = expected >= 0.5
             keep[:single] = True
-            # the wanted size before purity: unused pieces stay when nothing better is left
+            # Size matters more than use: unused pieces stay if there is nothing better.
             if keep.sum() < size:
                 keep[:] = True
             expected = np.maximum(expected, 0.5)
-            pieces, lattice = [p for p, k in zip(pieces, keep) if k], lattice.reduced(keep)
+            pieces, lattice = [p for p, k in zip(pieces, keep) if k], lattice.restrict(keep)
             weights = np.exp(digamma(expected[keep]) - digamma(expected[keep].sum()))
         if len(pieces) <= size:
             break
-        keep = _survivors(pieces, weights, lattice.expected(weights, counts), single, size)
+        keep = _choose_survivors(pieces, weights, lattice.expected(weights, counts), single, size)
         pieces, weights, lattice = (
             [p for p, k in zip(pieces, keep) if k],
             weights[keep],
-            lattice.reduced(keep),
+            lattice.restrict(keep),
         )
-    return _reachable(pieces, np.log(weights / weights.sum()))
+    return _make_reachable(pieces, np.log(weights / weights.sum()))
 
 
 def _stretches(words: Mapping[str, int], required: set[str]) -> dict[str, int]:
-    found: dict[str, int] = defaultdict(int)
+    stretches: dict[str, int] = defaultdict(int)
     for word, count in words.items():
-        known = "".join(c if c in required else "\0" for c in word)
-        for part in filter(None, known.split("\0")):
-            for start in range(0, len(part), WHOLE):
-                found[part[start : start + WHOLE]] += count
-    # sums of floats depend on their order: let it not be the text's
-    return dict(sorted(found.items()))
+        masked = "".join(c if c in required else "\0" for c in word)
+        for part in filter(None, masked.split("\0")):
+            for start in range(0, len(part), STRETCH):
+                stretches[part[start : start + STRETCH]] += count
+    # Sorted, because float sums depend on the order, which would else be that of the text.
+    return dict(sorted(stretches.items()))
 
 
 def _seeds(stretches: Mapping[str, int], limit: int) -> list[tuple[str, int]]:
-    """Substrings of two characters and more by count x length. One that occurs only inside a longer
-    one is left out.
+    """(substring, count x length) of at least two characters, best first. A substring that occurs
+    only inside a longer one is left out.
     """
     counts: dict[str, int] = defaultdict(int)
     for text, count in stretches.items():
@@ -96,11 +96,12 @@ def _seeds(stretches: Mapping[str, int], limit: int) -> list[tuple[str, int]]:
     return sorted(seeds, key=lambda seed: (-seed[1], seed[0]))[:limit]
 
 
-def _survivors(
+def _choose_survivors(
     pieces: Sequence[str], weights: np.ndarray, expected: np.ndarray, single: int, size: int
 ) -> np.ndarray:
-    """Mask of the pieces to keep: those whose loss would cost most likelihood (expected count x
-    gain over the best way to spell the piece with others)."""
+    """Mask [pieces] of the pieces to keep: those whose removal would cost most likelihood (expected
+    count x gain over the best spelling of the piece in other pieces).
+    """
     gain = np.log(weights) - _Lattice(pieces, pieces).best(np.log(weights), whole=False)
     gain[:single] = 0.0  # infinite: nothing else spells a single character
     loss = expected * gain
@@ -112,12 +113,12 @@ def _survivors(
     return mask
 
 
-def _reachable(pieces: Sequence[str], scores: np.ndarray) -> dict[str, float]:
-    """The scores, raised where a piece would lose to its own parts: every piece encodes to
-    itself.
+def _make_reachable(pieces: Sequence[str], scores: np.ndarray) -> dict[str, float]:
+    """Raise the score of every piece that would lose to its own parts, so that every piece encodes
+    to itself.
     """
     lattice = _Lattice(pieces, pieces)
-    # a raised score may raise that of a longer piece, never of a shorter one
+    # A raised score may raise that of a longer piece, never that of a shorter one.
     for _ in range(LONGEST):
         parts = lattice.best(scores, whole=False)
         weak = scores <= parts
@@ -153,8 +154,8 @@ class _Lattice:
         bounds = np.searchsorted(table[:, 0], np.arange(1, int(lengths.max()) + 2))
         self.steps = [table[a:b] for a, b in zip(bounds, bounds[1:])]  # edges that end at 1, 2, ...
 
-    def reduced(self, keep: np.ndarray) -> _Lattice:
-        """The lattice with only the pieces of the mask, renumbered."""
+    def restrict(self, keep: np.ndarray) -> _Lattice:
+        """The lattice with only the pieces in the mask `keep`, renumbered."""
         number = np.cumsum(keep) - 1
         table = self.table[keep[self.table[:, 3]]].copy()
         table[:, 3] = number[table[:, 3]]
@@ -163,8 +164,8 @@ class _Lattice:
         return result
 
     def expected(self, weights: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Expected uses [pieces] of every piece in texts that occur `counts` times, under
-        probabilities `weights`.
+        """[pieces] expected uses of every piece, for texts that occur `counts` [texts] times and
+        pieces of probability `weights` [pieces].
         """
         texts, longest = len(self.lengths), int(self.lengths.max())
         forward, backward = np.zeros((longest + 1, texts)), np.zeros((longest + 1, texts))
@@ -183,8 +184,8 @@ class _Lattice:
         return result
 
     def best(self, scores: np.ndarray, whole: bool) -> np.ndarray:
-        """Score [texts] of every text's best spelling; without `whole`, of the best in two pieces
-        or more (-inf: none).
+        """[texts] score of the best spelling of every text. Without `whole` a spelling has at least
+        two pieces, and -inf means that there is none.
         """
         texts = len(self.lengths)
         top = np.full((int(self.lengths.max()) + 1, texts), -np.inf)

@@ -1,5 +1,5 @@
-"""A model's tensors on disk, whole checkpoint or body + patch, read by rows and never all at
-once.
+"""A model's tensors on disk, whole checkpoint or body + patch. Rows are read on demand, never the
+whole model.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import torch
 
 from lep_bench import files, hub
 from lep_bench.errors import CheckpointError
-from lep_bench.records import artifact
-from lep_bench.records.artifact import LEP, Artifact
+from lep_bench.records.artifact import LEP, Artifact, read_artifact
 from lep_bench.surgery.weights import shards
 from lep_bench.surgery.weights.patch import dtype_name, new_digest
 
@@ -33,8 +32,8 @@ MATRICES = ("embedding", "head")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors by name; `folder` holds config and tokenizer, `body` the shards (another folder for a
-    patch).
+    """Tensors by name. `folder` holds config and tokenizer. `body` holds the shards; for a patch it
+    is another folder.
     """
 
     folder: Path
@@ -44,19 +43,19 @@ class Checkpoint:
 
     @classmethod
     def open(cls, folder: Path | Artifact) -> Checkpoint:
-        """Open a Hugging Face checkpoint, or an artifact (its patch over its body).
+        """Open a Hugging Face checkpoint or an artifact. A patch's tensors replace its body's.
 
         Raises CheckpointError in one line for a folder that is no checkpoint, pickled weights, a
-        missing shard, a truncated file.
+        missing shard or a truncated file.
         """
-        found = folder if isinstance(folder, Artifact) else _as_artifact(Path(folder))
-        if found is not None and found.patch is not None:
-            body = cls.open(found.body)
-            places = {**body.places, **shards.read_places(found.patch)}
-            return cls(found.folder, body.body, hub.read_config(found.folder), places)
-        root = found.folder if found is not None else Path(folder)
+        artifact = folder if isinstance(folder, Artifact) else _read_artifact(folder)
+        if artifact is not None and artifact.patch is not None:
+            body = cls.open(artifact.body)
+            places = {**body.places, **shards.read_places(artifact.patch)}
+            return cls(artifact.folder, body.body, hub.read_config(artifact.folder), places)
+        root = folder.folder if isinstance(folder, Artifact) else folder
         if not root.is_dir():
-            raise CheckpointError(f"{root}: there is no such folder")
+            raise CheckpointError(f"{root}: no such folder")
         config = hub.read_config(root)
         places = {
             name: place
@@ -73,10 +72,10 @@ class Checkpoint:
         return sorted(self.places)
 
     def place(self, name: str) -> shards.TensorPlace:
-        """Where a tensor lies. Raises CheckpointError for an unknown name."""
+        """Where a tensor is stored. Raises CheckpointError for an unknown name."""
         if name not in self.places:
             raise CheckpointError(
-                f"{self.folder} has no tensor {name!r}: it has {len(self.places)} others"
+                f"{self.folder} has no tensor {name!r} among its {len(self.places)}"
             )
         return self.places[name]
 
@@ -87,61 +86,58 @@ class Checkpoint:
         return self.place(name).dtype
 
     def read(self, name: str) -> torch.Tensor:
-        """The whole tensor in its own dtype."""
+        """The whole tensor in its dtype."""
         return self.place(name).read()
 
     def gather(self, name: str, ids: np.ndarray) -> torch.Tensor:
-        """[n, d] the rows `ids` in their own dtype."""
+        """[n, d] rows `ids` in the tensor's dtype."""
         return self.place(name).gather(ids)
 
     def blocks(self, name: str, rows: int = 8192) -> Iterator[tuple[int, torch.Tensor]]:
-        """(start, float64 [n, d]) over all rows, in order."""
+        """(start, float64 rows [n, d]) over all rows, in order."""
         place = self.place(name)
         for start in range(0, place.shape[0], rows):
             yield start, place.rows(start, min(start + rows, place.shape[0])).to(torch.float64)
 
     @cached_property
     def embedding_name(self) -> str:
-        """The input embedding's tensor name. Raises CheckpointError when there is none, or
-        several.
-        """
-        found = [
+        """The input embedding's tensor name. Raises CheckpointError for none or several."""
+        names = [
             name
             for ending in EMBEDDINGS
             for name in self.places
             if name == ending or name.endswith("." + ending)
         ]
-        if len(found) != 1:
-            wanted = ", ".join(EMBEDDINGS[:3])
+        if len(names) != 1:
             raise CheckpointError(
-                f"{self.folder}: {len(found)} tensors look like the input embedding, one is "
-                f"needed; names end in {wanted}"
+                f"{self.folder}: {len(names)} tensors look like the input embedding, exactly one "
+                f"is needed; names end in {', '.join(EMBEDDINGS[:3])}"
             )
-        return found[0]
+        return names[0]
 
     @cached_property
     def head_name(self) -> str | None:
-        """The head's tensor name; None when it is tied to the input embedding."""
-        found = [name for name in HEADS if name in self.places]
+        """The head's tensor name. None if it is tied to the input embedding."""
+        names = [name for name in HEADS if name in self.places]
         tied = self.config.get("tie_word_embeddings")
         if tied is None:
-            # the default differs between model classes: what the file holds decides
-            tied = not found
+            # The default differs between model classes, so the stored tensors decide.
+            tied = not names
         if tied:
             return None
-        if not found:
+        if not names:
             raise CheckpointError(
-                f"{self.folder}: config.json says the head is not tied, but there is no "
-                f"{HEADS[0]}: it is not complete"
+                f"{self.folder} is not complete: config.json says that the head is not tied, but "
+                f"there is no {HEADS[0]}"
             )
-        return found[0]
+        return names[0]
 
     @property
     def tied(self) -> bool:
         return self.head_name is None
 
     def matrix_names(self) -> dict[str, str]:
-        """``embedding`` and, unless tied, ``head``: their tensor names."""
+        """Tensor names of ``embedding`` and, unless tied, ``head``."""
         head = {} if self.head_name is None else {"head": self.head_name}
         return {"embedding": self.embedding_name, **head}
 
@@ -156,13 +152,11 @@ class Checkpoint:
         return self.shape(self.embedding_name)[1]
 
     def body_names(self) -> list[str]:
-        """Every tensor but embedding and head (a stale head beside tied weights counts as head)."""
+        """All tensors but embedding and head. A stale head beside tied weights is left out too."""
         return [name for name in self.names() if name != self.embedding_name and name not in HEADS]
 
     def digests(self) -> dict[str, str]:
-        """name -> hash of dtype, shape and bytes; equal to `patch.tensor_digest` of the tensor
-        read.
-        """
+        """name -> hash of dtype, shape and bytes, the same as `patch.tensor_digest` gives."""
         return {name: digest_tensor(self.places[name]) for name in self.names()}
 
     @cached_property
@@ -171,27 +165,25 @@ class Checkpoint:
         return files.digest(self.digests())
 
 
-def locate_checkpoint(given: str | Path, revision: str | None = None) -> Path:
+def locate_checkpoint(location: str | Path, revision: str | None = None) -> Path:
     """The folder of a model: a path, ``builtin:mini-llama/base`` or a Hub id. Raises
     CheckpointError in one line.
     """
-    return hub.locate(str(given), revision)
+    return hub.locate(str(location), revision)
 
 
 def digest_tensor(place: shards.TensorPlace) -> str:
-    """Hash of a tensor on disk; remembered per file state within the process."""
-    stat = place.file.stat()
-    return _digest(place, stat.st_size, stat.st_mtime_ns)
+    """Hash of a tensor on disk. A process reads each tensor once per state of its files."""
+    return _digest_tensor(place, tuple(map(files.file_state, place.files)))
 
 
 @cache
-def _digest(place: shards.TensorPlace, size: int, mtime_ns: int) -> str:
+def _digest_tensor(place: shards.TensorPlace, states: tuple[files.FileState, ...]) -> str:
     hasher = new_digest(dtype_name(place.dtype), place.shape)
     for chunk in place.chunks():
         hasher.update(chunk)
     return hasher.hexdigest()[: files.LENGTH]
 
 
-def _as_artifact(folder: Path) -> Artifact | None:
-    # lep.json beside a whole checkpoint of ours is no reason to look for a patch.
-    return artifact.read_artifact(folder) if (folder / LEP).is_file() else None
+def _read_artifact(folder: Path) -> Artifact | None:
+    return read_artifact(folder) if (folder / LEP).is_file() else None

@@ -1,4 +1,4 @@
-"""Patches on disk: the tensors that differ from the body's, the tokenizer, the configs,
+"""Patches on disk: the tensors that differ from the body's, the tokenizer, the configs and
 `lep.json`.
 """
 
@@ -23,13 +23,13 @@ from lep_bench.surgery.weights import shards
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
-MULTIPLE = 64  # rows are padded last, to a multiple of this: matrix kernels want aligned sizes
+MULTIPLE = 64  # matrices are padded to a multiple of this many rows, which kernels run faster on
 
 
 @dataclass(frozen=True)
 class Stream:
-    """A tensor that is made while it is written: `blocks()` gives its rows in order, as CPU tensors
-    of `dtype`.
+    """A tensor that is computed while it is written. `blocks()` gives its rows in order, as CPU
+    tensors of `dtype`.
     """
 
     dtype: torch.dtype
@@ -49,13 +49,13 @@ def write_patch(
     tokenizer_from: Path,
     config_from: Path,
 ) -> Artifact:
-    """Write a patch whose tokenizer files and configs are copies of other folders' (a start
-    artifact's, say).
+    """Write a patch, whole or not at all, with tokenizer files and configs copied from other
+    folders.
 
-    `tensors` maps the body's tensor names to full tensors; the input embedding is among them under
-    any name that ends in ``embed_tokens.weight`` and its rows become config.json's vocab_size.
-    `lep` must name a parent of role "body"; `changed` and `tensors` are filled in here. Whole or
-    not at all; raises LepBenchError when `out` exists.
+    tensors: full tensors by the body's names. If the input embedding is among them (a name that
+    ends in ``embed_tokens.weight``), its rows become config.json's vocab_size. lep: must name a
+    parent of role "body"; `changed` and `tensors` are filled in here. Raises LepBenchError if `out`
+    exists.
     """
     files = {
         name: (tokenizer_from / name).read_bytes()
@@ -64,7 +64,7 @@ def write_patch(
     }
     if "tokenizer.json" not in files:
         raise CheckpointError(
-            f"{tokenizer_from} has no tokenizer.json: a patch needs the fast tokenizer beside it"
+            f"{tokenizer_from} has no tokenizer.json: a patch needs a fast tokenizer"
         )
     config = json.loads((config_from / CONFIG).read_text(encoding="utf-8"))
     rows = [t.shape[0] for name, t in tensors.items() if name.endswith("embed_tokens.weight")]
@@ -83,10 +83,10 @@ def write_artifact(
     lep: Lep,
     late: Callable[[], Mapping[str, Any]] = dict,
 ) -> Artifact:
-    """Write a patch from its tensors and the ready contents of its other files (name -> bytes).
+    """Write a patch, whole or not at all, from its tensors and the contents of its other files
+    (name -> bytes).
 
-    `late` gives fields of `lep` that are known only when all tensors have been made. Whole or not
-    at all.
+    `late` gives fields of `lep` that are known only after all tensors are written.
     """
     body = next((p.location for p in lep.parents if p.role == "body"), None)
     if body is None:
@@ -95,7 +95,7 @@ def write_artifact(
     digests: dict[str, str] = {}
     with new_folder(out) as folder:
         shards.write_shard(
-            folder / PATCH, [_entry(name, tensors[name], digests) for name in tensors]
+            folder / PATCH, [_make_entry(name, tensors[name], digests) for name in tensors]
         )
         for name, content in files.items():
             (folder / name).write_bytes(content)
@@ -111,8 +111,10 @@ def write_artifact(
     return Artifact(out, hub.locate(body), lep)
 
 
-def _entry(name: str, tensor: torch.Tensor | Stream, digests: dict[str, str]) -> shards.TensorEntry:
-    """The tensor as it goes to disk; its hash stands in `digests` when its last byte has."""
+def _make_entry(
+    name: str, tensor: torch.Tensor | Stream, digests: dict[str, str]
+) -> shards.TensorEntry:
+    """The tensor as an entry of a shard. Reading its last byte puts its hash into `digests`."""
 
     def chunks() -> Iterator[memoryview]:
         digest = new_digest(dtype_name(tensor.dtype), torch.Size(tensor.shape))
@@ -132,7 +134,7 @@ def _entry(name: str, tensor: torch.Tensor | Stream, digests: dict[str, str]) ->
 
 
 def load_tensors(artifact: Artifact) -> dict[str, torch.Tensor]:
-    """The patch's tensors by the body's names, on the CPU; empty for a whole checkpoint.
+    """The patch's tensors by the body's names, on the CPU. Empty for a whole checkpoint.
 
     Raises CheckpointError for a damaged file.
     """
@@ -153,8 +155,8 @@ def padded_size(rows: int) -> int:
 
 
 def pad_matrix(matrix: torch.Tensor) -> torch.Tensor:
-    """[V, d] -> [padded_size(V), d]: the rows added last are the mean row (computed in float64),
-    dtype kept.
+    """[V, d] -> [padded_size(V), d] in the same dtype. The added rows are the mean row, computed in
+    float64.
     """
     rows = matrix.shape[0]
     total = torch.zeros(matrix.shape[1], dtype=torch.float64)
@@ -165,20 +167,20 @@ def pad_matrix(matrix: torch.Tensor) -> torch.Tensor:
 
 def tensor_digest(tensor: torch.Tensor) -> str:
     """Hash of dtype, shape and bytes."""
-    whole = tensor.detach().to("cpu").contiguous()
-    digest = new_digest(dtype_name(whole.dtype), whole.shape)
-    digest.update(raw_bytes(whole))
+    on_cpu = tensor.detach().to("cpu").contiguous()
+    digest = new_digest(dtype_name(on_cpu.dtype), on_cpu.shape)
+    digest.update(raw_bytes(on_cpu))
     return digest.hexdigest()[:LENGTH]
 
 
 def new_digest(dtype: str, shape: tuple[int, ...] | torch.Size) -> hashlib._Hash:
-    """A hash to which a tensor's bytes are still to be added, in order (blocks of rows will do)."""
+    """The hash of a tensor before its bytes. Update it with the bytes in order."""
     return hashlib.sha256(f"{dtype}{list(shape)}".encode("ascii"))
 
 
 def raw_bytes(tensor: torch.Tensor) -> memoryview:
     """The bytes of a contiguous CPU tensor, without a copy."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

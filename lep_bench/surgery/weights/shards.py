@@ -1,9 +1,8 @@
-"""Safetensors files read by ranges and written as streams: no map stays open, no tensor has to fit
-in memory.
+"""Safetensors files, read in ranges and written as streams, so that no tensor has to fit in memory.
 
 Format (huggingface/safetensors): 8 bytes little-endian header length, a JSON header {name: dtype,
-shape, data_offsets}, then the tensors' bytes. Maps held open over three 1-GB tensors peak at 3 GiB;
-`pread` into a buffer does not.
+shape, data_offsets}, then the tensors' bytes. Ranges are read by `pread` into a buffer, because
+open memory maps of three 1-GB tensors peak at 3 GiB.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import torch
 from lep_bench import hub
 from lep_bench.errors import CheckpointError
 
-CHUNK = 1 << 24  # bytes per read when a whole tensor streams by
+CHUNK = 1 << 24  # bytes per read of a streamed tensor
 TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -40,13 +39,20 @@ NAMES = {value: key for key, value in TYPES.items()}
 
 @dataclass(frozen=True)
 class TensorPlace:
-    """Where a tensor lies: file, first byte, and what its bytes mean (`code` as in the header)."""
+    """Where a tensor is stored: file, first byte, length in bytes, dtype (`code` as in the header)
+    and shape.
+    """
 
     file: Path
     start: int
     nbytes: int
     code: str
     shape: tuple[int, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that the tensor's values come from."""
+        return (self.file,)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -59,20 +65,20 @@ class TensorPlace:
         return self.nbytes // self.shape[0] if self.shape and self.shape[0] else 0
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Rows start..stop in the file's dtype."""
+        """Rows start..stop (exclusive) in the file's dtype."""
         return self.gather(np.arange(start, stop))
 
     def gather(self, ids: np.ndarray) -> torch.Tensor:
-        """[n, ...] rows `ids` (any order, repeats allowed) in the file's dtype; runs of neighbours
-        are one read.
+        """[n, ...] rows `ids` in the file's dtype. Ids may be in any order and repeat. Each run of
+        consecutive ids is one read.
         """
-        wanted, back = np.unique(np.asarray(ids, dtype=np.int64), return_inverse=True)
-        if len(wanted) and not (0 <= wanted[0] and wanted[-1] < self.shape[0]):
-            raise IndexError(f"row {wanted[-1]} of a matrix with {self.shape[0]} rows")
-        buffer = bytearray(len(wanted) * self.row_bytes)
+        unique, inverse = np.unique(np.asarray(ids, dtype=np.int64), return_inverse=True)
+        if len(unique) and not (0 <= unique[0] and unique[-1] < self.shape[0]):
+            raise IndexError(f"row {unique[-1]} of a matrix with {self.shape[0]} rows")
+        buffer = bytearray(len(unique) * self.row_bytes)
         view, done = memoryview(buffer), 0
         with open(self.file, "rb", buffering=0) as file:
-            for run in np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1):
+            for run in np.split(unique, np.flatnonzero(np.diff(unique) > 1) + 1):
                 length = len(run) * self.row_bytes
                 if length:
                     _fill(
@@ -83,13 +89,11 @@ class TensorPlace:
                     )
                 done += length
         if not buffer:
-            return torch.empty((len(wanted), *self.shape[1:]), dtype=self.dtype)
-        rows = torch.frombuffer(buffer, dtype=self.dtype).reshape(len(wanted), *self.shape[1:])
-        return (
-            rows
-            if np.array_equal(back, np.arange(len(wanted)))
-            else rows[torch.from_numpy(back.astype(np.int64))]
-        )
+            return torch.empty((len(unique), *self.shape[1:]), dtype=self.dtype)
+        rows = torch.frombuffer(buffer, dtype=self.dtype).reshape(len(unique), *self.shape[1:])
+        if np.array_equal(inverse, np.arange(len(unique))):
+            return rows
+        return rows[torch.from_numpy(inverse.astype(np.int64))]
 
     def chunks(self) -> Iterator[bytes]:
         """The tensor's bytes in order, `CHUNK` at a time."""
@@ -113,7 +117,7 @@ class TensorPlace:
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """A tensor to be written: its bytes come from `chunks` when their turn is there."""
+    """A tensor to write. `chunks` gives its bytes in order, and is read only while writing."""
 
     name: str
     code: str
@@ -123,8 +127,8 @@ class TensorEntry:
 
 
 def read_places(file: Path) -> dict[str, TensorPlace]:
-    """The tensors of a safetensors file. Raises CheckpointError when it is missing, damaged or cut
-    short.
+    """The tensors of a safetensors file by name. Raises CheckpointError if it is missing, damaged
+    or truncated.
     """
     begin, entries = hub.read_header(file)
     try:
@@ -140,12 +144,12 @@ def read_places(file: Path) -> dict[str, TensorPlace]:
         }
     except (KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{file} is no safetensors file ({error!r}): fetch it again"
+            f"{file} is no safetensors file ({error!r}): download it again"
         ) from error
 
 
 def write_shard(file: Path, entries: list[TensorEntry]) -> None:
-    """Write a safetensors file, one tensor after the other, in the order given."""
+    """Write a safetensors file with the tensors in the order of `entries`."""
     head: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for entry in entries:
@@ -156,7 +160,7 @@ def write_shard(file: Path, entries: list[TensorEntry]) -> None:
         }
         offset += entry.nbytes
     text = json.dumps(head, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-len(text) % 8)  # the format wants the data aligned to 8 bytes
+    text += b" " * (-len(text) % 8)  # the format requires data aligned to 8 bytes
     with open(file, "wb") as stream:
         stream.write(len(text).to_bytes(8, "little"))
         stream.write(text)
