@@ -13,27 +13,27 @@ from lep_bench.errors import LepBenchError
 
 
 def vocabulary_texts() -> Iterator[str]:
-    """6,000 documents and the lexicon, half Russian: text on which new vocabularies are trained."""
+    """Texts for training new vocabularies: 6,000 documents and the lexicon, half Russian."""
     return _rows("vocabulary")
 
 
 def pretraining_texts() -> Iterator[str]:
-    """Documents for continued pre-training, 80% Russian: 2,000,000 characters, twice what the
-    shipped families read.
+    """Documents for continued pre-training, 80% Russian. They have 2,000,000 characters, twice as
+    many as the shipped families read.
     """
     return _rows("pretraining")
 
 
 def calibration_prompts(n: int) -> list[str]:
-    """The first `n` user messages for the original instruct model to answer, half Russian. Raises
-    LepBenchError beyond 13,531.
+    """The first `n` user messages that the original instruct model answers, half Russian. Raises
+    LepBenchError for more than 13,531.
     """
     return _first(n, "calibration", "calibration prompts", "answers")
 
 
 def copy_prompts(n: int) -> list[tuple[str, str]]:
-    """The first `n` copy exercises, half Russian: (user message, expected answer). Raises
-    LepBenchError beyond 10,000.
+    """The first `n` copy exercises (user message, expected answer), half Russian. Raises
+    LepBenchError for more than 10,000.
     """
     return [(message, answer) for message, answer in _first(n, "copies", "texts to copy", "copies")]
 

@@ -1,13 +1,13 @@
-"""For authors of adapters: `check_adapter` runs one on small models of every kind and says what it
-gets wrong.
+"""For authors of adapters: `check_adapter` runs an adapter on small models of every kind and
+reports what it gets wrong.
 
     from lep_bench.testing import check_adapter
 
     def test_my_method():
         check_adapter(Path("my_method.py"), strength=0.5)
 
-The models are made on the fly (`lep_bench.testing_pico`): byte-level and sentencepiece tokenizers,
-tied and untied heads, padded and unpadded matrices. Nothing is downloaded; a check takes seconds.
+`lep_bench.testing.pico` makes the models: byte-level and sentencepiece tokenizers, tied and untied
+heads, padded and unpadded matrices. Nothing is downloaded, and a check takes seconds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from lep_bench.testing.pico import family as pico_family
 
 __all__ = ["check_adapter", "pico_donor", "pico_family"]
 
-DOCUMENTS = 400  # of the built-in corpus: what a vocabulary method gets to read
+DOCUMENTS = 400  # documents of the built-in corpus that a vocabulary method reads
 
 
 @dataclass(frozen=True)
@@ -58,22 +58,19 @@ CASES = [
 
 
 def check_adapter(adapter: Adapter | Path | str, **params: Any) -> None:
-    """Run an adapter, or every adapter in a file, on small models of every kind; `params` are its
-    parameters.
+    """Run an adapter, or every adapter in a file, with `params` on small models of every kind.
 
-    propagation  rows of the right shape, finite, the same when repeated and however they are cut
-        into blocks; the inputs
-                 left as they were; and a whole propagation
-    vocabulary   a tokenizer with the base's special tokens, ids without holes, text that comes
-        back; the same when repeated
-    tuning       a patch whose tensors are finite and fit its tokenizer, made from a propagated
-        model
+    propagation: rows must be finite and of the right shape, the same in every run and in blocks of
+    any size. A whole propagation must work.
+    vocabulary: the tokenizer must keep the base's special tokens, have ids without holes, decode
+    text to itself, and be the same in every run.
+    tuning: the patch, made from a propagated model, must hold finite tensors.
 
-    Raises AdapterError that says on which model and what; returns nothing when all is well.
+    Raises AdapterError that names the model and the fault.
     """
     if not isinstance(adapter, Adapter):
-        for found in plugin.load_adapters(Path(adapter)):
-            check_adapter(found, **params)
+        for loaded in plugin.load_adapters(Path(adapter)):
+            check_adapter(loaded, **params)
         return
     try:
         settings = adapter.params.model_validate(params)
@@ -87,7 +84,7 @@ def check_adapter(adapter: Adapter | Path | str, **params: Any) -> None:
         with tempfile.TemporaryDirectory(prefix="lep-bench-check-") as folder:
             try:
                 _CHECKS[adapter.kind](adapter, settings, case, Path(folder))
-            except Exception as error:  # running an adapter: whatever it raises is reported with the model it failed on
+            except Exception as error:  # somebody else's code: it may raise anything
                 what = (
                     str(error)
                     if isinstance(error, LepBenchError)
@@ -112,25 +109,42 @@ def _propagation(adapter: Adapter, settings: Params, case: Case, folder: Path) -
 
     base, instruct = pico_family(folder, case.tied, case.padded, case.kind)
     donor = pico_donor(folder / "donor", base)
-    models = [Checkpoint.open(path) for path in (base, instruct, donor)]
     old, new = Tokens.read(base), Tokens.read(donor)
-    for matrix in models[1].matrix_names():
+    for matrix in Checkpoint.open(instruct).matrix_names():
         first, second = (
-            _rows(adapter, settings, Problem(matrix, decompose(old, new), old, *models), new.size)
+            _adapt_rows(
+                adapter,
+                settings,
+                Problem(
+                    matrix,
+                    decompose(old, new),
+                    old,
+                    Checkpoint.open(base),
+                    Checkpoint.open(instruct),
+                    Checkpoint.open(donor),
+                ),
+                new.size,
+            )
             for _ in range(2)
         )
         _require(
             bool((first == second).all()),
-            f"{matrix}: the same call gave other rows: seed every draw",
+            f"{matrix}: the same call gave different rows: seed every random draw",
         )
     propagate.propagate(
-        base, instruct, donor, folder / "made", adapter, settings, lep=_lep("propagation", instruct)
+        base,
+        instruct,
+        donor,
+        folder / "propagated",
+        adapter,
+        settings,
+        lep=_make_lep("propagation", instruct),
     )
 
 
-def _rows(adapter: Adapter, settings: Params, problem: Any, count: int) -> Any:
-    """The adapter's rows [count, d] for one matrix, after checking the contract of the function it
-    gives back.
+def _adapt_rows(adapter: Adapter, settings: Params, problem: Any, count: int) -> Any:
+    """The adapter's rows [count, d] for one matrix, checked for shape, dtype, finite values and
+    independence of blocks.
     """
     import numpy as np
     import torch
@@ -139,36 +153,39 @@ def _rows(adapter: Adapter, settings: Params, problem: Any, count: int) -> Any:
     function = adapter(problem, settings)
     _require(
         callable(function),
-        f"{where}: gave back {type(function).__name__}: a function of (donor rows, ids) is "
-        "expected",
+        f"{where}: returned {type(function).__name__}: a function of (donor rows, ids) is expected",
     )
     ids = np.arange(count)
-    given = problem.donor_at(ids)
-    whole = function(given.clone(), ids)
-    shape = tuple(given.shape)
+    donor_rows = problem.donor_at(ids)
+    rows = function(donor_rows.clone(), ids)
+    shape = tuple(donor_rows.shape)
     _require(
-        isinstance(whole, torch.Tensor),
-        f"{where}: gave back {type(whole).__name__} for a block: a float64 tensor {shape} is "
+        isinstance(rows, torch.Tensor),
+        f"{where}: returned {type(rows).__name__} for a block: a float64 tensor {shape} is "
         "expected",
     )
-    fits = whole.dtype == torch.float64 and tuple(whole.shape) == shape
-    _require(fits, f"{where}: gave {whole.dtype} {tuple(whole.shape)}: float64 {shape} is expected")
-    bad = int((~torch.isfinite(whole)).any(dim=1).sum())
+    fits = rows.dtype == torch.float64 and tuple(rows.shape) == shape
+    _require(
+        fits, f"{where}: returned {rows.dtype} {tuple(rows.shape)}: float64 {shape} is expected"
+    )
+    bad = int((~torch.isfinite(rows)).any(dim=1).sum())
     _require(bad == 0, f"{where}: {bad} of {count} rows hold NaN or infinity")
     cuts = [0, 1, count // 3, count]
-    blocks = [function(given[a:b].clone(), ids[a:b]) for a, b in zip(cuts, cuts[1:])]
-    same = torch.allclose(torch.cat(blocks), whole, rtol=1e-9, atol=1e-9)
+    blocks = [function(donor_rows[a:b].clone(), ids[a:b]) for a, b in zip(cuts, cuts[1:])]
     _require(
-        same, f"{where}: rows depend on how they are cut into blocks: compute from row and id only"
+        torch.allclose(torch.cat(blocks), rows, rtol=1e-9, atol=1e-9),
+        f"{where}: rows depend on how they are cut into blocks: compute each from its donor "
+        "row and "
+        "id only",
     )
-    return whole
+    return rows
 
 
 def _vocabulary(adapter: Adapter, settings: Params, case: Case, folder: Path) -> None:
     from lep_bench.surgery import vocabulary
 
     if case.tied or case.padded:
-        return  # matrices are no business of a tokenizer
+        return  # a tokenizer does not depend on matrices
     base, _ = pico_family(folder, case.tied, case.padded, case.kind)
     first, second = (
         vocabulary.build_tokenizer(base, folder / name, adapter, settings, _documents())
@@ -177,7 +194,7 @@ def _vocabulary(adapter: Adapter, settings: Params, case: Case, folder: Path) ->
     )
     _require(
         first.read_bytes() == second.read_bytes(),
-        "the same texts gave another tokenizer: sort what comes from sets, seed every draw",
+        "the same texts gave a different tokenizer: sort sets, and seed every random draw",
     )
 
 
@@ -212,7 +229,7 @@ def _tuning(adapter: Adapter, settings: Params, case: Case, folder: Path) -> Non
         folder / "start",
         unchanged,
         Params(),
-        lep=_lep("propagation", instruct),
+        lep=_make_lep("propagation", instruct),
     )
     answers = folder / "answers.jsonl"
     rows = [
@@ -227,25 +244,25 @@ def _tuning(adapter: Adapter, settings: Params, case: Case, folder: Path) -> Non
         out=folder / "tuned",
         answers_file=answers,
         corpus="builtin:mini",
-        lep=_lep("tuning", instruct),
+        lep=_make_lep("tuning", instruct),
         seed=0,
         progress=lambda *_: None,
     )
-    made = adapter(model, settings)
+    tuned = adapter(model, settings)
     _require(
-        isinstance(made, Artifact),
-        f"gave back {type(made).__name__}: return what model.finetune(...) gives",
+        isinstance(tuned, Artifact),
+        f"returned {type(tuned).__name__}: return the result of model.finetune(...)",
     )
-    tensors = patch.load_tensors(made)
+    tensors = patch.load_tensors(tuned)
     bad = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
     _require(not bad, f"{len(bad)} tensors hold NaN or infinity, the first is {bad[:1]}")
     _require(
         set(start.lep.changed) <= set(tensors),
-        "the patch lost tensors of the model it started from",
+        "the patch lacks tensors of the model that it was tuned from",
     )
 
 
-def _lep(stage: str, instruct: Path) -> Any:
+def _make_lep(stage: str, instruct: Path) -> Any:
     from lep_bench.records.artifact import Lep, Parent
 
     body = Parent(role="body", name="pico/instruct", location=str(instruct))

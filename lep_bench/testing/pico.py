@@ -1,9 +1,9 @@
-"""Pico models for tests, made in a second: whole checkpoints with random weights and the structure
-of the real ones.
+"""Pico models for tests, made in a second: whole checkpoints with the structure of real models and
+random weights.
 
-`family` makes a base and its instruct model, `donor` the base with another vocabulary. Nothing they
-say means anything; everything that breaks on tokenizers, special tokens, tied heads and padded rows
-breaks on them too.
+`family` makes a base and its instruct model, `donor` the base with another vocabulary. Their output
+means nothing. But code that breaks on tokenizers, special tokens, tied heads or padded rows of real
+models breaks on them too.
 """
 
 from __future__ import annotations
@@ -58,24 +58,24 @@ def family(
     layers: int = 1,
     seed: int = 0,
 ) -> tuple[Path, Path]:
-    """Write `folder/base` and `folder/instruct` and return both paths.
+    """Write `folder/base` and `folder/instruct`, and return both paths.
 
-    kind "byte-level": LLaMa-3's structure (reserved specials in both, BOS from the post-processor,
-    two EOS ids in the instruct model). "sentencepiece": Mistral's (byte fallback, dummy prefix
-    space; the instruct model has two more tokens). tied: one matrix is embedding and head. padded:
-    more rows than tokens, a multiple of 64. Weights are float32.
+    kind "byte-level": LLaMa-3's structure (reserved specials in both models, BOS from the
+    post-processor, two EOS ids in the instruct model). kind "sentencepiece": Mistral's structure
+    (byte fallback, dummy prefix space, two more tokens in the instruct model). tied: embedding and
+    head are one matrix. padded: more rows than tokens, a multiple of 64. Weights are float32.
     """
     import torch
 
     base, instruct = Path(folder) / "base", Path(folder) / "instruct"
-    tokenizer = _tokenizer(kind, TEXTS, 330 if kind == "byte-level" else 420)
-    model = _model(kind, tokenizer.get_vocab_size(), tied, padded, layers, seed)
+    tokenizer = _train_tokenizer(kind, TEXTS, 330 if kind == "byte-level" else 420)
+    model = _make_model(kind, tokenizer.get_vocab_size(), tied, padded, layers, seed)
     _save(base, model, tokenizer, kind, chat=False)
 
     if kind == "sentencepiece":
         tokenizer.add_special_tokens(_MISTRAL_ADDED)
-    rows = _rows(tokenizer.get_vocab_size(), padded)
-    # The draws do not depend on what ran before, nor do they disturb it.
+    rows = _count_rows(tokenizer.get_vocab_size(), padded)
+    # The draws neither depend on earlier draws nor change later ones.
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed + 1)
         if rows != model.config.vocab_size:
@@ -87,18 +87,18 @@ def family(
 
 
 def donor(out: Path, base: Path, size: int = 300, seed: int = 7) -> Path:
-    """Write `out`: the base's body under another vocabulary of about `size` tokens, with embeddings
-    of its own.
+    """Write the base's body with another vocabulary of about `size` tokens to `out`, and return
+    `out`.
 
-    The tokenizer is of the base's kind, trained on other text, with the base's special tokens; rows
-    are random.
+    The tokenizer is of the base's kind and has its special tokens, but is trained on other text.
+    The rows of both matrices are random.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     kind: Kind = "byte-level" if model.config.model_type == "llama" else "sentencepiece"
-    tokenizer = _tokenizer(kind, OTHER_TEXTS, size if kind == "byte-level" else size + 60)
+    tokenizer = _train_tokenizer(kind, OTHER_TEXTS, size if kind == "byte-level" else size + 60)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         model.resize_token_embeddings(tokenizer.get_vocab_size(), mean_resizing=False)
@@ -111,7 +111,7 @@ def donor(out: Path, base: Path, size: int = 300, seed: int = 7) -> Path:
     return Path(out)
 
 
-def _tokenizer(kind: Kind, texts: list[str], size: int) -> Any:
+def _train_tokenizer(kind: Kind, texts: list[str], size: int) -> Any:
     from tokenizers import (
         Tokenizer,
         decoders,
@@ -146,7 +146,7 @@ def _tokenizer(kind: Kind, texts: list[str], size: int) -> Any:
         tokenizer.train_from_iterator(
             texts, trainers.BpeTrainer(vocab_size=size, special_tokens=pieces, show_progress=False)
         )
-        tokenizer = _plain_bytes(tokenizer, specials)
+        tokenizer = _make_bytes_ordinary(tokenizer, specials)
         tokenizer.decoder = decoders.Sequence(
             [
                 decoders.Replace("▁", " "),
@@ -164,9 +164,9 @@ def _tokenizer(kind: Kind, texts: list[str], size: int) -> Any:
     return tokenizer
 
 
-def _plain_bytes(tokenizer: Any, specials: list[str]) -> Any:
-    """The trainer knows byte tokens only as specials: keep them as ordinary entries, as byte
-    fallback needs.
+def _make_bytes_ordinary(tokenizer: Any, specials: list[str]) -> Any:
+    """Turn the byte tokens into ordinary tokens, as byte fallback needs. The trainer can only add
+    them as special tokens.
     """
     from tokenizers import Tokenizer
 
@@ -176,16 +176,16 @@ def _plain_bytes(tokenizer: Any, specials: list[str]) -> Any:
     return Tokenizer.from_str(json.dumps(data))
 
 
-def _rows(tokens: int, padded: bool) -> int:
+def _count_rows(tokens: int, padded: bool) -> int:
     return -(-(tokens + 1) // 64) * 64 if padded else tokens
 
 
-def _model(kind: Kind, tokens: int, tied: bool, padded: bool, layers: int, seed: int) -> Any:
+def _make_model(kind: Kind, tokens: int, tied: bool, padded: bool, layers: int, seed: int) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
     shape = {
-        "vocab_size": _rows(tokens, padded),
+        "vocab_size": _count_rows(tokens, padded),
         "hidden_size": HIDDEN,
         "intermediate_size": 2 * HIDDEN,
         "num_hidden_layers": layers,

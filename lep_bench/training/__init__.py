@@ -1,3 +1,1 @@
-"""Training: continued pre-training of embeddings and head, and the tuning that may follow a
-propagation.
-"""
+"""Training: continued pre-training of embeddings and head, and tuning after a propagation."""

@@ -1,5 +1,5 @@
-"""Texts as training blocks: the same characters in the same order whatever the vocabulary; prompts
-for calibration.
+"""Training data: texts packed into blocks, the same characters in the same order for every
+vocabulary, and prompts for calibration.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from lep_bench.errors import CheckpointError, LepBenchError
 from lep_bench.surgery.tokenizers.loading import read_tokenizer
 from lep_bench.surgery.vocabulary import limited
 
-BATCH = 256  # documents that are encoded at once
-NOTHING = -1  # fills up the last block
+BATCH = 256  # documents per encoding call
+NOTHING = -1  # pads the last block
 MINI = hub.BUILTIN + "mini"
 COPY_PROMPT = "Повтори следующий текст дословно:\n\n{}"
-COPY_LENGTH = 2000  # characters of a text to repeat that comes from files
+COPY_LENGTH = 2000  # characters of a copy exercise from files
 
 
 @dataclass(frozen=True)
 class PackedTexts:
-    """Packed text: ids [n, block] int32 (on disk, read as needed), the last row filled up with
-    `NOTHING`; how many characters, documents and tokens (BOS and EOS included) it holds."""
+    """Text as ids [n, block] int32, on disk and read as needed. `NOTHING` pads the last row. With
+    counts of characters, documents and tokens (BOS and EOS included).
+    """
 
     ids: np.ndarray
     characters: int
@@ -40,49 +41,45 @@ class PackedTexts:
 
 
 def pack_texts(folder: Path, texts: Iterable[str], characters: int, block: int) -> PackedTexts:
-    """The first `characters` of `texts` as one stream of tokens of the tokenizer in `folder`, cut
-    into blocks.
+    """The first `characters` characters of `texts`, encoded by the tokenizer in `folder` and cut
+    into blocks of `block` tokens.
 
-    One pass, in order. Every document begins with what the tokenizer's post-processor puts there
-    (BOS) and ends with the EOS token of tokenizer_config.json, where it names one. Raises
-    LepBenchError when the texts are shorter: vocabularies could not be compared on different
-    amounts of text.
+    One pass, in order. Every document begins with the tokens that the post-processor adds (BOS) and
+    ends with the EOS token that tokenizer_config.json names, if any. Raises LepBenchError if the
+    texts are shorter, because vocabularies can only be compared on the same amount of text.
     """
-    tokenizer, end = read_tokenizer(folder), _end(folder)
-    documents = seen = tokens = 0
+    tokenizer, eos_id = read_tokenizer(folder), _read_eos_id(folder)
+    documents = characters_read = tokens = 0
     stream = limited(texts, characters)
     with tempfile.TemporaryFile() as file:
         while batch := list(islice(stream, BATCH)):
             ids = array("i")
             for encoding in tokenizer.encode_batch(batch):
                 ids.extend(encoding.ids)
-                if end is not None:
-                    ids.append(end)
+                if eos_id is not None:
+                    ids.append(eos_id)
             ids.tofile(file)
-            tokens, documents, seen = (
-                tokens + len(ids),
-                documents + len(batch),
-                seen + sum(map(len, batch)),
-            )
-        if seen < characters:
+            tokens += len(ids)
+            documents += len(batch)
+            characters_read += sum(map(len, batch))
+        if characters_read < characters:
             raise LepBenchError(
-                f"the corpus has {seen:,} characters, pretraining.characters asks for "
+                f"the corpus has {characters_read:,} characters, pretraining.characters asks for "
                 f"{characters:,}: lower it or add text"
             )
         array("i", [NOTHING] * (-tokens % block)).tofile(file)
         file.flush()
-        # The map keeps the unnamed file alive; the system removes it with the last reference.
-        return PackedTexts(
-            np.memmap(file, dtype=np.int32, mode="r").reshape(-1, block), seen, documents, tokens
-        )
+        # The map keeps the unnamed file alive. The system removes it with the last reference.
+        blocks = np.memmap(file, dtype=np.int32, mode="r").reshape(-1, block)
+        return PackedTexts(blocks, characters_read, documents, tokens)
 
 
-def _end(folder: Path) -> int | None:
+def _read_eos_id(folder: Path) -> int | None:
     file = folder / "tokenizer_config.json"
-    named: Any = (
+    token: Any = (
         json.loads(file.read_text(encoding="utf-8")).get("eos_token") if file.is_file() else None
     )
-    content = named["content"] if isinstance(named, dict) else named
+    content = token["content"] if isinstance(token, dict) else token
     if not content:
         return None
     number = read_tokenizer(folder).token_to_id(content)
@@ -92,7 +89,7 @@ def _end(folder: Path) -> int | None:
 
 
 def vocabulary_texts(corpus: corpora.Corpus) -> Iterator[str]:
-    """Texts for training a tokenizer: the built-in world's, or the corpus's files."""
+    """Texts for training a tokenizer, from the built-in world or the corpus's files."""
     if corpus == MINI:
         from lep_bench.mini import corpus as mini_corpus
 
@@ -110,10 +107,10 @@ def pretraining_texts(corpus: corpora.Corpus) -> Iterator[str]:
 
 
 def calibration_prompts(corpus: corpora.Corpus, n: int) -> list[str]:
-    """`n` user messages for the original instruct model to answer.
+    """`n` user messages that the original instruct model answers.
 
-    Files: the `prompt` fields of the corpus's JSONL rows, a fixed choice. Raises LepBenchError when
-    there are fewer than `n`.
+    From files: a fixed sample of the `prompt` fields of the corpus's JSONL rows. Raises
+    LepBenchError if there are fewer than `n`.
     """
     if corpus == MINI:
         from lep_bench.mini import corpus as mini_corpus
@@ -122,40 +119,42 @@ def calibration_prompts(corpus: corpora.Corpus, n: int) -> list[str]:
     prompts = [row["prompt"] for row in _rows(corpus) if row.get("prompt")]
     if len(prompts) < n:
         raise LepBenchError(
-            f"corpus: {len(prompts)} rows with a field 'prompt', calibration asks for {n}: "
-            "add a JSONL file of prompts, or lower `answers`"
+            f"corpus: {len(prompts)} rows have a field 'prompt', calibration asks for {n}: add a "
+            "JSONL file of prompts, or lower `answers`"
         )
     return random.Random(0).sample(prompts, n)
 
 
 def copy_prompts(corpus: corpora.Corpus, n: int) -> list[tuple[str, str]]:
-    """`n` copy exercises (user message, expected answer). Files: the beginnings of the corpus's own
-    texts, a fixed choice. Raises LepBenchError when there are fewer than `n`."""
+    """`n` copy exercises (user message, expected answer).
+
+    From files: the beginnings of a fixed sample of the corpus's texts. Raises LepBenchError if
+    there are fewer than `n`.
+    """
     if corpus == MINI:
         from lep_bench.mini import corpus as mini_corpus
 
         return mini_corpus.copy_prompts(n)
-    rng, chosen, count = random.Random(0), [], 0
-    for text in pretraining_texts(corpus):  # a sample of a stream: memory holds n texts only
-        count += 1
-        if len(chosen) < n:
-            chosen.append(_beginning(text))
-        elif (place := rng.randrange(count)) < n:
-            chosen[place] = _beginning(text)
-    if len(chosen) < n:
+    rng, sample = random.Random(0), list[str]()
+    # Reservoir sampling: memory holds n texts only.
+    for number, text in enumerate(pretraining_texts(corpus), 1):
+        if len(sample) < n:
+            sample.append(_shorten(text))
+        elif (place := rng.randrange(number)) < n:
+            sample[place] = _shorten(text)
+    if len(sample) < n:
         raise LepBenchError(
-            f"corpus: {len(chosen)} texts, calibration asks for {n} to copy: add text, or "
-            "lower `copies`"
+            f"corpus: {len(sample)} texts, calibration asks for {n} to copy: add text, or lower "
+            "`copies`"
         )
-    return [(COPY_PROMPT.format(text), text) for text in chosen]
+    return [(COPY_PROMPT.format(text), text) for text in sample]
 
 
-def _beginning(text: str) -> str:
-    return (
-        text
-        if len(text) <= COPY_LENGTH
-        else text[: text.rfind(" ", 0, COPY_LENGTH)].rstrip() or text[:COPY_LENGTH]
-    )
+def _shorten(text: str) -> str:
+    """The beginning of a text: whole words of at most `COPY_LENGTH` characters in all."""
+    if len(text) <= COPY_LENGTH:
+        return text
+    return text[: text.rfind(" ", 0, COPY_LENGTH)].rstrip() or text[:COPY_LENGTH]
 
 
 def _rows(corpus: corpora.Corpus) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,4 @@
-"""Supervised tuning on chats: LoRA on chosen layers, embedding and head trained in full (arXiv
-2412.21140).
-"""
+"""Supervised tuning on chats: LoRA on some layers, full embedding and head (arXiv 2412.21140)."""
 
 from __future__ import annotations
 
@@ -41,20 +39,22 @@ _LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 @dataclass(frozen=True)
 class Example:
-    """One exchange: user message and answer, as plain text."""
+    """A user message and its answer, as plain text."""
 
     prompt: str
     answer: str
 
 
 class Recipe(Frozen):
-    """How to tune. Defaults: the paper's self-calibration of 7-8B models. Lengths in tokens;
-    `steps`, where given, takes the place of `epochs`."""
+    """Settings of a tuning. The defaults are those of the paper's self-calibration of 7-8B models.
+
+    layers: which layers get LoRA. vocabulary: which of embedding and head are trained in full.
+    warmup: in steps. batch: in examples. steps: replaces `epochs` if set. max_length: in tokens.
+    """
 
     lora_rank: int = Field(8, gt=0)
     lora_alpha: float = Field(1.0, gt=0)
     layers: Literal["first-last", "all"] = "first-last"
-    # which of embedding and head are trained in full
     vocabulary: Literal["both", "head", "frozen"] = "both"
     learning_rate: float = Field(2.5e-5, gt=0)
     weight_decay: float = Field(0.1, ge=0)
@@ -66,13 +66,13 @@ class Recipe(Frozen):
     max_length: int = Field(8096, gt=1)
 
 
-Progress = Callable[[int, int, float], None]  # steps done, steps in all, loss of the last one
+Progress = Callable[[int, int, float], None]  # steps done, total steps, loss of the last step
 
 
 @dataclass(frozen=True)
 class _Encoded:
     ids: list[int]
-    answer: int  # where the answer begins; its last id is an end id
+    answer: int  # index of the first answer id; the last id is an end id
 
 
 def finetune(
@@ -86,23 +86,23 @@ def finetune(
     progress: Progress = lambda done, steps, loss: None,
     device: str = "cpu",
 ) -> Artifact:
-    """Tune `start` (a patch or a whole instruct model) on `examples` and write a patch against its
+    """Tune `start` (a patch or a whole instruct model) on `examples`, and write a patch against its
     body.
 
-    The chat template is that of the start's tokenizer; only answers have a loss, with the end of
-    turn that follows them, so that the model learns to stop. LoRA (by peft) is merged; the patch
-    holds every tensor whose hash differs from the body's, in the body's dtype. `seed` draws LoRA's
-    start and the order of examples; the same seed gives the same bits. `lep.training` gets
-    examples, tokens, steps, losses (nats per answer token), seconds; examples longer than
-    `recipe.max_length` are left out, counted in `lep.notes`. Raises LepBenchError without usable
-    examples, CheckpointError for a model without chat template or end ids.
+    The chat template is that of the start's tokenizer. Only answers have a loss. Each includes the
+    end-of-turn token, so that the model learns to stop. LoRA (by peft) is merged. The patch holds
+    every tensor whose hash differs from the body's, in the body's dtype. `seed` initialises LoRA
+    and orders the examples; the same seed gives the same bits. Examples longer than
+    `recipe.max_length` are left out and counted in `lep.notes`. `lep.training` gets examples,
+    tokens, steps, losses (nats per answer token) and seconds. Raises LepBenchError if no example is
+    usable, CheckpointError for a model without chat template or end ids.
     """
-    began = time.monotonic()
+    start_time = time.monotonic()
     encoded, notes = encode_examples(start, examples, recipe.max_length)
     model = load_trainable(start, device)
     steps = recipe.steps or math.ceil(recipe.epochs * len(encoded) / recipe.batch)
     losses: list[float] = []
-    # LoRA draws from the global generator: leave it as it was
+    # LoRA draws from the global generator, which must not change.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         wrapped = _with_lora(model, recipe)
@@ -127,7 +127,7 @@ def finetune(
         "tokens": tokens,
         **summarise_losses(losses),
         "recipe": recipe.model_dump(mode="json"),
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(time.monotonic() - start_time, 1),
     }
     return save_trained(
         model,
@@ -141,8 +141,8 @@ def finetune(
 def encode_examples(
     start: Artifact, examples: Iterable[Example], max_length: int
 ) -> tuple[list[_Encoded], tuple[str, ...]]:
-    """Examples as token ids under the start's chat template, and notes on its tokenizer and those
-    left out. Raises as `finetune` does.
+    """Examples as token ids in the start's chat template, and notes on its tokenizer and on
+    examples that are left out. Raises as `finetune` does.
     """
     tokenizer, notes = loading.load_tokenizer(start.folder)
     if not tokenizer.chat_template:
@@ -156,38 +156,43 @@ def encode_examples(
         raise CheckpointError(
             f"{start.folder} names no eos_token_id: a model tuned on it would never stop"
         )
-    found = [_encode_one(tokenizer, example, ends) for example in examples]
-    kept = [item for item in found if len(item.ids) <= max_length]
+    encoded = [_encode_example(tokenizer, example, ends) for example in examples]
+    kept = [item for item in encoded if len(item.ids) <= max_length]
     if not kept:
         raise LepBenchError(
-            f"{start.name}: no example of at most {max_length} tokens among {len(found)}: "
-            "nothing to tune on"
+            f"{start.name}: there is nothing to tune on, because none of {len(encoded)} examples "
+            f"has at most {max_length} tokens"
         )
-    left = len(found) - len(kept)
-    return kept, (
-        *notes,
-        f"{left} of {len(found)} examples left out: longer than {max_length} tokens",
-    ) if left else notes
+    dropped = len(encoded) - len(kept)
+    if dropped:
+        notes += (
+            f"{dropped} of {len(encoded)} examples left out: longer than {max_length} tokens",
+        )
+    return kept, notes
 
 
-def _encode_one(tokenizer: PreTrainedTokenizerBase, example: Example, ends: set[int]) -> _Encoded:
+def _encode_example(
+    tokenizer: PreTrainedTokenizerBase, example: Example, ends: set[int]
+) -> _Encoded:
     messages = [{"role": "user", "content": example.prompt}]
     prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     whole = tokenizer.apply_chat_template(
         [*messages, {"role": "assistant", "content": example.answer}], tokenize=False
     )
-    # a template that shows history otherwise: what the model is asked with counts
+    # Some templates render history differently. The prompt counts that the model will see.
     if not whole.startswith(prompt):
         whole = prompt + example.answer
-    asked: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    read = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
-    ids: list[int] = read["input_ids"]
-    if ids[: len(asked)] == asked:
-        answer = ids[len(asked) :]
-    else:  # a token reaches over the border; asked, the model sees the prompt's own tokens, so these stand here too
+    prompt_ids: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    encoding = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+    ids: list[int] = encoding["input_ids"]
+    if ids[: len(prompt_ids)] == prompt_ids:
+        answer = ids[len(prompt_ids) :]
+    else:
+        # A token spans prompt and answer. At inference the model sees the prompt's own tokens, so
+        # they are used here too.
         answer = [
             number
-            for number, (begin, _) in zip(ids, read["offset_mapping"])
+            for number, (begin, _) in zip(ids, encoding["offset_mapping"])
             if begin >= len(prompt)
         ]
     stop = next((place for place, number in enumerate(answer) if number in ends), None)
@@ -196,12 +201,12 @@ def _encode_one(tokenizer: PreTrainedTokenizerBase, example: Example, ends: set[
         if stop is None
         else answer[: stop + 1]
     )
-    return _Encoded([*asked, *answer], len(asked))
+    return _Encoded([*prompt_ids, *answer], len(prompt_ids))
 
 
 def _with_lora(model: Trainable, recipe: Recipe) -> Any:
-    """Put LoRA on every linear module of the chosen layers and say what else is trained; returns
-    peft's wrapper.
+    """Put LoRA on every linear module of the recipe's layers, and choose whether embedding and head
+    are trained. Returns peft's wrapper.
     """
     from peft import LoraConfig, get_peft_model  # slow to import
 
@@ -232,7 +237,7 @@ def _with_lora(model: Trainable, recipe: Recipe) -> Any:
 def _batches(
     encoded: Sequence[_Encoded], batch: int, steps: int, seed: int
 ) -> Iterable[list[_Encoded]]:
-    """`steps` batches: every example once in a shuffled order, then again in another."""
+    """`steps` batches: all examples in a shuffled order, then again in another order."""
     rng, order = random.Random(f"examples {seed}"), list[int]()
     for _ in range(steps):
         while len(order) < min(batch, len(encoded)):
@@ -244,13 +249,13 @@ def _batches(
 
 
 def _padded(batch: Sequence[_Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs and labels [B, T - 1], int64, padded on the right; only answers have labels."""
+    """Inputs and labels [B, T - 1], int64, padded on the right. Only answers have labels."""
     length = max(len(item.ids) for item in batch) - 1
     ids, labels = (
         torch.zeros(len(batch), length, dtype=torch.int64),
         torch.full((len(batch), length), IGNORED),
     )
-    # Longest first: the stretches of a step hold rows of like length.
+    # Longest first, so that each chunk of a step holds rows of similar length.
     for row, item in enumerate(sorted(batch, key=lambda item: -len(item.ids))):
         ids[row, : len(item.ids) - 1] = torch.tensor(item.ids[:-1])
         labels[row, item.answer - 1 : len(item.ids) - 1] = torch.tensor(item.ids[item.answer :])
@@ -259,9 +264,12 @@ def _padded(batch: Sequence[_Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
 
 @dataclass
 class Tunable:
-    """`start` is the model to tune, `out` where the result goes, `answers_file` a JSONL of
-    {"prompt", "answer"} (and "finished", false for an answer that was cut) by the ORIGINAL instruct
-    model, `corpus` the family's. `notes` collects what was left out, for lep.json."""
+    """The input of a tuning adapter.
+
+    start: the model to tune. out: the folder of the result. answers_file: JSONL of {"prompt",
+    "answer", "finished"} by the ORIGINAL instruct model, "finished" false for an answer that was
+    cut off. corpus: the family's. notes: what was left out, for lep.json.
+    """
 
     start: Artifact
     out: Path
@@ -273,80 +281,67 @@ class Tunable:
     notes: list[str] = field(default_factory=list)
 
     def answers(self, n: int, max_tokens: int) -> list[Example]:
-        """The first `n` prompts with the original instruct model's answers, sensible ones only.
+        """The usable ones of the original instruct model's first `n` answers, with their prompts.
 
-        Left out: answers that are empty, that are longer than `max_tokens` of this model's tokens,
-        or that were cut before their end; their counts go into `notes`. Raises LepBenchError
-        without a file, or when nothing is left.
+        Answers are left out, and counted in `notes`, if they are empty, cut off, or longer than
+        `max_tokens` of this model's tokens. Raises LepBenchError if there is no file, or if no
+        answer is usable.
         """
-        rows = self._rows()[:n]
+        rows = self._read_answers()[:n]
         if len(rows) < n:
-            raise LepBenchError(f"{self.answers_file}: {len(rows)} answers, {n} asked for")
-        # `finetune` reports what had to be done to it
-        tokenizer, _ = loading.load_tokenizer(self.start.folder)
-        lengths = (
-            [
-                len(ids)
-                for ids in tokenizer(
-                    [str(row["answer"]) for row in rows], add_special_tokens=False
-                )["input_ids"]
-            ]
-            if rows
-            else []
-        )
-        left, kept = {"empty": 0, "not finished": 0, f"over {max_tokens} tokens": 0}, []
-        for row, length in zip(rows, lengths, strict=True):
-            why = (
-                "empty"
-                if not row["answer"].strip()
-                else "not finished"
-                if not row.get("finished", True)
-                else None
-            )
-            why = why or (f"over {max_tokens} tokens" if length > max_tokens else None)
-            if why:
-                left[why] += 1
+            raise LepBenchError(f"{self.answers_file}: has {len(rows)} answers, {n} are needed")
+        tokenizer, _ = loading.load_tokenizer(self.start.folder)  # `finetune` reports its notes
+        texts = [str(row["answer"]) for row in rows]
+        ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        too_long = f"over {max_tokens} tokens"
+        dropped, examples = {"empty": 0, "not finished": 0, too_long: 0}, []
+        for row, length in zip(rows, map(len, ids), strict=True):
+            if not row["answer"].strip():
+                dropped["empty"] += 1
+            elif not row.get("finished", True):
+                dropped["not finished"] += 1
+            elif length > max_tokens:
+                dropped[too_long] += 1
             else:
-                kept.append(Example(row["prompt"], row["answer"]))
-        if rows and not kept:
+                examples.append(Example(row["prompt"], row["answer"]))
+        if rows and not examples:
             raise LepBenchError(
-                f"{self.answers_file}: none of {len(rows)} answers is usable: {_counts(left)}"
+                f"{self.answers_file}: none of {len(rows)} answers is usable: "
+                f"{_list_counts(dropped)}"
             )
         self.notes.append(
-            f"{len(kept)} of {n} answers of the original instruct model"
-            + (f"; left out: {_counts(left)}" if len(kept) < n else "")
+            f"{len(examples)} of {n} answers of the original instruct model"
+            + (f"; left out: {_list_counts(dropped)}" if len(examples) < n else "")
         )
-        return kept
+        return examples
 
     def copies(self, n: int) -> list[Example]:
         """`n` copy exercises from the family's corpus."""
         self.notes.append(f"{n} texts to repeat")
-        return (
-            [Example(prompt, answer) for prompt, answer in data.copy_prompts(self.corpus, n)]
-            if n
-            else []
-        )
+        if not n:
+            return []
+        return [Example(prompt, answer) for prompt, answer in data.copy_prompts(self.corpus, n)]
 
     def examples(self, file: str | Path) -> list[Example]:
-        """All rows {"prompt", "answer"} of a JSONL file of yours."""
+        """All rows of your own JSONL file of {"prompt", "answer"}."""
         return [
             Example(row["prompt"], row["answer"]) for row in read_jsonl(Path(file).expanduser())
         ]
 
     def finetune(self, examples: Sequence[Example], recipe: Recipe) -> Artifact:
-        """Tune `start` on `examples` (see `lep_bench.training.finetune.finetune`); what an adapter
-        gives back.
+        """Tune `start` on `examples` (see `lep_bench.training.finetune.finetune`). A tuning adapter
+        returns the result.
         """
         lep = self.lep.model_copy(update={"notes": (*self.lep.notes, *self.notes)})
         return finetune(
             self.start, self.out, examples, recipe, lep=lep, seed=self.seed, progress=self.progress
         )
 
-    def _rows(self) -> list[dict[str, str]]:
+    def _read_answers(self) -> list[dict[str, str]]:
         if self.answers_file is None:
             raise LepBenchError(
-                f"{self.lep.model}: no answers of the original instruct model: the tuning's "
-                "params need `answers` above 0"
+                f"{self.lep.model} has no answers of the original instruct model: set `answers` "
+                "in the tuning's params above 0"
             )
         return read_jsonl(self.answers_file)
 
@@ -354,9 +349,9 @@ class Tunable:
 def read_jsonl(file: Path) -> list[dict[str, str]]:
     """Rows with "prompt" and "answer". Raises LepBenchError (file:line) for anything else."""
     try:
-        with open(file, encoding="utf-8") as opened:
-            # not splitlines(): an answer may hold U+2028, which ends no line of the file
-            lines = list(opened)
+        with open(file, encoding="utf-8") as stream:
+            # Not splitlines(): an answer may hold U+2028, which ends no line of the file.
+            lines = list(stream)
     except (OSError, UnicodeDecodeError) as error:
         raise LepBenchError(f"{file} cannot be read: {error}") from error
     rows = []
@@ -373,6 +368,5 @@ def read_jsonl(file: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _counts(left: dict[str, int]) -> str:
-    parts: Iterable[str] = (f"{count} {why}" for why, count in left.items() if count)
-    return ", ".join(parts)
+def _list_counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)

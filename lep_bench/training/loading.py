@@ -1,4 +1,4 @@
-"""An artifact as a trainable model in float32, and a trained model as a patch."""
+"""Load an artifact as a trainable model in float32, take optimiser steps, save it as a patch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,21 @@ from lep_bench.records import artifact
 from lep_bench.records.artifact import Artifact, Lep
 from lep_bench.surgery.weights.patch import load_tensors, tensor_digest, write_patch
 
-IGNORED = -100  # the label that has no loss
+IGNORED = -100  # the label of positions without a loss
+CLIP = 1.0  # largest gradient norm, the usual default of trainers (the paper names none)
+POINTS = 100  # most points of a recorded loss curve
+# Tokens per forward pass. Their activations and logits must fit into memory, and on a CPU into the
+# cache.
+CHUNK = 2048
 
 
 @dataclass
 class Trainable:
-    """A model in float32. `stored` has per tensor the dtype and hash it has in the body, `real`
-    counts the rows that tokens use: rows behind them (padding) never enter a softmax and are not
-    trained."""
+    """A model in float32.
+
+    start: the artifact that it was loaded from. stored: dtype and hash of each tensor in the body.
+    real: rows that tokens use. The rows after them (padding) enter no softmax and are not trained.
+    """
 
     start: Artifact
     model: PreTrainedModel
@@ -39,40 +46,38 @@ class Trainable:
 
     @property
     def head(self) -> nn.Parameter:
-        """The output matrix: the very embedding where the model ties them."""
+        """The output matrix. In a tied model it is the embedding."""
         return self.model.get_output_embeddings().weight
 
     def loss(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Summed cross-entropy in nats. ids, labels [B, T]: label t belongs to what follows token
-        t; `IGNORED` has none.
+        """Summed cross-entropy in nats. ids, labels [B, T]: label t is the token after token t, or
+        `IGNORED`.
 
-        The head sees only the positions that have a label. Padding must stand on the right: no mask
-        is used.
+        The head runs only on positions with a label. Padding must be on the right, because there is
+        no attention mask.
         """
         hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        wanted = labels != IGNORED
+        has_label = labels != IGNORED
         return cross_entropy(
-            linear(hidden[wanted], self.head[: self.real]), labels[wanted], reduction="sum"
+            linear(hidden[has_label], self.head[: self.real]), labels[has_label], reduction="sum"
         )
 
     def freeze_all_but_vocabulary(self) -> None:
-        """Only the embedding and the head get gradients; no gradient of a body's weight is ever
-        computed.
-        """
+        """Compute gradients for embedding and head only, never for the body's weights."""
         self.model.requires_grad_(False)
         self.embedding.requires_grad_(True)
         self.head.requires_grad_(True)
 
 
 def load_trainable(start: Artifact, device: str = "cpu") -> Trainable:
-    """Load body and patch. Raises CheckpointError when one of them is damaged or the patch does not
-    fit.
+    """Load body and patch in float32. Raises CheckpointError if one of them is damaged or the patch
+    does not fit.
     """
     try:
         model = AutoModelForCausalLM.from_pretrained(
             start.body, dtype="auto", local_files_only=True
         )
-    except Exception as error:  # transformers and safetensors raise anything from OSError to KeyError on damaged folders
+    except Exception as error:  # somebody else's package: damaged folders may raise anything
         raise CheckpointError(
             f"{start.body} cannot be loaded: {type(error).__name__}: {str(error).splitlines()[0]}"
         ) from error
@@ -87,8 +92,8 @@ def load_trainable(start: Artifact, device: str = "cpu") -> Trainable:
             f"{start.folder}: the embedding has {rows} rows, the head {head.weight.shape[0]}"
         )
     embedding.num_embeddings = head.out_features = model.config.vocab_size = rows
-    # The body's pad id is another token in the new vocabulary: left in place, torch would never
-    # train that token's row.
+    # The body's pad id is another token in the new vocabulary. If it stayed, torch would not train
+    # that token's row.
     embedding.padding_idx = None
     real = start.lep.vocabulary_size or artifact.count_entries(start.folder)
     if real > rows:
@@ -103,7 +108,7 @@ def _replace(model: PreTrainedModel, name: str, tensor: torch.Tensor, start: Art
         old = getattr(module, leaf)
     except AttributeError:
         raise CheckpointError(
-            f"{start.folder}: its patch has a tensor {name}, the body {start.body} has none"
+            f"{start.folder}: the patch has a tensor {name} that the body {start.body} lacks"
         ) from None
     vocabulary = (model.get_input_embeddings(), model.get_output_embeddings())
     if old.shape[1:] != tensor.shape[1:] or (
@@ -121,14 +126,14 @@ def _replace(model: PreTrainedModel, name: str, tensor: torch.Tensor, start: Art
 
 @torch.no_grad()
 def save_trained(trained: Trainable, out: Path, lep: Lep) -> Artifact:
-    """Write every tensor that differs from the body's, in the body's dtype, with the start's
-    tokenizer and configs.
+    """Write a patch with every tensor that differs from the body's, in the body's dtype, and the
+    start's tokenizer and configs.
 
-    Raises TrainingDivergedError when a tensor is not finite: a diverged training must not look like
-    a model.
+    Raises TrainingDivergedError if a tensor is not finite, so that a diverged training never looks
+    like a model.
     """
     start = trained.start
-    # padding of ours is the mean row; a foreign checkpoint's stays as it came
+    # Our padding is the mean row. The padding of somebody else's checkpoint stays unchanged.
     if start.lep.kind == "patch":
         for matrix in (trained.embedding, trained.head):
             matrix[trained.real :] = matrix[: trained.real].double().mean(0).to(matrix.dtype)
@@ -149,64 +154,53 @@ def save_trained(trained: Trainable, out: Path, lep: Lep) -> Artifact:
 
 
 def end_ids(folder: Path) -> set[int]:
-    """The ids that end a text: generation_config.json's, else config.json's `eos_token_id` (one or
-    several).
-    """
+    """The ids that end a text: `eos_token_id` in generation_config.json, else in config.json."""
     for name in ("generation_config.json", "config.json"):
         file = folder / name
-        found = (
+        value = (
             json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
             if file.is_file()
             else None
         )
-        if found is not None:
-            return set(found) if isinstance(found, list) else {found}
+        if value is not None:
+            return set(value) if isinstance(value, list) else {value}
     return set()
-
-
-# norm at which gradients are cut: the usual default of trainers, which the paper does not change
-CLIP = 1.0
-POINTS = 100  # of a recorded loss curve
-# Tokens that go through the network at once: their activations and logits must fit memory, and on a
-# CPU the cache.
-CHUNK = 2048
 
 
 def make_optimizer(
     parameters: Iterable[torch.nn.Parameter], weight_decay: float
 ) -> torch.optim.AdamW:
-    """AdamW over the parameters that are trained."""
+    """AdamW over the parameters that require gradients. `take_step` sets the learning rate."""
     return torch.optim.AdamW(
         [p for p in parameters if p.requires_grad], lr=0.0, weight_decay=weight_decay, fused=True
     )
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int, schedule: str) -> float:
-    """Learning rate of `step` (from 0) of `steps`: linear warm-up, then constant or a cosine that
-    ends at 0.
+    """Learning rate of `step` (from 0) of `steps`: linear over `warmup` steps, then `peak` or a
+    cosine from `peak` to 0.
     """
     if step < warmup:
         return peak * (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)
-    return peak if schedule == "constant" else peak * 0.5 * (1 + math.cos(math.pi * done))
+    progress = (step - warmup) / max(1, steps - warmup)
+    return peak if schedule == "constant" else peak * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def take_step(
     model: Trainable,
-    optimizer_: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     ids: torch.Tensor,
     labels: torch.Tensor,
     learning_rate: float,
 ) -> float:
-    """One optimiser step on ids and labels [B, T] (see `Trainable.loss`); returns the mean loss per
-    label in nats.
+    """Take one optimiser step on ids and labels [B, T] (see `Trainable.loss`). Returns the mean
+    loss per label in nats.
 
-    The batch goes through in stretches of `CHUNK` tokens, whose gradients add up to those of the
-    whole.
+    The batch runs in chunks of about `CHUNK` tokens, whose gradients add up to those of the batch.
     """
-    for group in optimizer_.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = learning_rate
-    optimizer_.zero_grad(set_to_none=True)
+    optimizer.zero_grad(set_to_none=True)
     count, total = int((labels != IGNORED).sum()), 0.0
     rows = max(1, CHUNK // ids.shape[1])
     device = model.embedding.device
@@ -220,15 +214,15 @@ def take_step(
         loss.backward()
         total += loss.item()
     torch.nn.utils.clip_grad_norm_(
-        [p for group in optimizer_.param_groups for p in group["params"]], CLIP
+        [p for group in optimizer.param_groups for p in group["params"]], CLIP
     )
-    optimizer_.step()
+    optimizer.step()
     return total
 
 
 def summarise_losses(losses: Sequence[float]) -> dict[str, Any]:
-    """For lep.json: steps, first loss, last loss (mean of the last tenth), and at most `POINTS`
-    points [step, mean].
+    """For lep.json: steps, first loss, last loss (mean of the last tenth), and the loss curve as at
+    most `POINTS` pairs [step, mean loss].
     """
     width = max(1, -(-len(losses) // POINTS))
     parts = [losses[start : start + width] for start in range(0, len(losses), width)]

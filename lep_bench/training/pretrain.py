@@ -17,7 +17,7 @@ from lep_bench.records.artifact import Artifact, Lep
 from lep_bench.training import data, loading
 from lep_bench.training.loading import IGNORED, Trainable, load_trainable, save_trained
 
-Progress = Callable[[int, int, float], None]  # steps done, steps in all, loss of the last one
+Progress = Callable[[int, int, float], None]  # steps done, total steps, loss of the last step
 
 
 def pretrain(
@@ -31,20 +31,20 @@ def pretrain(
     progress: Progress = lambda done, steps, loss: None,
     device: str = "cpu",
 ) -> Artifact:
-    """Train embedding and head of `start` on the first `settings.characters` of `corpus`, one pass;
-    write the donor.
+    """Train embedding and head of `start` in one pass over the first `settings.characters`
+    characters of `corpus`, and write the donor as a patch.
 
-    The body gets no gradient. Seed 0 takes the blocks as the text has them, any other shuffles
-    them: still one pass over the same characters. Training is in float32 whatever the stored dtype;
-    the patch has the body's dtype. `lep` must name the parent "body"; its `training` is filled in:
-    characters, documents, tokens, steps, flops, loss curve (nats per token),
-    last_bits_per_character (comparable between vocabularies), seconds. Raises LepBenchError when
-    the corpus is too short, TrainingDivergedError when the loss or a tensor is not finite.
+    The body is frozen. Seed 0 keeps the blocks in the order of the text; any other seed shuffles
+    them. Training runs in float32; the patch has the body's dtype. `lep` must name the parent
+    "body". `lep.training` gets characters, documents, tokens, steps, flops, the loss curve (nats
+    per token), last_bits_per_character (comparable between vocabularies) and seconds. Raises
+    LepBenchError if the corpus is too short, TrainingDivergedError if the loss or a tensor is not
+    finite.
     """
-    began = time.monotonic()
+    start_time = time.monotonic()
     blocks = data.pack_texts(start.folder, corpus, settings.characters, settings.block)
     order = list(range(len(blocks.ids)))
-    # one token left over: nothing follows it, and the mean of no losses is NaN
+    # A last block of one token has no label, and the mean of no losses is NaN.
     if blocks.ids[-1, 1] == data.NOTHING:
         order.pop()
     if seed:
@@ -77,7 +77,7 @@ def pretrain(
         "last_bits_per_character": round(
             record["last_loss"] * blocks.tokens / blocks.characters / math.log(2), 4
         ),
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(time.monotonic() - start_time, 1),
     }
     return save_trained(
         model, out, lep.model_copy(update={"training": {**lep.training, **training}})
@@ -85,8 +85,8 @@ def pretrain(
 
 
 def count_flops(model: Trainable, tokens: int) -> int:
-    """Estimate: per token 4 per frozen weight (forward, and backward to the embeddings), 6 per
-    weight of the head.
+    """Estimate of floating-point operations: per token 4 for each frozen weight (forward, and
+    backward to the embeddings) and 6 for each weight of the head.
     """
     vocabulary = {id(model.embedding), id(model.head)}
     body = sum(p.numel() for p in model.model.parameters() if id(p) not in vocabulary)

@@ -268,7 +268,7 @@ def broken(base: Tokenizer) -> Tokenizer:
         (with_a_hole, "holes in the ids"),
         (upper, "comes back as"),
         (broken, "raised KeyError"),
-        (lambda base: "text", "gave back str"),
+        (lambda base: "text", "returned str"),
         (lambda base: Tokenizer(models.BPE()), "lacks|missing|holes|empty"),
     ],
 )

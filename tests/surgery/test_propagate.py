@@ -417,9 +417,9 @@ def wrong_type(problem, params: Params):
     [
         (raises, r"'bad' \(embedding\) raised ZeroDivisionError: one over zero"),
         (gives_nan, r"'bad' \(head\) gave \d+ rows of \d+ with NaN"),
-        (gives_nothing, r"'bad' \(embedding\) gave NoneType: it must return a function"),
+        (gives_nothing, r"'bad' \(embedding\) returned NoneType: it must return a function"),
         (wrong_shape, r"'bad' \(embedding\) returned rows of shape \(306, 15\) for 306 donor rows"),
-        (wrong_type, r"'bad' \(embedding\) gave torch.float32: a float64 tensor is expected"),
+        (wrong_type, r"'bad' \(embedding\) returned torch.float32: a float64 tensor is expected"),
     ],
 )
 def test_adapters_that_fail(trio, lep, tmp_path, function, match):

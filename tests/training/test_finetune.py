@@ -193,7 +193,7 @@ def test_answers_that_make_no_sense_are_left_out_and_counted(
             "over 50 tokens"
         )
     ]
-    with pytest.raises(LepBenchError, match="5 answers, 9 asked for"):
+    with pytest.raises(LepBenchError, match="5 answers, 9 are needed"):
         model.answers(9, 50)
     with pytest.raises(LepBenchError, match="params need `answers`"):
         tunable(whole, tmp_path, None).answers(1, 50)
