@@ -603,25 +603,25 @@ MUTANTS = [
     # models that `adapt` makes
     (
         "adapt: parents are no part of the fingerprint",
-        '"parents": {parent.role: parent.digest for parent in made.lep.parents}',
+        '"parents": {parent.role: parent.digest for parent in patched.lep.parents}',
         '"parents": {}',
         ADAPT,
     ),
     (
         "adapt: the method's source is no part",
-        '"source": fingerprint.file_digest(adapter.source)',
+        '"source": files.file_digest(adapter.source)',
         '"source": ""',
         ADAPT,
     ),
-    ("adapt: parameters are no part", '"params": parameters},', '"params": {}},', ADAPT),
+    ("adapt: parameters are no part", '"params": parameters,', '"params": {},', ADAPT),
     ("adapt: the policy is no part", '"policy": policy,', "", ADAPT),
     (
         "adapt: the tokenizer is no part",
-        '"tokenizer": fingerprint.file_digest(made.folder / "tokenizer.json")',
+        '"tokenizer": files.file_digest(patched.folder / "tokenizer.json")',
         '"tokenizer": ""',
         ADAPT,
     ),
-    ("adapt: the revision is no part", '"revision": REVISION,', "", ADAPT),
+    ("adapt: the revision is no part", '"revision": REVISIONS["propagation"],', "", ADAPT),
     # what was written
     (
         "scores are not under the seal",
@@ -645,7 +645,7 @@ MUTANTS = [
     ("a head is read where config.json ties it", "if tied is None:", "if True:", CHECKPOINT),
     (
         "without a word of config.json the head is never tied",
-        "tied = not found",
+        "tied = not names",
         "tied = False",
         CHECKPOINT,
     ),
