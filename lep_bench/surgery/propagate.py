@@ -476,12 +476,12 @@ def _describe_rows(
     *models: tuple[str, Checkpoint],
 ) -> Lep:
     """`lep` with the parents' tensor hashes, the count of rows by kind, and the sizes."""
-    known = {parent.role: parent for parent in lep.parents}
+    parents = {parent.role: parent for parent in lep.parents}
     for role, model in models:
-        parent = known.get(role) or Parent(
+        parent = parents.get(role) or Parent(
             role=role, name=model.name, location=str(model.folder.resolve())
         )
-        known[role] = (
+        parents[role] = (
             parent if parent.digest else parent.model_copy(update={"digest": model.digest})
         )
     kinds = Counter(decomposition.kinds.tolist())
@@ -506,7 +506,7 @@ def _describe_rows(
     notes = (*lep.notes, *assembled.notes, policy_note)
     return lep.model_copy(
         update={
-            "parents": tuple(known.values()),
+            "parents": tuple(parents.values()),
             "rows": counts,
             "vocabulary_size": assembled.size,
             "row_policy": decomposition.policy,

@@ -131,11 +131,11 @@ def optimized(base: Tokenizer, texts: Iterable[str], size: int, keep: int) -> To
     """
     structure = Structure.parse(base)
     words = structure.old_words(texts)
-    used: Counter[str] = Counter()
+    uses: Counter[str] = Counter()
     for word, count in words.items():
         for token in word:
-            used[token] += count
-    reduced = _reduce(structure, _choose_most_used(structure, used, keep))
+            uses[token] += count
+    reduced = _reduce(structure, _choose_most_used(structure, uses, keep))
     reduced_structure = Structure.parse(reduced)
     reduced_words = Counter[tuple[str, ...]]()
     for word, count in words.items():
@@ -157,11 +157,11 @@ def union(base: Tokenizer, texts: Iterable[str], size: int, keep: int | None = N
     words = structure.words(texts)
     alphabet, new_pairs = _train_bpe(structure, words, size)
     if keep is not None:
-        used: Counter[str] = Counter()
+        uses: Counter[str] = Counter()
         for word, count in words.items():
             for token in base.model.tokenize(structure.spell(word)):
-                used[token.value] += count
-        structure = Structure.parse(_reduce(structure, _choose_most_used(structure, used, keep)))
+                uses[token.value] += count
+        structure = Structure.parse(_reduce(structure, _choose_most_used(structure, uses, keep)))
     pairs = [(a, b) for a, b in structure.spec["model"]["merges"]]
     old_entries, old_pairs = set(structure.entries), set(pairs)
     new = [token for token in (*alphabet, *map("".join, new_pairs)) if token not in old_entries]
@@ -184,7 +184,7 @@ def _extend(
     )
 
 
-def _choose_most_used(structure: Structure, used: Counter[str], keep: int) -> set[str]:
+def _choose_most_used(structure: Structure, uses: Counter[str], keep: int) -> set[str]:
     ordinary = structure.ordinary
     if not 256 <= keep < len(ordinary):
         raise AdapterError(
@@ -194,7 +194,7 @@ def _choose_most_used(structure: Structure, used: Counter[str], keep: int) -> se
     ranks = {(a, b): rank for rank, (a, b) in enumerate(structure.spec["model"]["merges"])}
     kept = set(structure.bytes)
     order = {entry: number for number, entry in enumerate(ordinary)}
-    for token in sorted(ordinary, key=lambda entry: (-used[entry], order[entry])):
+    for token in sorted(ordinary, key=lambda entry: (-uses[entry], order[entry])):
         path = bpe.find_merge_path(token, ranks)
         # Characters without a token are spelled in bytes, so no merge path goes through them.
         if (

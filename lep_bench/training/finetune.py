@@ -176,14 +176,14 @@ def _encode_example(
 ) -> _Encoded:
     messages = [{"role": "user", "content": example.prompt}]
     prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    whole = tokenizer.apply_chat_template(
+    full = tokenizer.apply_chat_template(
         [*messages, {"role": "assistant", "content": example.answer}], tokenize=False
     )
     # Some templates render history differently. The prompt counts that the model will see.
-    if not whole.startswith(prompt):
-        whole = prompt + example.answer
+    if not full.startswith(prompt):
+        full = prompt + example.answer
     prompt_ids: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    encoding = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+    encoding = tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)
     ids: list[int] = encoding["input_ids"]
     if ids[: len(prompt_ids)] == prompt_ids:
         answer = ids[len(prompt_ids) :]
@@ -241,9 +241,9 @@ def _batches(
     rng, order = random.Random(f"examples {seed}"), list[int]()
     for _ in range(steps):
         while len(order) < min(batch, len(encoded)):
-            more = list(range(len(encoded)))
-            rng.shuffle(more)
-            order += more
+            shuffled = list(range(len(encoded)))
+            rng.shuffle(shuffled)
+            order += shuffled
         yield [encoded[number] for number in order[:batch]]
         del order[:batch]
 

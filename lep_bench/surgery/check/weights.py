@@ -144,8 +144,8 @@ def _check_shards(model: InspectedModel, checkpoint: Checkpoint) -> Iterator[Fin
         )
     content = json.loads(index.read_text(encoding="utf-8"))
     file_of: dict[str, str] = content["weight_map"]
-    held = {file: hub.read_header(folder / file)[1] for file in sorted(set(file_of.values()))}
-    missing = [name for name, file in file_of.items() if name not in held[file]]
+    entries_of = {file: hub.read_header(folder / file)[1] for file in sorted(set(file_of.values()))}
+    missing = [name for name, file in file_of.items() if name not in entries_of[file]]
     if missing:
         what = (
             f"the index names {len(missing)} tensors in shards that do not hold them: "
@@ -154,7 +154,7 @@ def _check_shards(model: InspectedModel, checkpoint: Checkpoint) -> Iterator[Fin
         yield Finding(
             "error", what, str(index), "download index and shards again, from one revision"
         )
-    for file, entries in held.items():
+    for file, entries in entries_of.items():
         elsewhere = [name for name in entries if file_of.get(name, file) != file]
         if elsewhere:
             what = (
@@ -178,14 +178,16 @@ def _check_shards(model: InspectedModel, checkpoint: Checkpoint) -> Iterator[Fin
                 str(folder / file),
                 "engines may load them anyway: write the shard again without them",
             )
-    extra = [file.name for file in folder.glob("model-*.safetensors") if file.name not in held]
+    extra = [
+        file.name for file in folder.glob("model-*.safetensors") if file.name not in entries_of
+    ]
     if extra:
         what = f"{len(extra)} shards that the index does not name: {list_some(extra)}"
         yield Finding("warning", what, str(folder), "left over from another version: remove them")
     total_size = (content.get("metadata") or {}).get("total_size")
     offsets = [
         entry["data_offsets"]
-        for file, entries in held.items()
+        for file, entries in entries_of.items()
         for name, entry in entries.items()
         if file_of.get(name) == file
     ]
@@ -366,8 +368,10 @@ def _check_rows(model: InspectedModel, matrix: str, scan: MatrixScan) -> Iterato
             where,
             REBUILD,
         )
-    named = [n for n in range(real) if model.tokens.pieces[n] is not None and np.isfinite(norms[n])]
-    empty = [n for n in named if norms[n] == 0]
+    with_token = [
+        n for n in range(real) if model.tokens.pieces[n] is not None and np.isfinite(norms[n])
+    ]
+    empty = [n for n in with_token if norms[n] == 0]
     ordinary, reserved = [n for n in empty if n not in special], [n for n in empty if n in special]
     if ordinary:
         how = "such a token has no meaning: check where its row comes from"
@@ -387,7 +391,7 @@ def _check_rows(model: InspectedModel, matrix: str, scan: MatrixScan) -> Iterato
         )
     outliers = [
         n
-        for n in named
+        for n in with_token
         if n not in special and 0 < norms[n] and not low / OUTLIER <= norms[n] <= high * OUTLIER
     ]
     if outliers:

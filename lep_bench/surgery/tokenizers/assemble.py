@@ -64,14 +64,14 @@ def assemble_tokenizer(new: Tokens, body: Tokens) -> Assembled:
     spec = copy.deepcopy(new.spec)
     ids, appended = _add_tokens(spec, new, body)
     size = max([new.size - 1, *ids.values()]) + 1
-    known = {piece: number for number, piece in enumerate(new.pieces) if piece is not None} | ids
+    id_of = {piece: number for number, piece in enumerate(new.pieces) if piece is not None} | ids
     config = _read(body.folder / TOKENIZER_CONFIG)
-    spec["post_processor"] = _post_processor(body, config, known)
+    spec["post_processor"] = _make_post_processor(body, config, id_of)
     spec["truncation"] = spec["padding"] = None
     files = {"tokenizer.json": encode_json(spec)}
     _verify(files["tokenizer.json"], ids, size, new.folder)
     files[TOKENIZER_CONFIG] = encode_json(
-        _tokenizer_config(config, _read(new.folder / TOKENIZER_CONFIG), spec, known)
+        _make_tokenizer_config(config, _read(new.folder / TOKENIZER_CONFIG), spec, id_of)
     )
     template = body.folder / TEMPLATE
     if template.is_file():
@@ -122,8 +122,8 @@ def _add_tokens(spec: dict[str, Any], new: Tokens, body: Tokens) -> tuple[dict[s
     return ids, next_id - new.size
 
 
-def _post_processor(
-    body: Tokens, config: dict[str, Any], known: dict[str, int]
+def _make_post_processor(
+    body: Tokens, config: dict[str, Any], id_of: dict[str, int]
 ) -> dict[str, Any] | None:
     stored = body.spec.get("post_processor")
     if isinstance(config.get("add_bos_token"), bool) or isinstance(
@@ -131,21 +131,21 @@ def _post_processor(
     ):
         # For such a tokenizer transformers builds the template from these flags. The class that we
         # write does not have them.
-        stored = _build_template(config, known)
+        stored = _build_template(config, id_of)
     processor = copy.deepcopy(stored)
     for part in list_components(processor):
         if part.get("type") == "TemplateProcessing":
             for token in part["special_tokens"].values():
                 token["ids"] = [
-                    _look_up(known, content, "the post-processor") for content in token["tokens"]
+                    _look_up(id_of, content, "the post-processor") for content in token["tokens"]
                 ]
         for key in ("sep", "cls"):
             if isinstance(part.get(key), list):
-                part[key] = [part[key][0], _look_up(known, part[key][0], "the post-processor")]
+                part[key] = [part[key][0], _look_up(id_of, part[key][0], "the post-processor")]
     return processor
 
 
-def _build_template(config: dict[str, Any], known: dict[str, int]) -> dict[str, Any] | None:
+def _build_template(config: dict[str, Any], id_of: dict[str, int]) -> dict[str, Any] | None:
     before = [content_of(config.get("bos_token"))] if config.get("add_bos_token") else []
     after = [content_of(config.get("eos_token"))] if config.get("add_eos_token") else []
     tokens = [token for token in before + after if token]
@@ -160,7 +160,7 @@ def _build_template(config: dict[str, Any], known: dict[str, int]) -> dict[str, 
         return [*prefix, {"Sequence": {"id": sequence, "type_id": kind}}, *suffix]
 
     special_tokens = {
-        token: {"id": token, "ids": [known.get(token, 0)], "tokens": [token]} for token in tokens
+        token: {"id": token, "ids": [id_of.get(token, 0)], "tokens": [token]} for token in tokens
     }
     return {
         "type": "TemplateProcessing",
@@ -170,8 +170,8 @@ def _build_template(config: dict[str, Any], known: dict[str, int]) -> dict[str, 
     }
 
 
-def _tokenizer_config(
-    config: dict[str, Any], new: dict[str, Any], spec: dict[str, Any], known: dict[str, int]
+def _make_tokenizer_config(
+    config: dict[str, Any], new: dict[str, Any], spec: dict[str, Any], id_of: dict[str, int]
 ) -> dict[str, Any]:
     result = {key: config[key] for key in _BEHAVIOUR if config.get(key) is not None}
     if new.get("unk_token") and "unk_token" not in result:
@@ -180,15 +180,15 @@ def _tokenizer_config(
     result = {
         key: value
         for key, value in result.items()
-        if key not in NAMED or content_of(value) in known
+        if key not in NAMED or content_of(value) in id_of
     }
     for key in _LISTS:
         value = config.get(key)
         if isinstance(value, list):
-            result[key] = [token for token in value if content_of(token) in known]
+            result[key] = [token for token in value if content_of(token) in id_of]
         elif isinstance(value, dict):
             result[key] = {
-                name: token for name, token in value.items() if content_of(token) in known
+                name: token for name, token in value.items() if content_of(token) in id_of
             }
     result["added_tokens_decoder"] = {
         str(t["id"]): {k: v for k, v in t.items() if k != "id"} for t in spec["added_tokens"]
@@ -252,10 +252,10 @@ def _verify(content: bytes, ids: dict[str, int], size: int, folder: Path) -> Non
     assert max(tokenizer.get_vocab(with_added_tokens=True).values()) < size
 
 
-def _look_up(known: dict[str, int], content: str, where: str) -> int:
-    if content not in known:
+def _look_up(id_of: dict[str, int], content: str, where: str) -> int:
+    if content not in id_of:
         raise CheckpointError(f"{where} uses {content!r}, which neither tokenizer has")
-    return known[content]
+    return id_of[content]
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -121,10 +121,10 @@ def _make_reachable(pieces: Sequence[str], scores: np.ndarray) -> dict[str, floa
     # A raised score may raise that of a longer piece, never that of a shorter one.
     for _ in range(LONGEST):
         parts = lattice.best(scores, whole=False)
-        weak = scores <= parts
-        if not weak.any():
+        loses = scores <= parts
+        if not loses.any():
             break
-        scores = np.where(weak, parts + 1e-4, scores)
+        scores = np.where(loses, parts + 1e-4, scores)
     order = np.lexsort((np.array(pieces), -scores))
     return {pieces[i]: float(scores[i]) for i in order}
 
