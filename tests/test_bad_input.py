@@ -275,7 +275,7 @@ def test_a_gpu_that_is_not_there(mistake, pico, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is one")
     trio = (pico / "base", pico / "instruct", pico / "donor", tmp_path / "out")
-    assert "this machine's torch sees no GPU" in mistake("adapt", *trio, "--device", "cuda")
+    assert "torch finds no GPU" in mistake("adapt", *trio, "--device", "cuda")
     assert "choose cpu or cuda" in mistake("adapt", *trio, "--device", "tpu")
 
 

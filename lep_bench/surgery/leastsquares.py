@@ -329,7 +329,7 @@ def sum_products(x: Iterable[Block], y: Iterable[Block]) -> Products:
         row += len(a)
     if total is None or held is None or not row:
         raise AdapterError(
-            "fit got no rows (rank 0): there is no trained token to learn from; use swap"
+            "fit was given no rows (rank 0): there is no trained token to learn from; use swap"
         )
     return _finish_products(total, held)
 
@@ -347,7 +347,7 @@ def _sum_from_old_rows(x: MixedBlocks, y: MixedBlocks) -> Products:
 
 def _finish_products(total: Sums, held: Sums) -> Products:
     if not math.isfinite(total.yy + float(total.xx.diagonal().sum())):
-        raise AdapterError("fit got rows that are not finite")
+        raise AdapterError("fit was given rows that are not finite")
     return Products(total.mirror(), held.mirror())
 
 
@@ -382,7 +382,7 @@ def pair_blocks(
             return
         if a is None or b is None or len(a[1]) != len(b[1]):
             raise AdapterError(
-                "fit got other rows of x than of y: both must go over the same rows in blocks of "
+                "fit was given other rows of x than of y: both must go over the same rows in blocks of "
                 "the same size"
             )
         yield a[1].to(torch.float64), b[1].to(torch.float64)

@@ -214,12 +214,12 @@ def test_the_same_texts_give_the_same_vocabulary(base: Path, shipped: dict[str, 
 @pytest.mark.parametrize(
     ("name", "changes", "words"),
     [
-        ("bpe", {"size": 100_000}, "of the 100000 tokens wanted"),
-        ("unigram", {"size": 100_000}, "of the 100000 tokens wanted"),
+        ("bpe", {"size": 100_000}, "of the 100000 requested tokens"),
+        ("unigram", {"size": 100_000}, "of the 100000 requested tokens"),
         ("unigram", {"size": 257}, "too small"),
-        ("extended", {"size": 100_000}, "of the 100000 tokens wanted"),
+        ("extended", {"size": 100_000}, "of the 100000 requested tokens"),
         ("optimized", {"keep": 9_000}, "below the"),
-        ("bpe", {"characters": 1}, "of the 520 tokens wanted"),
+        ("bpe", {"characters": 1}, "of the 520 requested tokens"),
     ],
 )
 def test_what_the_text_cannot_give_is_said_in_one_line(
@@ -289,7 +289,7 @@ def test_a_base_without_a_fast_tokenizer_is_refused(
 
 
 def test_foreign_structures_are_refused_by_the_shipped_methods(shipped: dict[str, Adapter]) -> None:
-    with pytest.raises(AdapterError, match="know byte-level BPE"):
+    with pytest.raises(AdapterError, match="support byte-level BPE"):
         shipped["bpe"](
             Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]")),
             texts(),

@@ -367,7 +367,7 @@ def test_an_adapter_with_fewer_rows_than_its_tokenizer_has_ids(
     made, adapter = made_by(**BOTH), plugin.discover_adapters().get("propagation", "swap").adapter
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(models["untied"] / file, made.folder)
-    with pytest.raises(CheckpointError, match="306 rows, but its tokenizer has ids up to 335"):
+    with pytest.raises(CheckpointError, match="306 rows, but the tokenizer has ids up to 335"):
         propagate.adapt(
             made.base, models["untied-instruct"], made.folder, tmp_path / "out", adapter
         )

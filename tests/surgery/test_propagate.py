@@ -348,7 +348,7 @@ def test_parents_that_do_not_belong_together(trio, tmp_path):
     edit_tensors(short, model__embed_tokens__weight=torch.zeros(300, 16))
     refused(
         tmp_path,
-        "the embedding has 300 rows, but its tokenizer has ids up to 305",
+        "the embedding has 300 rows, but the tokenizer has ids up to 305",
         base,
         instruct,
         short,

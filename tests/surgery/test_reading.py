@@ -101,7 +101,7 @@ def test_bos_that_only_the_class_sets_is_its_right(
     folder = copy(trio("sentencepiece").base, tmp_path / "base")
     edit(folder / "tokenizer.json", post_processor=None)
     tokenizer, _ = loading.load_tokenizer(folder)
-    probes = loading._probes(folder)
+    probes = loading._make_probes(folder)
     tokenizer.add_bos_token = True
     assert ids(tokenizer) == [tokenizer.bos_token_id, *own(folder)] and not loading._difference(
         tokenizer, probes
@@ -157,7 +157,7 @@ def test_what_no_class_mends_is_refused(trio: Callable[..., Trio], tmp_path: Pat
     folder = copy(trio("byte-level").base, tmp_path / "base")
     edit(folder / "tokenizer_config.json", split_special_tokens=True)
     with pytest.raises(
-        CheckpointError, match="changes the ids of .* no class mends it: take what splits"
+        CheckpointError, match="changes the ids of .* no other class gives the right ids"
     ) as error:
         loading.load_tokenizer(folder)
     assert "\n" not in str(error.value)

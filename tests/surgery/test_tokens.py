@@ -103,7 +103,7 @@ def test_what_cannot_be_read_says_so_in_one_line(trio, tmp_path):
     folder = copy(trio("byte-level").base, tmp_path / "t")
     spec = json.loads((folder / "tokenizer.json").read_text())
     edit(folder / "tokenizer.json", model={"type": "WordPiece", "vocab": {"a": 0}})
-    with pytest.raises(CheckpointError, match="a WordPiece tokenizer; only BPE and Unigram"):
+    with pytest.raises(CheckpointError, match="a WordPiece tokenizer: only BPE and Unigram"):
         Tokens.read(folder)
     edit(
         folder / "tokenizer.json",

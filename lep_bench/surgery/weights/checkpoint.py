@@ -127,8 +127,8 @@ class Checkpoint:
             return None
         if not names:
             raise CheckpointError(
-                f"{self.folder} is not complete: config.json says that the head is not tied, but "
-                f"there is no {HEADS[0]}"
+                f"{self.folder}: config.json says the head is not tied, but there is no "
+                f"{HEADS[0]}: the checkpoint is not complete"
             )
         return names[0]
 
