@@ -97,7 +97,8 @@ def test_the_stages_revision_counts(
     adapted: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = adapted("before")
-    monkeypatch.setattr(propagate, "REVISION", propagate.REVISION + 1)
+    revision = artifact.REVISIONS["propagation"] + 1
+    monkeypatch.setitem(artifact.REVISIONS, "propagation", revision)
     assert adapted("after") != before
 
 

@@ -103,11 +103,12 @@ def test_bos_that_only_the_class_sets_is_its_right(
     tokenizer, _ = loading.load_tokenizer(folder)
     probes = loading._make_probes(folder)
     tokenizer.add_bos_token = True
-    assert ids(tokenizer) == [tokenizer.bos_token_id, *own(folder)] and not loading._difference(
-        tokenizer, probes
-    )
+    assert ids(tokenizer) == [
+        tokenizer.bos_token_id,
+        *own(folder),
+    ] and not loading._find_difference(tokenizer, probes)
     tokenizer.backend_tokenizer.normalizer = None
-    assert "changes the ids" in loading._difference(tokenizer, probes)
+    assert "changes the ids" in loading._find_difference(tokenizer, probes)
 
 
 def test_limits_in_tokenizer_json_do_not_count(trio: Callable[..., Trio], tmp_path: Path) -> None:
