@@ -42,7 +42,7 @@ WRONG = {
     "rows.float()": "torch.float32",
     "rows * float('nan')": "NaN",
     "rows - rows.mean(0)": "cut into blocks",
-    "rows + torch.rand_like(rows)": "other rows",
+    "rows + torch.rand_like(rows)": "different rows",
     "rows.no_such_method()": "AttributeError",
     "None": "NoneType",
 }

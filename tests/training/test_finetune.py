@@ -195,7 +195,7 @@ def test_answers_that_make_no_sense_are_left_out_and_counted(
     ]
     with pytest.raises(LepBenchError, match="5 answers, 9 are needed"):
         model.answers(9, 50)
-    with pytest.raises(LepBenchError, match="params need `answers`"):
+    with pytest.raises(LepBenchError, match="set `answers`"):
         tunable(whole, tmp_path, None).answers(1, 50)
     (tmp_path / "answers.jsonl").write_text('{"prompt": "a"}\n', encoding="utf-8")
     with pytest.raises(LepBenchError, match=r"answers.jsonl:1: "):
