@@ -304,15 +304,15 @@ def export(
     if folder.exists():
         raise LepBenchError(f"{folder} exists already: choose another folder or remove it first")
     check_folder(folder.parent, "DIR")
-    given = Session.read(suite, out, configs, adapters)
-    todo = given.plan([model], tasks=())
-    if len(todo.models) != 1:
-        raise LepBenchError(f"export writes one model: {model} means {len(todo.models)}")
-    if todo.nodes:
+    session = Session.read(suite, out, configs, adapters)
+    plan = session.plan([model], tasks=())
+    if len(plan.models) != 1:
+        raise LepBenchError(f"export writes one model: {model} means {len(plan.models)}")
+    if plan.nodes:
         hardware = Hardware.detect()
-        with given.store.lock(), display.Terminal(todo, hardware) as terminal:
+        with session.store.lock(), display.Terminal(plan, hardware) as terminal:
             outcome = execute_plan(
-                todo, given.store, given.configs, hardware, terminal, given.adapter_folders
+                plan, session.store, session.configs, hardware, terminal, session.adapter_folders
             )
         if outcome.broken:
             raise RunFailedError(
@@ -321,9 +321,9 @@ def export(
     from lep_bench.surgery.export import export_checkpoint
 
     shop = Workshop(
-        {node.id: node for node in (*todo.cached, *todo.nodes.values())},
-        given.configs,
-        given.registry,
+        {node.id: node for node in (*plan.cached, *plan.nodes.values())},
+        session.configs,
+        session.registry,
     )
-    export_checkpoint(shop.artifact(todo.makers[todo.models[0].key], todo.models[0].stage), folder)
+    export_checkpoint(shop.artifact(plan.makers[plan.models[0].key], plan.models[0].stage), folder)
     typer.echo(f"written: {folder}")

@@ -5,7 +5,7 @@ several of them share.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +36,17 @@ RENAMED = {
 def warn_renamed(old: str, new: str) -> None:
     """Tell somebody who typed an old spelling what to type now."""
     typer.echo(f"`lep-bench {old}` is now `lep-bench {new}`; the old name goes in 0.3", err=True)
+
+
+def renamed_flag(old: str, new: str) -> Callable[[bool], bool]:
+    """The callback of a hidden flag that another command replaces."""
+
+    def warn(value: bool) -> bool:
+        if value:
+            warn_renamed(old, new)
+        return value
+
+    return warn
 
 
 class HelpGroup(TyperGroup):

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lep_bench.cli.app import AdapterFolders, ConfigFolders, DataFolder, Out, TaskFolders, app
+from lep_bench.cli.app import (
+    AdapterFolders,
+    ConfigFolders,
+    DataFolder,
+    Out,
+    TaskFolders,
+    app,
+    renamed_flag,
+)
 from lep_bench.cli.run import SuiteName
 from lep_bench.errors import LepBenchError, RunFailedError, count_noun
 
@@ -136,7 +144,7 @@ def check_pages(folders: Sequence[Path] | None, out: Path) -> None:
     for line in dict.fromkeys(wrong):  # results that cannot be read are those of page and excerpt
         typer.echo(line)
     mend = (
-        "lep-bench leaderboard --publish"
+        "lep-bench publish --suite NAME"
         if folders is None
         else f"lep-bench leaderboard --suite NAME --out {out}"
     )
@@ -181,7 +189,13 @@ def leaderboard(
         ),
     ] = False,
     publish: Annotated[
-        bool, typer.Option("--publish", help="Also refresh leaderboards/SUITE.")
+        bool,
+        typer.Option(
+            "--publish",
+            hidden=True,
+            callback=renamed_flag("leaderboard --publish", "publish"),
+            help="Also refresh leaderboards/SUITE.",
+        ),
     ] = False,
     html: Annotated[
         Path | None,

@@ -1,6 +1,4 @@
-"""How prompts are shown: roles, rendered text with its special tokens and line ends visible, ids
-with their pieces.
-"""
+"""`lep-bench prompts`: show what a model reads, and check it."""
 
 from __future__ import annotations
 
@@ -42,8 +40,8 @@ _SIGNS = {" ": "·", "\n": "↵", "\t": "→", "\r": "␍"}
 def show_prompts(
     compiled: CompiledTask, title: str, listed: str, rows: int, ids: bool, notes: Sequence[str] = ()
 ) -> None:
-    """The first `rows` rows. `listed`: the listed conversation format, where one is used. `notes`
-    stand above them.
+    """Print the first `rows` rows, below `notes`. `listed` is the listed conversation format, if
+    one is used.
     """
     # Piped, nothing is folded.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
@@ -64,10 +62,10 @@ def show_prompts(
     console.print(Text(title, "bold"), soft_wrap=True)
     for line in (
         (
-            f"asked in {form if _conversing(compiled) else 'no form: running text'}, "
+            f"asked in {form if _is_conversation(compiled) else 'no form: running text'}, "
             f"{count_noun(compiled.shots, 'shot')}; {bos}{positions}"
         ),
-        *(notes if _conversing(compiled) else ()),
+        *(notes if _is_conversation(compiled) else ()),
         f"tokenizer: {encoder.folder}",
         *encoder.notes,
         *compiled.notes,
@@ -77,7 +75,7 @@ def show_prompts(
     special = "|".join(map(re.escape, names))
     for item in compiled.items[:rows]:
         for number, prompt in enumerate(item.prompts, 1):
-            _prompt(
+            _print_prompt(
                 console,
                 compiled,
                 item,
@@ -88,15 +86,15 @@ def show_prompts(
             )
 
 
-def finish_prompts(compiled: CompiledTask, wrong: int) -> None:
-    """The verdict in one line."""
+def finish_prompts(compiled: CompiledTask, count: int) -> None:
+    """Print the verdict in one line."""
     encoder, console = compiled.encoder, Console(highlight=False)
     rows = (
         f"{count_noun(sum(len(item.prompts) for item in compiled.items), 'prompt')} of "
         f"{count_noun(len(compiled.items), 'row')}"
     )
-    if wrong:
-        console.print(Text(f"{rows}: {count_noun(wrong, 'fault')}, listed above", "bold red"))
+    if count:
+        console.print(Text(f"{rows}: {count_noun(count, 'fault')}, listed above", "bold red"))
         return
     proven = (
         ["BOS once"]
@@ -110,13 +108,13 @@ def finish_prompts(compiled: CompiledTask, wrong: int) -> None:
     )
     proven += (
         ["ids as the model's own chat template gives them"]
-        if compiled.by_template and _conversing(compiled)
+        if compiled.by_template and _is_conversation(compiled)
         else []
     )
     opened = any(prompt.generation_prompt for item in compiled.items for prompt in item.prompts)
     proven += (
         ["the model's turn opened"]
-        if compiled.by_template and opened and _conversing(compiled)
+        if compiled.by_template and opened and _is_conversation(compiled)
         else []
     )
     wanted, there = (
@@ -133,11 +131,11 @@ def finish_prompts(compiled: CompiledTask, wrong: int) -> None:
     console.print(Text(f"{rows} proven: {', '.join(proven)}", "bold green"), soft_wrap=True)
 
 
-def _conversing(compiled: CompiledTask) -> bool:
+def _is_conversation(compiled: CompiledTask) -> bool:
     return any(request.request_type != "loglikelihood_rolling" for request in compiled.requests)
 
 
-def _prompt(
+def _print_prompt(
     console: Console,
     compiled: CompiledTask,
     item: Item,
@@ -158,15 +156,15 @@ def _prompt(
     facts.append(f"prompt_ids {item.prompt_ids}")  # as in samples: of all prompts of the row
     console.print()
     console.print(
-        Text("── " + " · ".join([*filter(None, facts), f"gold {_short(item.gold)}"]), "bold"),
+        Text("── " + " · ".join([*filter(None, facts), f"gold {_shorten(item.gold)}"]), "bold"),
         soft_wrap=True,
     )
     if prompt.messages is not None:
-        _section(console, "roles", "what the task asks")
+        _print_section(console, "roles", "what the task asks")
         width = max(len(message["role"]) for message in prompt.messages)
         for message in prompt.messages:
             lines = message["content"].splitlines() or [""]
-            _indented(
+            _print_indented(
                 console,
                 Text.assemble(
                     (message["role"].ljust(width), ROLE),
@@ -174,39 +172,39 @@ def _prompt(
                     ("\n" + " " * (width + 2)).join(lines),
                 ),
             )
-    _section(
+    _print_section(
         console,
         "rendered",
-        "what the tokenizer is given, by the model's chat template"
+        "what the model's chat template passes to the tokenizer"
         if prompt.messages and compiled.by_template
         else "",
     )
     request = compiled.requests[prompt.requests[0]]
-    _indented(
+    _print_indented(
         console,
-        _visible(
+        _mark_visible(
             prompt.text if request.request_type != "loglikelihood_rolling" else request.args[0],
             special,
         ),
     )
     if ids:
-        _section(console, "ids", "what the engine reads")
-        _indented(console, _pieces(compiled, context))
-    _section(console, "asked for", "")
+        _print_section(console, "ids", "what the engine reads")
+        _print_indented(console, _format_pieces(compiled, context))
+    _print_section(console, "asked for", "")
     for i in prompt.requests:
-        _indented(console, _request(compiled, i, ids))
+        _print_indented(console, _format_request(compiled, i, ids))
 
 
-def _section(console: Console, name: str, what: str) -> None:
+def _print_section(console: Console, name: str, what: str) -> None:
     console.print(Text.assemble((name, "bold"), (f"  {what}" if what else "", FAINT)))
 
 
-def _indented(console: Console, text: Text) -> None:
+def _print_indented(console: Console, text: Text) -> None:
     for line in text.wrap(console, console.width - 2):
         console.print(Text.assemble("  ", line), soft_wrap=True)
 
 
-def _request(compiled: CompiledTask, number: int, ids: bool) -> Text:
+def _format_request(compiled: CompiledTask, number: int, ids: bool) -> Text:
     from lep_bench.evaluate import generation  # heavy: listing commands import this package too
 
     request, continuation = compiled.requests[number], compiled.ids[number][1]
@@ -230,14 +228,14 @@ def _request(compiled: CompiledTask, number: int, ids: bool) -> Text:
     if request.request_type == "loglikelihood_rolling":
         return Text(f"the log-probability of the text, {count_noun(len(continuation), 'token')}")
     text = Text(
-        f"the log-probability of {_short(request.args[1])}, "
+        f"the log-probability of {_shorten(request.args[1])}, "
         f"{count_noun(len(continuation), 'token')}"
     )
-    return Text.assemble(text, ":  ", _pieces(compiled, continuation)) if ids else text
+    return Text.assemble(text, ":  ", _format_pieces(compiled, continuation)) if ids else text
 
 
-def _pieces(compiled: CompiledTask, ids: tuple[int, ...]) -> Text:
-    """`id piece` pairs; white space in a piece by a sign, so that every piece stays in its
+def _format_pieces(compiled: CompiledTask, ids: tuple[int, ...]) -> Text:
+    """`id piece` pairs. White space in a piece is a visible sign, so that every piece keeps its
     place.
     """
     text = Text()
@@ -251,18 +249,16 @@ def _pieces(compiled: CompiledTask, ids: tuple[int, ...]) -> Text:
     return text
 
 
-def _visible(text: str, special: str) -> Text:
-    """Rendered text: special tokens in colour, line ends by a sign before the real one, a last
-    space by a sign.
-    """
-    made = Text(re.sub(r" (?=\n|$)", "·", text).replace("\n", "↵\n"))
+def _mark_visible(text: str, special: str) -> Text:
+    """Rendered text with special tokens in colour, and signs for line ends and trailing spaces."""
+    shown = Text(re.sub(r" (?=\n|$)", "·", text).replace("\n", "↵\n"))
     if special:
-        made.highlight_regex(special, SPECIAL)
-    made.highlight_regex(r"↵(?=\n)", FAINT)
-    return made
+        shown.highlight_regex(special, SPECIAL)
+    shown.highlight_regex(r"↵(?=\n)", FAINT)
+    return shown
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     return json.dumps(text if len(text) <= 60 else text[:59] + "…", ensure_ascii=False)
 
 
@@ -285,21 +281,21 @@ def prompts(
     ] = 3,
     ids: Annotated[
         bool,
-        typer.Option("--ids", help="Also show every token: its id and the text it stands for."),
+        typer.Option("--ids", help="Also show every token: its id and its text."),
     ] = False,
     suite: Annotated[
         str | None,
         typer.Option(
             "--suite",
             metavar="NAME",
-            help="Ask as this suite does; default: the first that has the task.",
+            help="Build prompts as this suite does; default: the first that has the task.",
             show_default=False,
         ),
     ] = None,
     shots: Annotated[
         int | None,
         typer.Option(
-            "--shots", min=0, help="Another number of shots than the suite's.", show_default=False
+            "--shots", min=0, help="Use this many shots instead of the suite's.", show_default=False
         ),
     ] = None,
     data: DataFolder = None,
@@ -309,14 +305,16 @@ def prompts(
     adapters: AdapterFolders = None,
     tasks_dir: TaskFolders = None,
 ) -> None:
-    """Show what a model really reads, and prove it.
+    """Show what a model really reads, and check it.
 
-    Roles, rendered text and tokens of a task's prompts, made exactly as a run makes them; no
-    weights are loaded. Ends with 1 and a line for each row where BOS is missing or doubled, a
-    message was dropped or repeated in rendering, the model's turn is not opened, the prompt does
-    not fit the model, or the ids differ from those that the model's own chat template gives; under
-    protocol paper also where a shot did not fit or the prompt was cut (a run counts these and goes
-    on). A run makes the same checks before it asks anything.
+    Prints the roles, the rendered text and the tokens of a task's prompts, built exactly as in a
+    run. No weights are loaded.
+
+    Exit code 1, with a line for each row, where BOS is missing or doubled, rendering drops or
+    repeats a message, the model's turn is not opened, the prompt does not fit the model, or the ids
+    differ from those that the model's own chat template gives; under protocol paper also where a
+    shot did not fit or the prompt was cut (a run counts these and goes on). A run makes the same
+    checks before it asks anything.
 
     \b
     lep-bench prompts mini-llama/instruct mini_facts_ru
@@ -331,7 +329,7 @@ def prompts(
     if data is not None:
         bundle.verify(data)
     known = Configs.of(configs or ())
-    chosen = known.suite(suite or _suite_with(task, known))
+    chosen = known.suite(suite or _find_suite(task, known))
     folders = (*(tasks_dir or ()), *tasks.lm_eval_folders(chosen.lm_eval))
     file = tasks.scan_tasks(folders).get(task)
     if suite is not None and task not in chosen.tasks:
@@ -361,29 +359,30 @@ def prompts(
     notes = (
         []
         if compiled.encoder.has_template
-        else _no_template(spec, chosen, listed=hasattr(compiled.task, "asked"))
+        else _explain_missing_template(spec, chosen, listed=hasattr(compiled.task, "asked"))
     )
     title = f"{spec.name}, {task}, as suite {chosen.name} asks (protocol {chosen.protocol})"
     show_prompts(compiled, title, scoring.conversation, rows, ids, notes)
     # Strict chooses shots by characters, the same for every model: no fault of this one.
-    wrong = [
+    faults = [
         *proof.find_faults(compiled),
         *(proof.find_shortened(compiled) if chosen.protocol == PAPER else ()),
     ]
-    for line in [*wrong[:MOST], f"... and {len(wrong) - MOST:,} more"][: len(wrong)]:
+    for line in [*faults[:MOST], f"... and {len(faults) - MOST:,} more"][: len(faults)]:
         typer.echo(line, err=True)
-    finish_prompts(compiled, len(wrong))
-    if wrong:
+    finish_prompts(compiled, len(faults))
+    if faults:
         raise typer.Exit(1)
 
 
-def _suite_with(task: str, known: Configs) -> str:
+def _find_suite(task: str, known: Configs) -> str:
     """The first suite that has the task; mini for one that no suite has."""
     return next((name for name in known.names("suites") if task in known.suite(name).tasks), "mini")
 
 
-def _no_template(spec: ModelSpec, suite: Suite, listed: bool) -> list[str]:
-    """What a tokenizer without a chat template is asked in, why, and what else could be chosen.
+def _explain_missing_template(spec: ModelSpec, suite: Suite, listed: bool) -> list[str]:
+    """Which format a tokenizer without a chat template gets, why, and how to choose another.
+
     `listed`: whether the task knows listed formats.
     """
     from lep_bench.evaluate.encode import LISTED

@@ -135,7 +135,7 @@ def run(
     ] = False,
     publish: Annotated[
         bool,
-        typer.Option("--publish", help="Also refresh leaderboards/SUITE with this run's results."),
+        typer.Option("--publish", help="Then publish to leaderboards/SUITE."),
     ] = False,
 ) -> None:
     """Adapt, score and compare models, and print the leaderboard.

@@ -63,6 +63,14 @@ def test_an_old_name_works_and_says_the_new_one(cli, old: list[str], new: list[s
     assert f"  {old[0]} " not in cli("--help").out
 
 
+def test_an_old_flag_works_and_says_the_new_command(cli, tmp_path: Path) -> None:
+    answer = cli("leaderboard", "--publish", "--out", tmp_path)
+    note, error = answer.err.splitlines()
+    assert note.startswith("`lep-bench leaderboard --publish` is now `lep-bench publish`")
+    assert answer.code == 2 and "no results" in error
+    assert "--publish" not in cli("leaderboard", "--help").out
+
+
 def test_unknown_command_offers_a_near_one(cli) -> None:
     answer = cli("leaderbord")
     assert answer.code == 2 and "'leaderboard'" in answer.err
