@@ -280,7 +280,7 @@ def assemble_table(
 def _find_unpaired(chosen: Sequence[Chosen], items: Lookup, suite: Suite) -> tuple[str, ...]:
     """Tasks of the mean whose score is no mean of its items."""
     scored = {
-        task: [c for c in chosen if c.result.task == task and c.failure is None and not c.edited]
+        task: [c for c in chosen if c.result.task == task and c.failure is None]
         for task in suite.mean.tasks
     }
     return tuple(

@@ -184,7 +184,7 @@ def _read_samples(
 ) -> Sequence[Sample]:
     try:
         return samples(result)
-    except LepBenchError:  # missing, damaged or edited: the table says so
+    except LepBenchError:  # missing, damaged or changed: the table says so
         return ()
 
 

@@ -637,7 +637,7 @@ def _citable_scores(table: Table, row: Row) -> list[tuple[Column, Cell]]:
     return [
         (column, cell)
         for column, cell in pairs
-        if cell.value is not None and cell.limit is None and not cell.stale and not cell.edited
+        if cell.value is not None and cell.limit is None and not cell.stale
     ]
 
 

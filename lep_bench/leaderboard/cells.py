@@ -200,14 +200,12 @@ class Condition:
 class Chosen:
     """A result that enters the table. `stale`: of a model or task version that is no longer the
     current one; `clean`: its primary score without the rows that stand in training texts (None: no
-    such rows, or not known); `edited`: result or samples are not as they were written, or the score
-    is not what the samples give: shown, but no difference is computed with it; `health`: the
-    `generated.Counts` of its texts, empty where there are none."""
+    such rows, or not known); `health`: the `TextCounts` of its texts, empty where there are none.
+    """
 
     result: TaskResult
     stale: bool = False
     clean: float | None = None
-    edited: bool = False
     health: tuple[int, ...] = ()
 
     @property

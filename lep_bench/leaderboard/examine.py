@@ -33,9 +33,8 @@ def examine_results(
 ) -> tuple[list[Chosen], Lookup]:
     """The same cells with what their samples say, and their items.
 
-    A cell whose samples are missing, damaged or of another number counts as failed, with that
-    reason; one that was changed since the run wrote it, or whose score is not what its samples
-    give, is marked as edited, and has no items.
+    A cell counts as failed, with that reason, where its samples are missing, damaged, of another
+    number or changed since the run wrote them, and where its score is not what its samples give.
     """
     found: dict[int, Items | None] = {}
     asked: Asked = {}
@@ -44,7 +43,7 @@ def examine_results(
         c, items = (c, None) if read is None else _one(c, read, metrics, scan, asked)
         found[id(c.result)] = items
         cells.append(c)
-    # By identity: two results of one cell may differ in nothing but what was edited. `cells` keeps
+    # By identity: two results of one cell may be equal. `cells` keeps
     # the results alive.
     return cells, lambda result, _held=cells: found[id(result)]
 

@@ -481,7 +481,6 @@ def _add_marks(whole: Cell, used: Iterable[Chosen]) -> Cell:
         samples=samples,
         limit=min(limits, default=None),
         stale=any(c.stale for c in used),
-        edited=any(c.edited for c in used),
     )
 
 
@@ -570,18 +569,13 @@ def _mean_stderr(used: dict[str, list[Chosen]], scale: Scale, items: Lookup) -> 
 
 def make_panels(drafts: Sequence[Draft], scale: Scale, items: Lookup) -> list[Panel]:
     """Rows with the whole mean, side by side with those that may be compared with them: the same
-    version of every task, the same items and the same machine. Rows of stored scores that were
-    changed by hand are in none."""
+    version of every task, the same items and the same machine."""
     together: dict[Hashable, list[tuple[Draft, list[int], list[Items | None]]]] = {}
     for draft in drafts:
         seeds = find_complete_seeds(draft, scale)
         cells = {task: [draft.cells[task][seed] for seed in seeds] for task in scale.chance}
         asked = [{_comparison_key(c.result) for c in own} for own in cells.values()]
-        if (
-            not seeds
-            or any(c.edited for own in cells.values() for c in own)
-            or any(len(ways) > 1 for ways in asked)
-        ):
+        if not seeds or any(len(ways) > 1 for ways in asked):
             continue
         found = [average_seeds(own, items) for own in cells.values()]
         same = tuple((*ways, i and (i.ids, i.groups)) for ways, i in zip(asked, found))
@@ -700,17 +694,10 @@ def _describe_place(c: Chosen) -> str:
 
 
 def find_obstacle(draft: Draft, control: Draft, tasks: Sequence[str]) -> str | None:
-    """Why two rows may not be compared: a score or its samples were changed after the run, a task
-    was asked in two versions, or answered by different engines, versions, kinds of device or number
+    """Why two rows may not be compared: a task was asked in two versions, or answered by different engines, versions, kinds of device or number
     formats, whose answers differ in their last digits and so in some of their choices. None where
     nothing stands in the way."""
     for task in tasks:
-        for d in (draft, control):
-            if any(c.edited for c in d.scored(task).values()):
-                return (
-                    f"{task} of {d.record.name} was edited after the run: restore result and "
-                    "samples, or delete the result and run again"
-                )
         ours, theirs = (
             {_describe_version(c) for c in d.scored(task).values()} for d in (draft, control)
         )

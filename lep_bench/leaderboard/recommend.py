@@ -14,7 +14,7 @@ RULE = (
     "The rule was fixed before any number was seen. Quality first: the highest mean of the family. "
     "Cheaper Russian: the highest mean among adapted variants that need fewer tokens per "
     "Russian text than instruct, compared with the instruct model tuned alike. Tied: rows "
-    "whose ranks (95%, all rows jointly) overlap. Rows that are stale, edited or not scored "
+    "whose ranks (95%, all rows jointly) overlap. Rows that are stale or not scored "
     "on every task of the mean are left out."
 )
 NAMED = 4  # tied rows that are named; the rank column has all
@@ -48,11 +48,7 @@ def recommend_models(table: Table) -> list[Advice]:
 
 
 def _recommend(table: Table, block: Block, section: Section) -> Advice:
-    rows = [
-        row
-        for row in section.rows
-        if row.mean.value is not None and not row.stale and not row.edited
-    ]
+    rows = [row for row in section.rows if row.mean.value is not None and not row.stale]
     if not rows:
         return Advice(block, section, gap="no model was scored on every task of the mean")
     best = pick_highest(rows)

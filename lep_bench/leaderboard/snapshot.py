@@ -24,7 +24,14 @@ from lep_bench.config.schema import Suite
 from lep_bench.errors import LepBenchError
 from lep_bench.leaderboard.cells import Chosen, Condition, Items, Lookup, Metrics
 from lep_bench.leaderboard.table import Contamination
-from lep_bench.records.schema import Noise, Provenance, Score, TaskResult
+from lep_bench.records.schema import (
+    CHANGED,
+    Noise,
+    Provenance,
+    Score,
+    TaskResult,
+    fail_result,
+)
 from lep_bench.records.text_counts import TextCounts
 
 VERSION = 1
@@ -84,7 +91,6 @@ def render_snapshot(held: Snapshot) -> str:
         clean = None if c.clean is None else _round_digits(c.clean, 12)
         marks = {
             "stale": c.stale or None,
-            "edited": c.edited or None,
             "clean": clean,
             "health": c.health or None,
         }
@@ -146,19 +152,12 @@ def read_snapshot(file: Path) -> Snapshot:
                     tuple(entry["groups"] or [""] * len(entry["ids"])),
                 )
             else:
-                result, counted = (
-                    TaskResult.model_validate(entry["cell"]),
-                    tuple(TextCounts(*entry["health"])) if "health" in entry else (),
-                )
-                chosen.append(
-                    Chosen(
-                        result,
-                        entry.get("stale", False),
-                        entry.get("clean"),
-                        entry.get("edited", False),
-                        counted,
-                    )
-                )
+                result = TaskResult.model_validate(entry["cell"])
+                if entry.get("edited"):  # written by 0.1.0, which showed such scores with a mark
+                    result = fail_result(result, f"{result.model.name}/{result.task}: {CHANGED}")
+                counts = tuple(TextCounts(*entry["health"])) if "health" in entry else ()
+                stale, clean = entry.get("stale", False), entry.get("clean")
+                chosen.append(Chosen(result, stale, clean, counts))
                 items[id(result)] = (
                     _unpack_items(result, asked[entry["of"]], entry, metrics)
                     if "of" in entry

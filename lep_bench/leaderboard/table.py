@@ -44,8 +44,7 @@ class Cell:
     `value` is (None where nothing was sampled).
 
     Status "missing": never asked; "failed": asked, and the reason stands in the table's failures.
-    `limit`: asked on so many items only. `edited`: result or samples are not as they were written;
-    no difference is computed with it.
+    `limit`: asked on so many items only.
     """
 
     status: str = "missing"
@@ -56,7 +55,6 @@ class Cell:
     samples: int = 0
     limit: int | None = None
     stale: bool = False
-    edited: bool = False
     sampling: float | None = None
     samplings: int = 1
     # against the same column of the row's control, corrected over the block's tasks and rows
@@ -163,7 +161,7 @@ class Row:
 
     `clean`: (score, score without the flagged rows) per task with flagged rows, then of the mean;
     None where there is no such number. `refused`: why there is no difference although row and
-    control were scored: edited, other versions, other machines.
+    control were scored: other versions, other machines.
     """
 
     model: str
@@ -192,11 +190,6 @@ class Row:
     def stale(self) -> bool:
         """Whether any cell is of an earlier model or task version."""
         return any(c.stale for c in self.cells)
-
-    @property
-    def edited(self) -> bool:
-        """Whether any cell is not as it was written."""
-        return any(c.edited for c in (*self.cells, self.mean))
 
     @property
     def failed(self) -> bool:
@@ -361,7 +354,6 @@ class Table:
             "dtype": condition.dtype,
             "limit": row.limit,
             "stale": row.stale,
-            "edited": row.edited,
             "failed": "all" if row.failed else "some" if row.failure else "",
             "training_seeds": max(cell.seeds for cell in (*row.cells, row.mean)),
         }

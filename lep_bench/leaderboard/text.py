@@ -296,12 +296,11 @@ def find_vocabulary(row: Row) -> str:
 
 
 def format_marks(row: Row) -> str:
-    """What must stand beside a model's name: limited, edited, of an earlier version, number of its
+    """What must stand beside a model's name: limited, of an earlier version, number of its
     failure.
     """
     parts = [f"limit {row.limit}"] if row.limit is not None else []
     parts += [STALE] if row.stale else []
-    parts += ["edited"] if row.edited else []
     parts += (
         [f"failed ({row.failure})" if row.failed else f"({row.failure})"]
         if row.failure is not None
@@ -372,11 +371,6 @@ def explain_marks(table: Table) -> list[str]:
         if any(row.stale for row in table.rows)
         else []
     )
-    if any(row.edited for row in table.rows):
-        lines.append(
-            "edited: result or samples were changed after the run: shown, but not compared; "
-            "do not cite."
-        )
     if any(row.limit is not None for row in table.rows):
         lines.append("limit N: scored on only N items per task; do not cite.")
     return lines

@@ -88,7 +88,7 @@ def test_resampled_scores_are_those_of_the_plain_functions(task: str, metric: st
 @pytest.mark.parametrize("task", METRICS.aggregations)
 def test_shares_give_the_score_and_the_jackknifes_error(task: str) -> None:
     one, items = found(task, stored := values(task))
-    assert items is not None and not one.edited
+    assert items is not None and one.failure is None
     plain, n = METRICS.aggregations[task]["score"], len(stored)
     assert items.values.mean() == pytest.approx(plain(stored), rel=1e-12)
     if task != "darumeru_use":  # whose plain function takes a variant without a row for a whole one
@@ -136,7 +136,7 @@ def test_no_items_where_they_do_not_give_the_score() -> None:
         assert found("darumeru_parus", stored, value=0.5)[1] is None
     assert found("darumeru_rcb", [["a", "a"]])[1] is None, "one item has no error"
     one, items = found("darumeru_rcb", values("darumeru_rcb"), value=0.4, samplings=5)
-    assert items is None and not one.edited, "of sampled labels only the first is stored"
+    assert items is None and one.failure is None, "of sampled labels only the first is stored"
 
 
 def test_cells_asked_the_same_share_their_ids() -> None:

@@ -185,8 +185,8 @@ def test_what_is_missing_is_said(rows: tuple[Row, ...], says: str) -> None:
     assert says in said(table(*rows))
 
 
-def test_stale_and_edited_rows_are_left_out() -> None:
-    for mark in ({"stale": True}, {"edited": True}):
+def test_stale_rows_are_left_out() -> None:
+    for mark in ({"stale": True},):
         (advice,) = recommend.recommend_models(
             table(
                 WHOLE[0], replace(WHOLE[4], cells=(replace(WHOLE[4].cells[0], **mark),)), WHOLE[5]

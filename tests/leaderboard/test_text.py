@@ -114,13 +114,13 @@ def test_marks() -> None:
         "a",
         "base",
         "",
-        (Cell("ok", 0.5, seeds=1, limit=20, stale=True, edited=True),),
+        (Cell("ok", 0.5, seeds=1, limit=20, stale=True),),
         Cell(),
         None,
         None,
         3,
     )
-    assert text.format_marks(row) == f"limit 20 {text.STALE} edited (3)"
+    assert text.format_marks(row) == f"limit 20 {text.STALE} (3)"
     failed = replace(row, cells=(Cell("failed"),))
     assert text.format_marks(failed) == "failed (3)"
 
