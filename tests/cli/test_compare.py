@@ -152,7 +152,7 @@ def others(result: TaskResult, samples: list[Sample]) -> tuple[TaskResult, list[
             ("version 1 (", "version 2 (", "run the older one again"),
         ),
         (fewer, ("50 items and 60 items", "--limit")),
-        (others, ("items are not the same",)),
+        (others, ("not given the same items",)),
     ],
 )
 def test_what_may_not_be_compared(

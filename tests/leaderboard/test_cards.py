@@ -208,7 +208,7 @@ def test_a_parents_own_card_and_the_bundle_say_its_licence(
         kind="model", id=INSTRUCT, commit="1" * 40, licence="llama3", files=()
     )
     manifest = bundle.Bundle(created="2026", lep_bench="1", suites=(), entries=(entry,))
-    (data / bundle.MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
+    manifest.write(data)
     monkeypatch.setenv(bundle.DATA, str(data))
     made = cards.trace_lineage(result, store, {BASE: "from-the-yaml", INSTRUCT: "from-the-yaml"})
     assert made is not None and made.licences == ("from-the-yaml", "llama3")

@@ -176,8 +176,7 @@ def test_two_task_versions_are_not_compared(store: Store) -> None:
     ours = row(table, OURS)
     assert ours.stale and ours.difference is None and not row(table, CONTROL).stale
     assert ours.refused == (
-        f"{TASK} in version 1 (v1-{TASK}) and version 2 (v2-rcb): run again what is of the "
-        "older one"
+        f"{TASK} in version 1 (v1-{TASK}) and version 2 (v2-rcb): run the older one again"
     )
     assert not any(
         CONTROL in (f.model, f.difference.control) for b in table.blocks for f in b.findings

@@ -195,8 +195,11 @@ def test_other_items_or_another_task_version_give_no_difference() -> None:
 
 def test_a_score_that_is_no_mean_of_its_items_gets_no_error_from_them() -> None:
     cells = [
-        (r.model_copy(update={"scores": {r.primary: Score(value=0.5)}}), s)
-        for r, s in all_tasks("mini-llama/instruct")[:4]
+        (
+            r.model_copy(update={"scores": {r.primary: Score(value=0.5)}}),
+            [sample.model_copy(update={"values": {}}) for sample in samples],
+        )
+        for r, samples in all_tasks("mini-llama/instruct")[:4]
     ]
     found = row(made(*cells), "mini-llama/instruct")
     assert (
