@@ -10,6 +10,7 @@ from invented_run import CHANCE, ORDER, SUITE, TASKS, Made, Run, cell, models, r
 
 from lep_bench.leaderboard.assemble import build_table
 from lep_bench.leaderboard.compare import find_control
+from lep_bench.leaderboard.forms import render_csv
 from lep_bench.leaderboard.table import Row, Table
 from lep_bench.records.schema import ModelRecord, Score, Scoring
 
@@ -262,3 +263,15 @@ def test_models_without_a_family_come_last() -> None:
 def test_nothing_at_all() -> None:
     table = made()
     assert table.rows == () and table.seeds == 0
+
+
+def test_the_frame_has_a_line_per_row_and_the_columns_of_the_csv() -> None:
+    table = made(*all_tasks("mini-llama/instruct"), *all_tasks("mini-llama/base"))
+    frame = table.to_frame()
+    header, *lines = render_csv(table).splitlines()
+    assert list(frame.columns) == header.split(",") and len(frame) == len(lines) == 2
+    one = frame.set_index("model").loc["mini-llama/instruct"]
+    found = row(table, "mini-llama/instruct")
+    assert one["mean"] == found.mean.value and one["mean_stderr"] == found.mean.stderr
+    assert frame["mean_seed_sd"].dtype == "float64" and frame["mean_seed_sd"].isna().all()
+    assert list(made().to_frame().columns)[:2] == ["model", "family"]
