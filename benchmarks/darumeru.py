@@ -114,7 +114,7 @@ def prompts(model: str, protocol: str) -> dict[str, Any]:
 def having_rows() -> list[str]:
     """The tasks whose rows the folder holds."""
     from lep_bench.errors import TaskError
-    from lep_bench.evaluate.rows import count_rows
+    from lep_bench.evaluate.lmeval import count_rows
     from lep_bench.tasks import scan_tasks
 
     found, known = [], scan_tasks()

@@ -139,7 +139,7 @@ def list_dataset_needs(
     """The datasets that tasks read. Raises TaskError for a task that cannot be built, LepBenchError
     for revisions that clash.
     """
-    from lep_bench.evaluate.rows import list_files
+    from lep_bench.evaluate.lmeval import list_files
 
     needs: list[Need] = []
     for task in tasks:

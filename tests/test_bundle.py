@@ -14,7 +14,7 @@ from lep_bench import bundle, bundling, files
 from lep_bench.bundle import Bundle, BundleEntry, BundleFile
 from lep_bench.bundling import DatasetPart, Need
 from lep_bench.errors import CheckpointError, LepBenchError, TaskError
-from lep_bench.evaluate.rows import count_rows
+from lep_bench.evaluate.lmeval import count_rows
 from lep_bench.files import builtin_checkpoints
 from lep_bench.hub import checkpoint_digest, count_parameters, find_cached, find_here, locate
 from lep_bench.tasks import scan_tasks

@@ -109,15 +109,15 @@ def test_a_shared_context_is_read_once_and_gives_the_same_ids(
         pytest.skip("no real tokenizers here: python benchmarks/real.py --tokenizers")
     encoder = Encoder(tokenizers[name])
     pairs = [(context, text) for context in CONTEXTS for text in TEXTS]
-    for (context, text), found in zip(pairs, encoder.pairs(pairs), strict=True):
+    for (context, text), found in zip(pairs, encoder.encode_pairs(pairs), strict=True):
         kept = context.rstrip()
         (alone,), (whole,) = encoder.encode([kept]), encoder.encode([context + text])
         if kept:
             assert found == (alone, whole[len(alone) :]), (context[-20:], text)
         else:
-            assert found == ((encoder.prefix,), encoder.plain([context + text])[0])
+            assert found == ((encoder.prefix,), encoder.encode_plain([context + text])[0])
     encoder.tokenizer = Counting(encoder.tokenizer)
-    encoder.pairs([(CONTEXTS[0], f" Предложение {n}.") for n in range(30)])
+    encoder.encode_pairs([(CONTEXTS[0], f" Предложение {n}.") for n in range(30)])
     assert encoder.tokenizer.characters < 6 * len(CONTEXTS[0])  # not thirty times
 
 

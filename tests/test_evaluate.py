@@ -18,7 +18,7 @@ from lep_bench.errors import CheckpointError, TaskError, UnknownNameError
 from lep_bench.evaluate.encode import Encoder
 from lep_bench.evaluate.engine_lm import EngineLM
 from lep_bench.evaluate.lmeval import compile_task, compile_tasks, tokenizer_digest
-from lep_bench.evaluate.score import Answer, _written, score
+from lep_bench.evaluate.score import Answer, _cut_text, score_task
 from lep_bench.records.artifact import Artifact, Lep
 from lep_bench.stats import aggregate_stderr
 from lep_bench.testing import pico
@@ -173,7 +173,7 @@ def test_scores_equal_lm_evals_own(tasks: Path, model: Path, conversation: Conve
     )
     engine = loaded(model)
     for compiled in compile_tasks(names, model, conversation, task_folders=[tasks]):
-        scored = score(engine, artifact(model), compiled)
+        scored = score_task(engine, artifact(model), compiled)
         assert compiled.shots == conversation.shots == scored.samples[0].shots
         filters = ["whole", "letters"] if compiled.name == "pico_write" else ["none"]
         for n, name in enumerate(filters):
@@ -217,7 +217,7 @@ def test_rolling_texts_have_one_bos_and_windows_of_the_models_length(
     engine.max_length = 64  # several windows for the longest texts
     compiled = compile_task("pico_text", model, Conversation(format="plain"), task_folders=[tasks])
     assert max(len(text) for _, text in compiled.ids) > 128
-    scored = score(engine, artifact(model), compiled)
+    scored = score_task(engine, artifact(model), compiled)
     # With the tokenizer's own BOS lm-eval's backend would set two and score the second:
     # add_bos_token=False is the same question.
     expected = reference(
@@ -245,8 +245,8 @@ def test_one_compilation_serves_many_models_and_samples_tell_everything(
     )
     engine = loaded(model)
     first, second = (
-        score(engine, artifact(model), compiled),
-        score(engine, artifact(model), compiled),
+        score_task(engine, artifact(model), compiled),
+        score_task(engine, artifact(model), compiled),
     )
     assert first == second
     assert (
@@ -279,15 +279,15 @@ def test_bos_stands_exactly_once(tmp_path: Path, tasks: Path) -> None:
     chat = encoder.render([{"role": "user", "content": "fox"}])
     # the template writes BOS, the tokenizer would add another
     assert chat.startswith(encoder.tokenizer.bos_token)
-    for ids in (*encoder.encode([chat, "fox"]), encoder.pairs([(chat, " dog")])[0][0]):
+    for ids in (*encoder.encode([chat, "fox"]), encoder.encode_pairs([(chat, " dog")])[0][0]):
         assert list(ids).count(encoder.bos) == 1 and ids[0] == encoder.bos
-    assert "2 BOS tokens" in encoder.fault((encoder.bos, encoder.bos, 5))
+    assert "2 BOS tokens" in encoder.find_bos_fault((encoder.bos, encoder.bos, 5))
     assert (
-        "does not begin with BOS" in encoder.fault((5, 6))
-        and encoder.fault((encoder.bos, 5)) is None
+        "does not begin with BOS" in encoder.find_bos_fault((5, 6))
+        and encoder.find_bos_fault((encoder.bos, 5)) is None
     )
-    assert encoder.pairs([("", "fox")])[0][0] == (encoder.bos,)
-    context, continuation = encoder.pairs([("fox \n", "dog")])[0]
+    assert encoder.encode_pairs([("", "fox")])[0][0] == (encoder.bos,)
+    context, continuation = encoder.encode_pairs([("fox \n", "dog")])[0]
     assert encoder.decode(context) == "fox" and encoder.decode(continuation) == " \ndog"
     with pytest.raises(TaskError, match="no chat template"):
         compile_task("pico_choice", base, Conversation(format="chat"), task_folders=[tasks])
@@ -312,7 +312,7 @@ def test_bos_stands_exactly_once(tmp_path: Path, tasks: Path) -> None:
 def test_which_texts_ended_by_themselves(
     text: str, tokens: int, limit: int | None, characters: int | None, expected: Answer
 ) -> None:
-    assert _written(text, ["."], tokens, limit, characters) == expected
+    assert _cut_text(text, ["."], tokens, limit, characters) == expected
 
 
 def test_bad_input_is_named(tmp_path: Path, tasks: Path) -> None:
@@ -329,7 +329,7 @@ def test_bad_input_is_named(tmp_path: Path, tasks: Path) -> None:
         TaskError,
         match=r"task pico_write, row \d+: \d+ tokens with 12 new tokens do not fit the model's 15",
     ):
-        score(engine, artifact(model), compiled)
+        score_task(engine, artifact(model), compiled)
 
 
 def test_a_tokenizers_digest_follows_its_files(tmp_path: Path) -> None:

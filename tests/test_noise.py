@@ -29,7 +29,7 @@ def model() -> artifact.Artifact:
 
 def scored(engine: HfEngine, model: artifact.Artifact, task: str):
     compiled = lmeval.compile_task(task, BODY, Conversation(format="chat"), limit=40)
-    return compiled, score.score(engine, model, compiled)
+    return compiled, score.score_task(engine, model, compiled)
 
 
 def test_float32_flips_nothing_and_few_bits_differ_much(model: artifact.Artifact) -> None:

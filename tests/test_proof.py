@@ -14,7 +14,8 @@ from lep_bench.config.schema import Conversation
 from lep_bench.errors import TaskError
 from lep_bench.evaluate import proof
 from lep_bench.evaluate.encode import Encoder
-from lep_bench.evaluate.lmeval import CompiledTask, compile_task
+from lep_bench.evaluate.lmeval import compile_task
+from lep_bench.evaluate.prompts import CompiledTask
 from lep_bench.testing import pico
 
 CHAT = Conversation(format="chat")
@@ -358,15 +359,17 @@ def test_a_text_that_the_template_writes_twice_is_found(
         {"role": "user", "content": "user"},
     ]
     # the template's own words
-    assert proof.find_misread("user: Что за слово стоит здесь? user: user", words) is None
+    assert proof.find_misplaced_message("user: Что за слово стоит здесь? user: user", words) is None
     assert (
-        proof.find_misread(
+        proof.find_misplaced_message(
             "Что за слово стоит здесь? user: Что за слово стоит здесь? user", words[:1]
         )
         is not None
     )
     same = [words[0], {"role": "assistant", "content": "Ответ: это"}] * 2
-    assert proof.find_misread("".join(m["content"] for m in same), same) is None  # asked twice
+    assert (
+        proof.find_misplaced_message("".join(m["content"] for m in same), same) is None
+    )  # asked twice
 
 
 def test_a_turn_that_the_template_does_not_open_is_found(
@@ -448,12 +451,12 @@ def test_a_model_without_template_is_offered_the_choice(tasks: Path, tmp_path: P
 
 def test_pieces_are_readable(model: Path) -> None:
     encoder = Encoder(model)
-    ids = encoder.plain(["Рыжая лиса\n"])[0]
-    pieces = encoder.pieces(ids)
+    ids = encoder.encode_plain(["Рыжая лиса\n"])[0]
+    pieces = encoder.spell(ids)
     if not any("\\x" in piece for piece in pieces):
         assert "".join(pieces).strip() == "Рыжая лиса"
     assert (
-        encoder.pieces([encoder.bos]) == [encoder.tokenizer.bos_token]
-        and encoder.bos in encoder.special
+        encoder.spell([encoder.bos]) == [encoder.tokenizer.bos_token]
+        and encoder.bos in encoder.special_ids
     )
-    assert not encoder.special & set(ids)
+    assert not encoder.special_ids & set(ids)

@@ -16,9 +16,10 @@ from lep_bench.config.schema import Conversation
 from lep_bench.engines.base import Sampling
 from lep_bench.engines.hf import HfEngine
 from lep_bench.errors import TaskError
-from lep_bench.evaluate import generation
-from lep_bench.evaluate.lmeval import CompiledTask, compile_task
-from lep_bench.evaluate.score import score
+from lep_bench.evaluate import prompts
+from lep_bench.evaluate.lmeval import compile_task
+from lep_bench.evaluate.prompts import CompiledTask
+from lep_bench.evaluate.score import score_task
 from lep_bench.records.artifact import Artifact, Lep
 from lep_bench.testing import pico
 from tests.engines.agreement import draws_agree
@@ -87,7 +88,7 @@ def asked(
     compiled = compile_task(
         name, model, Conversation(format="plain"), task_folders=[folder], limit=limit
     )
-    return compiled, score(engine, artifact, compiled, samplings)
+    return compiled, score_task(engine, artifact, compiled, samplings)
 
 
 def exam(items: list[tuple[int, float]]) -> float:
@@ -153,17 +154,17 @@ def test_greedy_answers_are_asked_for_once(folder: Path, model: Path) -> None:
 
 
 def test_generation_arguments_are_read_strictly() -> None:
-    def read(**arguments: object) -> generation.Generation:
-        return generation.read_generation(SimpleNamespace(task_name="t", args=("", arguments)))
+    def read(**arguments: object) -> prompts.Generation:
+        return prompts.read_generation(SimpleNamespace(task_name="t", args=("", arguments)))
 
-    assert read(
-        until="\n", max_gen_toks=9, do_sample=False, temperature=0.0
-    ) == generation.Generation(9, ("\n",), None)
+    assert read(until="\n", max_gen_toks=9, do_sample=False, temperature=0.0) == prompts.Generation(
+        9, ("\n",), None
+    )
     assert read(until=["a", ""], temperature=0.7).sampling == Sampling(0.7)
     assert read(
         do_sample=True, temperature=0.1, top_p=0.9, top_k=40, num_beams=1
     ).sampling == Sampling(0.1, 40, 0.9)
-    assert read() == generation.Generation(generation.NEW_TOKENS, (), None)
+    assert read() == prompts.Generation(prompts.NEW_TOKENS, (), None)
     with pytest.raises(
         TaskError,
         match="task t asks for generation with repetition_penalty=1.2: that is not offered",

@@ -15,7 +15,7 @@ def python(script: str) -> None:
 
 def test_checking_rows_needs_no_torch():
     python(
-        "import sys; from lep_bench.evaluate import rows as needs; assert not {'torch', "
+        "import sys; from lep_bench.evaluate import lmeval as needs; assert not {'torch', "
         "'transformers'} & {*sys.modules}"
     )
 

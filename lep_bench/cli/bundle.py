@@ -167,7 +167,7 @@ def list_needs(
 ) -> list[Need]:
     """What the suites read. Raises LepBenchError for unknown names and broken files."""
     from lep_bench import bundling, tasks
-    from lep_bench.evaluate.rows import build_metadata
+    from lep_bench.evaluate.lmeval import build_metadata
     from lep_bench.pipeline import checkpoints
     from lep_bench.pipeline.session import Session
 
@@ -195,7 +195,7 @@ def check_rows(
     """
     from lep_bench import tasks
     from lep_bench.bundle import use_data_folder
-    from lep_bench.evaluate.rows import build_metadata, count_rows
+    from lep_bench.evaluate.lmeval import build_metadata, count_rows
     from lep_bench.pipeline.session import Session
 
     use_data_folder(folder, offline=False)

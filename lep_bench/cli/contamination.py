@@ -204,7 +204,7 @@ def _read_rows(
     """(rows, task -> why its rows cannot be read). Raises UnknownNameError for a task that is not
     the suite's, and LepBenchError where no task has rows.
     """
-    from lep_bench.evaluate.rows import build_metadata, read_evaluation_rows
+    from lep_bench.evaluate.lmeval import build_metadata, read_evaluation_rows
     from lep_bench.leaderboard.contamination import EvaluationRow
 
     foreign = [name for name in tasks if name not in suite.tasks]

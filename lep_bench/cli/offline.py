@@ -164,7 +164,7 @@ def check_dataset(
     name: str, tasks: Sequence[TaskFile], folders: Sequence[Path], session: Session, remedy: str
 ) -> tuple[Diagnosis, int]:
     """The finding for the tasks that read one dataset, and how many of them have no rows."""
-    from lep_bench.evaluate.rows import build_metadata, count_rows
+    from lep_bench.evaluate.lmeval import build_metadata, count_rows
 
     count, faults = 0, dict[str, str]()
     for task in tasks:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lep_bench.config.load import Configs
     from lep_bench.config.models import ModelSpec
     from lep_bench.config.schema import Suite
-    from lep_bench.evaluate.lmeval import CompiledTask, Item, Prompt
+    from lep_bench.evaluate.prompts import CompiledTask, Item, Prompt
 
 
 SPECIAL, FAINT, ROLE = "bold magenta", "dim", "bold cyan"
@@ -56,7 +56,7 @@ def show_prompts(
     bos = (
         "no BOS"
         if encoder.bos is None
-        else f"BOS {encoder.pieces([encoder.bos])[0]} ({encoder.bos})"
+        else f"BOS {encoder.spell([encoder.bos])[0]} ({encoder.bos})"
     )
     positions = f", {compiled.positions:,} positions" if compiled.positions else ""
     console.print(Text(title, "bold"), soft_wrap=True)
@@ -205,11 +205,12 @@ def _print_indented(console: Console, text: Text) -> None:
 
 
 def _format_request(compiled: CompiledTask, number: int, ids: bool) -> Text:
-    from lep_bench.evaluate import generation  # heavy: listing commands import this package too
+    # heavy: listing commands import this package too
+    from lep_bench.evaluate.prompts import read_generation
 
     request, continuation = compiled.requests[number], compiled.ids[number][1]
     if request.request_type == "generate_until":
-        wanted = generation.read_generation(request)
+        wanted = read_generation(request)
         ends = (
             f", until {' or '.join(json.dumps(text, ensure_ascii=False) for text in wanted.until)}"
             if wanted.until
@@ -239,8 +240,8 @@ def _format_pieces(compiled: CompiledTask, ids: tuple[int, ...]) -> Text:
     place.
     """
     text = Text()
-    for number, piece in zip(ids, compiled.encoder.pieces(ids), strict=True):
-        own = number in compiled.encoder.special
+    for number, piece in zip(ids, compiled.encoder.spell(ids), strict=True):
+        own = number in compiled.encoder.special_ids
         shown = piece if own else "".join(_SIGNS.get(character, character) for character in piece)
         text.append("  " if len(text) else "")
         text.append(f"{number}", FAINT)
@@ -385,7 +386,7 @@ def _explain_missing_template(spec: ModelSpec, suite: Suite, listed: bool) -> li
 
     `listed`: whether the task knows listed formats.
     """
-    from lep_bench.evaluate.encode import LISTED
+    from lep_bench.evaluate.encode import LISTED_FORMATS
     from lep_bench.pipeline.plan import PAPER
 
     if spec.family is not None and not spec.is_instruct:
@@ -408,5 +409,5 @@ def _explain_missing_template(spec: ModelSpec, suite: Suite, listed: bool) -> li
             else f"configs/families/{spec.family}.yaml"
         )
         under = "" if suite.protocol == PAPER else "ask under protocol paper with "
-        choice += f", or {under}`conversation: FORMAT` in {where}, FORMAT one of {LISTED}"
+        choice += f", or {under}`conversation: FORMAT` in {where}, FORMAT one of {LISTED_FORMATS}"
     return [f"this tokenizer has no chat template: asked so {why}. To choose: {choice}"]

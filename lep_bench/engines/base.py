@@ -1,4 +1,4 @@
-"""What every engine offers: scoring and generation on token ids, and the exchange of patches."""
+"""What every engine offers: scoring and generation on token ids, and the exchange of models."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class TokenScores:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn, applied in this order (as in transformers): logits / temperature, the
-    `top_k` best (0: all), of these the fewest that reach probability `top_p`."""
+    """How tokens are drawn, in transformers' order: divide the logits by `temperature`, keep the
+    `top_k` best (0: all), and of these the fewest that together reach probability `top_p`."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -61,9 +61,9 @@ class EngineInfo:
 
 @dataclass
 class WorkCounts:
-    """Work since the engine started. `tokens_in` counts ids really read (a shared context once), no
-    padding; `from_store` the answers that a `Stored` engine gave without it, which count nowhere
-    else."""
+    """Work since the engine started. `tokens_in` counts the ids really read: a shared context once,
+    no padding. `from_store` counts the answers that a `StoredEngine` took from disk; they count
+    nowhere else."""
 
     requests: int = 0
     tokens_in: int = 0
@@ -72,8 +72,8 @@ class WorkCounts:
 
 
 class Engine(Protocol):
-    """A loaded body. All answers come in the order of the questions and depend only on the list of
-    questions.
+    """A loaded body. Answers come in the order of the questions and depend on nothing but the list
+    of questions.
     """
 
     info: EngineInfo
@@ -81,12 +81,12 @@ class Engine(Protocol):
     max_length: int  # positions the model was made for
 
     def exchange(self, artifact: Artifact) -> None:
-        """Make the body that model. Raises CheckpointError when the artifact is not a patch of this
-        body.
+        """Load the artifact's weights into the running engine. Raises CheckpointError when the
+        artifact is not a patch of its body.
         """
 
     def remarks(self) -> tuple[str, ...]:
-        """What a reader of the present model's scores should know about how they came about, a line
+        """What readers of the current model's scores should know about how they came about, a line
         each.
         """
 
@@ -110,8 +110,8 @@ class Engine(Protocol):
         seeds: Sequence[int] = (),
         max_characters: int | None = None,
     ) -> list[list[int]]:
-        """Ids per context, without the stop id; a stop string ends after the token that completed
-        it.
+        """Ids per context, without the stop id. Generation also ends after the token that completes
+        a stop string.
 
         Greedy without `sampling`; with it, context i draws from a generator of its own, seeded by
         seeds[i], so that its answer does not depend on what else is asked. `max_characters`: a row
@@ -119,15 +119,15 @@ class Engine(Protocol):
         """
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
 
 
 class StopStrings:
-    """Whether the text of generated ids holds a stop string or is longer than `max_characters`;
-    decodes a whole row only when its last token could have completed a stop string, and every
-    `LOOK` tokens for its length."""
+    """Tells whether the text of generated ids holds a stop string or is longer than
+    `max_characters`. A whole row is decoded only when its last token could have completed a stop
+    string, and every `LENGTH_INTERVAL` tokens for its length."""
 
-    LOOK = 8
+    LENGTH_INTERVAL = 8
 
     def __init__(
         self, strings: Sequence[str], decode: Decode, max_characters: int | None = None
@@ -141,7 +141,7 @@ class StopStrings:
     def hit(self, ids: list[int]) -> bool:
         """`ids`: everything generated for one row, the newest last."""
         # Half a letter at the end decodes to U+FFFD: only what stands before it is settled.
-        if self._max_characters is not None and ids and len(ids) % self.LOOK == 0:
+        if self._max_characters is not None and ids and len(ids) % self.LENGTH_INTERVAL == 0:
             if len(self._decode(ids).rstrip("�")) > self._max_characters:
                 return True
         if not self._strings or not ids:
@@ -164,8 +164,8 @@ class StopStrings:
 
 
 def read_stop_ids(folder: Path) -> tuple[int, ...]:
-    """The EOS set of a checkpoint folder: generation_config.json, else config.json. Empty where
-    neither names one.
+    """The EOS ids of a checkpoint folder, from generation_config.json or else config.json. Empty
+    where neither names one.
 
     Raises CheckpointError for JSON that cannot be read.
     """
@@ -198,24 +198,24 @@ def check_ids(sequences: Iterable[Ids], rows: int, name: str) -> None:
 
 
 def make_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices in batches of like length, longest first: rows x longest <= budget (one row at
-    least).
+    """Indices in batches of similar length, longest first: rows x longest <= budget, with at least
+    one row.
 
     Equal lengths keep their order, so a list of requests always makes the same batches.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    made: list[list[int]] = []
+    batches: list[list[int]] = []
     longest = 0
     for i in order:
-        if not made or (len(made[-1]) + 1) * longest > budget:
-            made.append([])
+        if not batches or (len(batches[-1]) + 1) * longest > budget:
+            batches.append([])
             longest = lengths[i]
-        made[-1].append(i)
-    return made
+        batches[-1].append(i)
+    return batches
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice, of the machine or of the GPU."""
+    """Whether an error says that the machine or the GPU ran out of memory."""
     import torch
 
     return isinstance(
@@ -227,7 +227,7 @@ RESET, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def _gpus(device: str) -> Any:
-    """`torch.cuda` where `device` is one of its, else None."""
+    """`torch.cuda` where `device` is a GPU that it sees, else None."""
     if not device.startswith("cuda"):
         return None
     import torch  # not above: the parent of a run checks rows, and need not wait for torch
@@ -236,16 +236,16 @@ def _gpus(device: str) -> Any:
 
 
 def name_device(device: str) -> str:
-    """`cpu`, or the name of the GPU: numbers from two kinds of device differ in their last digits,
-    and so do their timings.
+    """`cpu`, or the name of the GPU: two kinds of device give numbers that differ in their last
+    digits, and other timings.
     """
     gpus = _gpus(device)
     return str(gpus.get_device_name(device)) if gpus else device
 
 
 def reset_peak_memory(device: str) -> None:
-    """From here on `peak` counts. Where the system cannot forget (not Linux), it counts from the
-    start of the process.
+    """Let `read_peak_memory` count from here on. Where the system cannot reset it (not Linux), it
+    counts from the start of the process.
     """
     if gpus := _gpus(device):
         gpus.reset_peak_memory_stats(device)
@@ -254,8 +254,8 @@ def reset_peak_memory(device: str) -> None:
 
 
 def read_peak_memory(device: str) -> int:
-    """Bytes: on a GPU the most that torch held there, else the most resident memory of this
-    process.
+    """The peak in bytes: on a GPU of what torch held there, else of this process's resident
+    memory.
     """
     if gpus := _gpus(device):
         return int(gpus.max_memory_allocated(device))

@@ -1,5 +1,5 @@
-"""Answers on disk: one SQLite file per model and engine, written a chunk at a time; it may be
-deleted at any time.
+"""Answers on disk, so that nothing is asked twice: one SQLite file per model and engine, and the
+engine that uses it. The files may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sqlite3
 import struct
 import zlib
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from math import isfinite
 from pathlib import Path
@@ -33,29 +33,29 @@ from lep_bench.engines.base import (
 from lep_bench.files import digest, file_digest
 from lep_bench.records.artifact import REVISIONS, Artifact
 
-VERSION = 1  # of the keys and of what stands behind them
+VERSION = 1  # of the keys and of the values' format
 AT_ONCE = 900  # keys in one SELECT: older SQLites take 999 parameters
 PATIENCE = 60.0  # seconds to wait for another process's transaction
-SIDES = ("-wal", "-shm")  # what SQLite keeps beside a file; a stale one must never meet a new file
+SIDES = ("-wal", "-shm")  # SQLite's files beside a database; a stale one must not meet a new one
 
 
 class AnswerStore:
-    """Key -> answer, both bytes. `owner` says whose answers they are: it names the file, and its
-    table `owner` is readable.
+    """Maps keys to answers, both bytes. `owner` says whose answers they are: the file is named by
+    it, and its table `owner` shows it.
 
-    Nothing here ever fails the work: a file that is damaged or somebody else's is put aside, and
-    where nothing can be written nothing is kept. `said` has a line on each. Several processes may
+    Trouble with the file never fails the work: a damaged or foreign file is put aside, and where
+    nothing can be written nothing is kept. `messages` has a line on each. Several processes may
     share a file.
     """
 
     def __init__(
         self, folder: Path, owner: Mapping[str, str], about: Mapping[str, str] = {}
     ) -> None:
-        """`about`: more for the reader, no part of the identity."""
+        """`about`: further facts for a reader, not part of the identity."""
         self._owner = {"format": str(VERSION), **owner}
         self._about = dict(about)
         self.file = folder / f"{digest(self._owner)}.sqlite"
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self._database: sqlite3.Connection | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -65,25 +65,27 @@ class AnswerStore:
             self._guarded(self._open)
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """The answers that are there. One whose check sum is wrong is not."""
-        found: dict[bytes, bytes] = {}
+        """The answers that are stored, without those whose checksum is wrong."""
+        stored: dict[bytes, bytes] = {}
 
         def select() -> None:
             for start in range(0, len(keys), AT_ONCE):
-                some = keys[start : start + AT_ONCE]
-                marks = ",".join("?" * len(some))
-                found.update(
-                    self._run(f"SELECT key, value FROM answers WHERE key IN ({marks})", some)
+                batch = keys[start : start + AT_ONCE]
+                marks = ",".join("?" * len(batch))
+                stored.update(
+                    self._run(f"SELECT key, value FROM answers WHERE key IN ({marks})", batch)
                 )
 
         if not self._guarded(select):
             return {}
         return {
-            key: value[:-4] for key, value in found.items() if value[-4:] == _check(key, value[:-4])
+            key: value[:-4]
+            for key, value in stored.items()
+            if value[-4:] == _check(key, value[:-4])
         }
 
     def write(self, answers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Keep these, all or none."""
+        """Store these answers, all or none."""
         rows = [(key, value + _check(key, value)) for key, value in answers]
 
         def insert() -> None:
@@ -95,18 +97,18 @@ class AnswerStore:
             self._guarded(insert)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._database is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._database.close()
             self._database = None
 
-    def _run(self, statement: str, values: Sequence[object] = ()) -> list[tuple[bytes, bytes]]:
+    def _run(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, Any]]:
         assert self._database
         return self._database.execute(statement, values).fetchall()
 
     @contextlib.contextmanager
-    def _transaction(self):  # type: ignore[no-untyped-def]
+    def _transaction(self) -> Iterator[None]:
         self._run("BEGIN IMMEDIATE")
         try:
             yield
@@ -118,8 +120,8 @@ class AnswerStore:
 
     def _open(self) -> None:
         self._database = sqlite3.connect(self.file, timeout=PATIENCE, isolation_level=None)
-        # No waiting for the disk (60 ms a file): a killed process loses nothing by it; a power cut
-        # may damage the file, which shows.
+        # No waiting for the disk (60 ms a file). A killed process loses nothing by it; a power cut
+        # may damage the file, which is noticed.
         self._run("PRAGMA synchronous = OFF")
         with self._transaction():
             if not self._run("SELECT 1 FROM sqlite_master"):
@@ -129,18 +131,18 @@ class AnswerStore:
                     "INSERT INTO owner VALUES (?, ?)", {**self._about, **self._owner}.items()
                 )
             try:
-                held = dict(self._run("SELECT name, value FROM owner"))
+                stored_owner = dict(self._run("SELECT name, value FROM owner"))
                 self._run("SELECT key, value FROM answers LIMIT 1")
             except sqlite3.OperationalError:  # no such table
-                held = {}
-            if any(held.get(name) != value for name, value in self._owner.items()):
+                stored_owner = {}
+            if any(stored_owner.get(name) != value for name, value in self._owner.items()):
                 raise sqlite3.DatabaseError("it belongs to something else")
         # another process may be at it; any mode will do
         with contextlib.suppress(sqlite3.OperationalError):
             self._run("PRAGMA journal_mode = WAL")
 
-    def _guarded(self, work) -> bool:  # type: ignore[no-untyped-def]
-        """Whether `work` came to its end; what SQLite says is dealt with."""
+    def _guarded(self, work: Callable[[], None]) -> bool:
+        """Do `work` and return whether it succeeded; SQLite's errors are handled here."""
         if self._database is None and work != self._open:
             return False
         try:
@@ -157,16 +159,16 @@ class AnswerStore:
 
     def _give_up(self, error: Exception) -> None:
         self.close()
-        self.said.append(
-            f"answers are not kept in {self.file} ({error}): free some space or mend its "
-            "permissions; the scores do not need them"
+        self.messages.append(
+            f"answers are not kept in {self.file} ({error}): free some space or fix its "
+            "permissions; the scores are not affected"
         )
 
     def _put_aside(self, error: Exception) -> None:
         self.close()
         free = (self.file.with_suffix(f".damaged-{n}.sqlite") for n in range(1, 1000))
         aside = next(path for path in free if not path.exists())
-        self.said.append(
+        self.messages.append(
             f"{self.file} cannot be used ({error}): put aside as {aside.name}, its questions "
             "are asked again"
         )
@@ -180,18 +182,18 @@ class AnswerStore:
 
 
 def _check(key: bytes, value: bytes) -> bytes:
-    """SQLite finds pages that make no sense, not a flipped bit in a number."""
+    """A checksum: SQLite notices damaged pages, but not a flipped bit in a number."""
     return zlib.crc32(value, zlib.crc32(key)).to_bytes(4, "little")
 
 
-CHUNK = 1024  # questions asked at once: what kill -9 can cost
+CHUNK = 1024  # questions asked at once: kill -9 costs at most these
 Question = tuple[tuple[int, ...], tuple[int, ...]]  # context; options, continuation or (seed,)
 Options = list[tuple[float, bool]]
 T = TypeVar("T")
 
 
 class Form(NamedTuple, Generic[T]):
-    """How answers of one kind go to disk and come back, exactly; `sound` ones are kept."""
+    """How answers of one kind are written and read back exactly. Only `sound` ones are stored."""
 
     pack: Callable[[T], bytes]
     unpack: Callable[[bytes], T]
@@ -199,14 +201,13 @@ class Form(NamedTuple, Generic[T]):
 
 
 class StoredEngine:
-    """An `Engine` around another one, with the answers of earlier runs in `folder`. `artifact` is
-    what the engine holds. Without a folder nothing is kept: for models behind a server, whose bytes
-    nobody here knows.
+    """An `Engine` around another one that keeps its answers in `folder` and reuses those of earlier
+    runs. `artifact` is the model in the engine. Without a folder nothing is stored: the bytes of a
+    model behind a server are not known.
 
-    Chunks are cut from the whole list of questions, whatever is known already, and a killed one
-    leaves nothing: a run that was interrupted asks the same batches again and gets the same bits.
-    `counts` is the engine's own: what comes from the store is counted in `from_store` and nowhere
-    else.
+    Chunks are cut from the whole list of questions, whether or not some are answered already, and a
+    killed chunk leaves nothing: a run that was interrupted asks the same batches again and gets the
+    same bits. `counts` is the engine's own; stored answers are counted in `from_store` alone.
     """
 
     def __init__(self, engine: Engine, artifact: Artifact, folder: Path | None) -> None:
@@ -231,17 +232,17 @@ class StoredEngine:
         return self.engine.max_length
 
     @property
-    def said(self) -> tuple[str, ...]:
+    def messages(self) -> tuple[str, ...]:
         """What was wrong with the store, a line each."""
-        return tuple(self._answers.said) if self._answers else ()
+        return tuple(self._answers.messages) if self._answers else ()
 
     def remarks(self) -> tuple[str, ...]:
         """See `Engine`."""
         return self.engine.remarks()
 
     def exchange(self, artifact: Artifact) -> None:
-        """See `Engine`; from now on that model's answers are used."""
-        self.let_go()
+        """See `Engine`. From now on that model's answers are used."""
+        self.close_store()
         self.engine.exchange(artifact)
         self._artifact = artifact
 
@@ -249,38 +250,39 @@ class StoredEngine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.let_go()
+        self.close_store()
 
-    def let_go(self) -> None:
-        """Close the file of answers; the engine stays as it is."""
+    def close_store(self) -> None:
+        """Close the file of answers, but not the engine."""
         if self._answers is not None:
             self._answers.close()
             self._answers = None
 
     def close(self) -> None:
         """See `Engine`."""
-        self.let_go()
+        self.close_store()
         self.engine.close()
 
     def option_logprobs(self, contexts: Sequence[Ids], options: Sequence[Ids]) -> list[Options]:
         """See `Engine`."""
         questions = [
-            (tuple(context), tuple(own)) for context, own in zip(contexts, options, strict=True)
+            (tuple(context), tuple(choices))
+            for context, choices in zip(contexts, options, strict=True)
         ]
-        found = self._answered(
+        answers = self._look_up_or_ask(
             ["options"],
             questions,
-            lambda some: self.engine.option_logprobs([c for c, _ in some], [o for _, o in some]),
-            OPTIONS,
+            lambda rest: self.engine.option_logprobs([c for c, _ in rest], [o for _, o in rest]),
+            OPTIONS_FORM,
             len,
         )
-        return [list(answer) for answer in found]
+        return [list(answer) for answer in answers]
 
     def continuation_logprobs(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[TokenScores]:
         """See `Engine`."""
         questions = [(tuple(context), tuple(continuation)) for context, continuation in pairs]
-        return self._answered(
-            ["continuation"], questions, self.engine.continuation_logprobs, SCORES
+        return self._look_up_or_ask(
+            ["continuation"], questions, self.engine.continuation_logprobs, SCORES_FORM
         )
 
     def generate(
@@ -299,7 +301,7 @@ class StoredEngine:
         questions = [
             (tuple(context), (seed,)) for context, seed in zip(contexts, drawn, strict=True)
         ]
-        warmth = (
+        drawing = (
             None if sampling is None else [sampling.temperature, sampling.top_k, sampling.top_p]
         )
         settings = [
@@ -307,26 +309,27 @@ class StoredEngine:
             max_new,
             sorted({*stop_ids}),
             sorted({*stop_strings}),
-            warmth,
+            drawing,
             max_characters,
         ]
 
-        def ask(some: list[Question]) -> list[list[int]]:
-            own = () if sampling is None else [seed for _, (seed,) in some]
+        def ask(rest: list[Question]) -> list[list[int]]:
+            rest_seeds = () if sampling is None else [seed for _, (seed,) in rest]
             return self.engine.generate(
-                [c for c, _ in some],
+                [context for context, _ in rest],
                 max_new,
                 stop_ids,
                 stop_strings,
                 decode,
                 sampling,
-                own,
+                rest_seeds,
                 max_characters,
             )
 
-        return [list(answer) for answer in self._answered(settings, questions, ask, TEXT)]
+        answers = self._look_up_or_ask(settings, questions, ask, TEXT_FORM)
+        return [list(answer) for answer in answers]
 
-    def _answered(
+    def _look_up_or_ask(
         self,
         settings: list[Any],
         questions: Sequence[Question],
@@ -334,7 +337,7 @@ class StoredEngine:
         form: Form[T],
         requests: Callable[[tuple[int, ...]], int] = lambda rest: 1,
     ) -> list[T]:
-        """The answer to every question; `requests` counts those in one."""
+        """The answer to every question. `requests` counts the requests in one."""
         if self._folder is None:
             return list(ask(list(questions)))
         if self._answers is None:
@@ -344,31 +347,31 @@ class StoredEngine:
                 {"model": self._artifact.name, "lep-bench": __version__},
             )
         start = blake2b(json.dumps(settings).encode(), digest_size=16)
-        found: dict[Question, T] = {}
+        answers: dict[Question, T] = {}
         for chunk in split_chunks(dict.fromkeys(questions), CHUNK):
             keys = {question: _key(start, question) for question in chunk}
-            held = self._answers.read(list(keys.values()))
+            stored = self._answers.read(list(keys.values()))
             missing = []
             for question in chunk:
-                if (value := held.get(keys[question])) is None:
+                if (value := stored.get(keys[question])) is None:
                     missing.append(question)
                 else:
-                    found[question] = form.unpack(value)
+                    answers[question] = form.unpack(value)
                     self.counts.from_store += requests(question[1])
             if missing:
-                made = dict(zip(missing, ask(missing), strict=True))
+                new = dict(zip(missing, ask(missing), strict=True))
                 self._answers.write(
                     (keys[question], form.pack(answer))
-                    for question, answer in made.items()
+                    for question, answer in new.items()
                     if form.sound(answer)
                 )
-                found |= made
-        return [found[question] for question in questions]
+                answers |= new
+        return [answers[question] for question in questions]
 
 
 def describe_owner(info: EngineInfo, artifact: Artifact) -> dict[str, str]:
-    """Whose answers they are: the bytes of the weights and of the tokenizer (not the recipe: made
-    again elsewhere it gives other bytes), engine, versions, device and number format, and the
+    """Whose answers they are: the bytes of the weights and of the tokenizer (not the recipe, which
+    gives other bytes on another machine), engine, versions, device and number format, and the
     revision of our own scoring."""
     weights = [
         artifact.body / "config.json",
@@ -395,24 +398,24 @@ def describe_owner(info: EngineInfo, artifact: Artifact) -> dict[str, str]:
 
 
 def split_chunks(questions: Iterable[Question], most: int) -> list[list[Question]]:
-    """Questions of like length together, longest first as engines batch them; those of one context
-    are not parted (they are read once together), unless they are more than `most`."""
+    """Questions of similar length together, longest first as engines batch them. Those of one
+    context stay together, because it is read once for all, unless they are more than `most`."""
     groups: dict[tuple[int, ...], list[Question]] = {}
     for question in questions:
         groups.setdefault(question[0], []).append(question)
-    made: list[list[Question]] = [[]]
+    chunks: list[list[Question]] = [[]]
     for group in sorted(groups.values(), key=lambda group: -len(group[0][0])):
         if len(group) > most:  # whole texts, all behind the same BOS
             group.sort(key=lambda question: -len(question[1]))
         for part in (group[i : i + most] for i in range(0, len(group), most)):
-            if len(made[-1]) + len(part) > most:
-                made.append([])
-            made[-1] += part
-    return [chunk for chunk in made if chunk]
+            if len(chunks[-1]) + len(part) > most:
+                chunks.append([])
+            chunks[-1] += part
+    return [chunk for chunk in chunks if chunk]
 
 
 def _key(start: blake2b, question: Question) -> bytes:
-    """16 bytes: no two questions of a store share them before there are 10^18."""
+    """16 bytes: two questions of a store are not expected to share them before there are 10^18."""
     context, rest = question
     key = start.copy()
     key.update(
@@ -422,7 +425,7 @@ def _key(start: blake2b, question: Question) -> bytes:
 
 
 def _pack(values: Sequence[float], flags: Sequence[bool]) -> bytes:
-    """Exact, and in half the room where the numbers are float32, as engines' are."""
+    """Exact, and in half the space where the numbers are float32, as engines' are."""
     short = array("f", values)
     return (
         b"f" + short.tobytes()
@@ -432,7 +435,7 @@ def _pack(values: Sequence[float], flags: Sequence[bool]) -> bytes:
 
 
 def _unpack(data: bytes, flags: int | None) -> tuple[tuple[float, ...], tuple[bool, ...]]:
-    """`flags`: how many there are; None: as many as values."""
+    """`flags`: their number; None: as many as values."""
     kind, size = chr(data[0]), {"f": 4, "d": 8}[chr(data[0])]
     count = (len(data) - 1) // (size + 1) if flags is None else (len(data) - 1 - flags) // size
     end = 1 + count * size
@@ -456,14 +459,14 @@ def _unpack_scores(data: bytes) -> TokenScores:
     return TokenScores(logprobs, greedy)
 
 
-# What is not finite is not kept: it may have been the machine's fault.
-OPTIONS: Form[Options] = Form(
+# What is not finite is not stored: it may have been the machine's fault.
+OPTIONS_FORM: Form[Options] = Form(
     _pack_options, _unpack_options, lambda answer: all(isfinite(value) for value, _ in answer)
 )
-SCORES: Form[TokenScores] = Form(
+SCORES_FORM: Form[TokenScores] = Form(
     _pack_scores, _unpack_scores, lambda answer: all(map(isfinite, answer.logprobs))
 )
-TEXT: Form[list[int]] = Form(
+TEXT_FORM: Form[list[int]] = Form(
     lambda answer: struct.pack(f"<{len(answer)}I", *answer),
     lambda data: list(struct.unpack(f"<{len(data) // 4}I", data)),
     lambda answer: True,

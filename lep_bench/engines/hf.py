@@ -1,5 +1,5 @@
-"""The engine on transformers: the body is loaded once, patches are exchanged, padding rows never
-enter a softmax.
+"""The engine on transformers: it loads a body once and exchanges patches in place. Padding rows
+never enter a softmax.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -39,11 +40,63 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 # Prompt and new tokens in one generation batch: a step reads one token per row, so many rows pay.
 GENERATION_TOKENS = {"cpu": 16384, "cuda": 65536}
+# Logits held at once, whatever the vocabulary: small on a CPU, where they should stay in its cache.
+HEAD_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
+# At least so many positions at once: with fewer, most time goes into reading the head's matrix.
+HEAD_ROWS = 32
+# The batch is made smaller when at most this share of its rows is unfinished: copying costs too.
+SHRINK = 0.8
+
+Pair = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+@dataclass
+class Budget:
+    """Tokens in one batch. Once a batch did not fit, the budget stays small for the engine's
+    life.
+    """
+
+    tokens: int
+
+    def each(self, lengths: Sequence[int], do: Callable[[list[int]], None]) -> None:
+        """Call `do(indices)` for batches of `lengths` within the budget. When memory runs out,
+        halve the budget and go on with the rest.
+
+        `do` may be called again for indices that it failed on. Raises LepBenchError when one
+        sequence alone is too much.
+        """
+        waiting = make_batches(lengths, self.tokens)
+        while waiting:
+            try:
+                do(waiting[0])
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(waiting[0]) == 1:
+                    size = lengths[waiting[0][0]]
+                    raise LepBenchError(
+                        f"engine hf: out of memory for one sequence of {size} tokens: free "
+                        "some, use --dtype bfloat16 or a machine with more"
+                    ) from error
+            else:
+                waiting.pop(0)
+                continue
+            # Only here: while an error is handled, its traceback keeps the tensors of the failed
+            # batch.
+            self.tokens = max(1, lengths[waiting[0][0]] * len(waiting[0]) // 2)
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            left = [i for batch in waiting for i in batch]
+            waiting = [
+                [left[k] for k in batch]
+                for batch in make_batches([lengths[i] for i in left], self.tokens)
+            ]
 
 
 class HfEngine:
-    """A transformers model as an `Engine`. `body` is a local checkpoint folder; nothing is fetched,
-    no code is trusted.
+    """A transformers model as an `Engine`. `body` is a local checkpoint folder. Nothing is fetched
+    and no code of the checkpoint is run.
     """
 
     def __init__(
@@ -53,14 +106,14 @@ class HfEngine:
         device: str = "cpu",
         batch_tokens: int | None = None,
     ) -> None:
-        """Load `body`. Raises CheckpointError for a folder that is no checkpoint, is damaged, or
+        """Load `body`. Raises CheckpointError for a folder that is no checkpoint, is damaged or
         lacks tensors.
         """
         if dtype not in DTYPES:
             raise CheckpointError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
         self.body = Path(body).resolve()
         self.device = torch.device(device)
-        self._model = _load(self.body, DTYPES[dtype]).to(self.device)
+        self._model: Any = _load(self.body, DTYPES[dtype]).to(self.device)
         self._embedding: nn.Embedding = self._model.get_input_embeddings()
         self._output: nn.Linear = self._model.get_output_embeddings()
         # only training needs it, and a smaller vocabulary may not have that id
@@ -83,11 +136,11 @@ class HfEngine:
     # ---- exchange
 
     def exchange(self, artifact: Artifact) -> None:
-        """Put `artifact` in place: first the body's own tensors come back, then the patch's take
-        their place.
+        """Load the artifact's weights into the running engine: restore the body's own tensors, then
+        put the patch's in their place.
 
-        Raises CheckpointError (leaving the body as it was) when the patch belongs to another body
-        or does not fit it.
+        Raises CheckpointError, and leaves the body as it was, when the patch belongs to another
+        body or does not fit it.
         """
         if Path(artifact.body).resolve() != self.body:
             raise CheckpointError(
@@ -115,7 +168,7 @@ class HfEngine:
         return ()
 
     def restore(self) -> None:
-        """Take the patch out: every parameter is again the very object that was loaded."""
+        """Take the patch out: every parameter is again the object that was loaded."""
         for name, parameter in self._originals.items():
             self._set(name, parameter)
         self._originals.clear()
@@ -124,9 +177,7 @@ class HfEngine:
         self.model = None
 
     def body_digest(self) -> str:
-        """SHA-256 over name, shape and bytes of every tensor now in place (hexadecimal, 64
-        digits).
-        """
+        """SHA-256 over name, shape and bytes of every tensor in place (64 hexadecimal digits)."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self._model.state_dict().items()):
             digest.update(f"{name}{dtype_name(tensor.dtype)}{list(tensor.shape)}".encode())
@@ -178,14 +229,14 @@ class HfEngine:
             self._embedding.weight = self._output.weight = parameter
 
     def _follow(self, rows: int, eos: int | list[int] | None) -> None:
-        """Sizes that transformers keeps beside the tensors."""
+        """Update the sizes that transformers keeps beside the tensors."""
         self._model.config.vocab_size = rows
         self._model.config.eos_token_id = eos
         self._embedding.num_embeddings = self._output.out_features = rows
 
     def _prove_head(self) -> None:
-        """Hidden states x head must be the model's logits: architectures that cap or scale them are
-        refused, not misread.
+        """Refuse architectures whose logits are not hidden states x head (they cap or scale them):
+        their scores would be wrong.
         """
         ids = torch.arange(min(4, self.real_rows), device=self.device)[None]
         with torch.inference_mode():
@@ -200,12 +251,10 @@ class HfEngine:
                 "logits after the head; the hf engine cannot score it"
             )
 
-    # ---- what `forward` and `generation` use
-    # ----------------------------------------------------------------------
-
     def hidden(self, **inputs: object) -> torch.Tensor:
         """Hidden states [B, T, d] after the last norm."""
-        return self._model.base_model(**inputs).last_hidden_state
+        states: torch.Tensor = self._model.base_model(**inputs).last_hidden_state
+        return states
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[n, d] -> float32 [n, real rows]: padding rows are cut off before any softmax."""
@@ -235,17 +284,17 @@ class HfEngine:
         answers: list[list[tuple[float, bool]]] = [[] for _ in contexts]
 
         def score(batch: list[int]) -> None:
-            last = compute_last_hidden(self, [keys[k] for k in batch])
-            wanted = [
+            last = self._compute_last_hidden([keys[k] for k in batch])
+            questions = [
                 (row, i, option)
                 for row, k in enumerate(batch)
                 for i in distinct[keys[k]]
                 for option in options[i]
             ]
-            scores = look_up_logprobs(
-                self, last, [row for row, _, _ in wanted], [option for _, _, option in wanted]
+            scores = self._look_up_logprobs(
+                last, [row for row, _, _ in questions], [option for _, _, option in questions]
             )
-            for (_, i, _), answer in zip(wanted, scores, strict=True):
+            for (_, i, _), answer in zip(questions, scores, strict=True):
                 answers[i].append(answer)
 
         self.batch.each([len(key) for key in keys], score)
@@ -266,18 +315,18 @@ class HfEngine:
             (context, next(iter(group))) for context, group in groups.items() if len(group) == 1
         ]
         shared = [(context, list(group)) for context, group in groups.items() if len(group) > 1]
-        found: dict[tuple[tuple[int, ...], tuple[int, ...]], TokenScores] = {}
+        scores: dict[Pair, TokenScores] = {}
 
         def score_alone(batch: list[int]) -> None:
-            chosen = [alone[i] for i in batch]
-            found.update(zip(chosen, score_whole(self, chosen), strict=True))
+            pairs_of_batch = [alone[i] for i in batch]
+            scores.update(zip(pairs_of_batch, self._score_whole(pairs_of_batch), strict=True))
 
         self.batch.each([len(c) + len(a) - 1 for c, a in alone], score_alone)
         self.batch.each(
             [len(c) for c, _ in shared],
-            lambda batch: found.update(score_shared(self, [shared[i] for i in batch])),
+            lambda batch: scores.update(self._score_shared([shared[i] for i in batch])),
         )
-        return [found[key] for key in keys]
+        return [scores[key] for key in keys]
 
     @torch.inference_mode()
     def generate(
@@ -294,27 +343,29 @@ class HfEngine:
         """See `Engine`. Equal questions are answered once."""
         self._check(contexts)
         self.counts.requests += len(contexts)
-        asked = list(
+        questions = list(
             zip(
                 map(tuple, contexts),
                 [0] * len(contexts) if sampling is None else seeds,
                 strict=True,
             )
         )
-        places: dict[tuple[int, ...], dict[tuple[tuple[int, ...], int], None]] = {}
-        for context, seed in asked:
-            places.setdefault(context, {})[context, seed] = None
+        by_context: dict[tuple[int, ...], dict[tuple[tuple[int, ...], int], None]] = {}
+        for context, seed in questions:
+            by_context.setdefault(context, {})[context, seed] = None
         # all seeds of a context in one batch: it is read once
-        groups = [list(group) for group in places.values()]
+        groups = [list(group) for group in by_context.values()]
         stops = StopStrings(stop_strings, decode, max_characters)
-        found: dict[tuple[tuple[int, ...], int], list[int]] = {}
+        outputs: dict[tuple[tuple[int, ...], int], list[int]] = {}
 
         def answer(batch: list[int]) -> None:
-            chosen = [key for i in batch for key in groups[i]]
-            found.update(
+            batch_questions = [key for i in batch for key in groups[i]]
+            outputs.update(
                 zip(
-                    chosen,
-                    generate_ids(self, chosen, max_new, frozenset(stop_ids), stops, sampling),
+                    batch_questions,
+                    self._generate_batch(
+                        batch_questions, max_new, frozenset(stop_ids), stops, sampling
+                    ),
                     strict=True,
                 )
             )
@@ -322,7 +373,228 @@ class HfEngine:
         self.generation_batch.each(
             [len(group) * (len(group[0][0]) + max_new) for group in groups], answer
         )
-        return [list(found[key]) for key in asked]
+        return [list(outputs[key]) for key in questions]
+
+    # ---- forward passes
+
+    def _compute_last_hidden(self, contexts: Sequence[Ids]) -> torch.Tensor:
+        """[B, d]: hidden state at the last position of each context. Padded on the right: causal
+        attention needs no mask.
+        """
+        ids, lengths = pad_right(contexts, self.device)
+        self.counts.tokens_in += int(lengths.sum())
+        hidden = self.hidden(input_ids=ids, use_cache=False)
+        return hidden[torch.arange(len(contexts), device=self.device), lengths.to(self.device) - 1]
+
+    def _look_up_logprobs(
+        self, hidden: torch.Tensor, rows: Sequence[int], targets: Sequence[int]
+    ) -> list[tuple[float, bool]]:
+        """For each (row of `hidden` [B, d], target id): log-probability of the target there, and
+        whether it is the arg max.
+        """
+        row = torch.tensor(rows, device=self.device)
+        target = torch.tensor(targets, device=self.device)
+        logprobs = torch.empty(len(rows), device=self.device)
+        greedy = torch.empty(len(rows), dtype=torch.bool, device=self.device)
+        # Rows come in order, so a slice of `hidden` and the questions about it are done together.
+        for start, logits in self._head_blocks(hidden):
+            inside = (row >= start) & (row < start + len(logits))
+            local, local_target = row[inside] - start, target[inside]
+            value = logits[local, local_target]
+            logprobs[inside] = value - torch.logsumexp(logits, -1)[local]
+            # The maximum is much cheaper than its place; the place matters only where the target
+            # reaches the maximum.
+            best = value == logits.amax(-1)[local]
+            best[best.clone()] = logits[local[best]].argmax(-1) == local_target[best]
+            greedy[inside] = best
+        return list(zip(logprobs.tolist(), greedy.tolist(), strict=True))
+
+    def _score_whole(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[TokenScores]:
+        """Each (context, continuation) as one sequence. The head runs only on the continuation's
+        positions.
+        """
+        ids, lengths = pad_right(
+            [[*context, *continuation[:-1]] for context, continuation in pairs], self.device
+        )
+        self.counts.tokens_in += int(lengths.sum())
+        hidden = self.hidden(input_ids=ids, use_cache=False)
+        rows = [r for r, (_, continuation) in enumerate(pairs) for _ in continuation]
+        columns = [
+            len(context) - 1 + j
+            for context, continuation in pairs
+            for j in range(len(continuation))
+        ]
+        scored = hidden[
+            torch.tensor(rows, device=self.device), torch.tensor(columns, device=self.device)
+        ]
+        scores = iter(
+            self._look_up_logprobs(
+                scored, range(len(rows)), [t for _, continuation in pairs for t in continuation]
+            )
+        )
+        return [_token_scores([next(scores) for _ in continuation]) for _, continuation in pairs]
+
+    def _score_shared(
+        self, groups: Sequence[tuple[tuple[int, ...], list[tuple[int, ...]]]]
+    ) -> dict[Pair, TokenScores]:
+        """Contexts with several continuations each. A context is read once: its keys and values
+        serve every continuation.
+        """
+        cache, mask, lengths = (
+            DynamicCache(),
+            *make_left_mask([len(context) for context, _ in groups], self.device),
+        )
+        hidden = self._prefill([context for context, _ in groups], mask, cache)
+        questions = [
+            (g, continuation)
+            for g, (_, continuations) in enumerate(groups)
+            for continuation in continuations
+        ]
+        first = self._look_up_logprobs(
+            hidden, [g for g, _ in questions], [continuation[0] for _, continuation in questions]
+        )
+        scores = {question: [answer] for question, answer in zip(questions, first, strict=True)}
+        longer = [question for question in questions if len(question[1]) > 1]
+        width = mask.shape[1]
+        for batch in make_batches(
+            [width + len(continuation) - 1 for _, continuation in longer], 4 * self.batch.tokens
+        ):
+            batch_questions = [longer[i] for i in batch]
+            answers = iter(self._continue_shared(batch_questions, cache, mask, lengths))
+            for question in batch_questions:
+                scores[question] += [next(answers) for _ in question[1][1:]]
+        return {
+            (groups[g][0], continuation): _token_scores(answers)
+            for (g, continuation), answers in scores.items()
+        }
+
+    def _continue_shared(
+        self,
+        questions: Sequence[tuple[int, tuple[int, ...]]],
+        cache: DynamicCache,
+        mask: torch.Tensor,
+        lengths: torch.Tensor,
+    ) -> list[tuple[float, bool]]:
+        """Scores of every continuation's second to last token, one after the other."""
+        row = torch.tensor([g for g, _ in questions], device=self.device)
+        ids, sizes = pad_right([continuation[:-1] for _, continuation in questions], self.device)
+        self.counts.tokens_in += int(sizes.sum())
+        copied = DynamicCache([(layer.keys[row], layer.values[row]) for layer in cache.layers])
+        # What is padded on the right comes last and is seen by nobody who counts: ones do.
+        whole = torch.cat([mask[row], mask.new_ones(ids.shape)], 1)
+        positions = lengths[row][:, None] + torch.arange(ids.shape[1], device=self.device)
+        hidden = self.hidden(
+            input_ids=ids,
+            attention_mask=whole,
+            position_ids=positions,
+            past_key_values=copied,
+            use_cache=True,
+        )
+        real = torch.arange(ids.shape[1]) < sizes[:, None]
+        scored = hidden[real.to(self.device)]
+        return self._look_up_logprobs(
+            scored,
+            range(len(scored)),
+            [t for _, continuation in questions for t in continuation[1:]],
+        )
+
+    def _generate_batch(
+        self,
+        questions: Sequence[tuple[tuple[int, ...], int]],
+        max_new: int,
+        stop_ids: frozenset[int],
+        stops: StopStrings,
+        sampling: Sampling | None,
+    ) -> list[list[int]]:
+        """At most `max_new` generated ids per (context, seed), without the stop id but with the
+        token that completed a stop string. A context with several seeds is read once.
+        """
+        outputs: list[list[int]] = [[] for _ in questions]
+        if max_new < 1:
+            return outputs
+        contexts = list(dict.fromkeys(context for context, _ in questions))
+        cache = DynamicCache()
+        mask, positions = make_left_mask([len(context) for context in contexts], self.device)
+        hidden = self._prefill(contexts, mask, cache)
+        if len(contexts) < len(questions):
+            number = {context: n for n, context in enumerate(contexts)}
+            place = torch.tensor([number[context] for context, _ in questions], device=self.device)
+            cache.batch_select_indices(place)
+            hidden, mask, positions = hidden[place], mask[place], positions[place]
+        generators = [random.Random(seed) for _, seed in questions]
+        rows = list(range(len(questions)))  # which question each row of the batch belongs to
+        active = [True] * len(rows)
+        for step in range(max_new):
+            uniform = None if sampling is None else [generators[row].random() for row in rows]
+            tokens = torch.cat(
+                [
+                    logits.argmax(-1)
+                    if sampling is None or uniform is None
+                    else draw_ids(logits, sampling, uniform[start : start + len(logits)])
+                    for start, logits in self._head_blocks(hidden)
+                ]
+            )
+            for r, token in enumerate(tokens.tolist()):
+                if not active[r]:
+                    continue
+                self.counts.tokens_out += 1
+                if token in stop_ids:
+                    active[r] = False
+                    continue
+                output = outputs[rows[r]]
+                output.append(token)
+                active[r] = not stops.hit(output)
+            left = sum(active)
+            if not left or step == max_new - 1:
+                break
+            if left <= SHRINK * len(rows):
+                keep = torch.tensor([r for r, on in enumerate(active) if on], device=self.device)
+                cache.batch_select_indices(keep)
+                tokens, mask, positions = tokens[keep], mask[keep], positions[keep]
+                rows = [row for row, on in zip(rows, active, strict=True) if on]
+                active = [True] * len(rows)
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
+            hidden = self.hidden(
+                input_ids=tokens[:, None],
+                attention_mask=mask,
+                position_ids=positions[:, None],
+                past_key_values=cache,
+                use_cache=True,
+            )[:, -1]
+            positions = positions + 1
+        return outputs
+
+    def _prefill(
+        self, contexts: Sequence[Ids], mask: torch.Tensor, cache: DynamicCache
+    ) -> torch.Tensor:
+        """[B, d]: hidden state at the end of each context (padded on the LEFT by `mask`), keys and
+        values kept in `cache`.
+
+        Left, because what follows must be at its true distance: transformers measures a sliding
+        window in columns. `cache` is a DynamicCache made without a config, so that windowed layers
+        keep every column too.
+        """
+        ids = mask.new_zeros(mask.shape)
+        ids[mask.bool()] = torch.tensor(
+            [i for context in contexts for i in context], device=mask.device
+        )
+        self.counts.tokens_in += sum(map(len, contexts))
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        return self.hidden(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        )[:, -1]
+
+    def _head_blocks(self, hidden: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        """(first row, logits [n, V]) over `hidden` [B, d], with so few rows at once that memory
+        does not grow with the vocabulary.
+        """
+        size = max(HEAD_ROWS, HEAD_ELEMENTS.get(self.device.type, 1 << 26) // self.real_rows)
+        for start in range(0, len(hidden), size):
+            yield start, self.logits(hidden[start : start + size])
 
     def close(self) -> None:
         """See `Engine`."""
@@ -335,7 +607,7 @@ class HfEngine:
         check_ids(sequences, self.real_rows, self.model.name if self.model else str(self.body))
 
 
-def _load(body: Path, dtype: torch.dtype) -> nn.Module:
+def _load(body: Path, dtype: torch.dtype) -> Any:
     if not (body / "config.json").is_file():
         raise CheckpointError(f"{body} is no checkpoint folder: it has no config.json")
     bars = transformers.utils.logging.is_progress_bar_enabled()
@@ -367,163 +639,6 @@ def _load(body: Path, dtype: torch.dtype) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-# Logits held at once, whatever the vocabulary: small on a CPU, where they should stay in its cache.
-HEAD_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
-# at least so many positions at once: for fewer, reading the head's matrix again and again is what
-# takes the time
-HEAD_ROWS = 32
-
-
-def compute_last_hidden(engine: HfEngine, contexts: Sequence[Ids]) -> torch.Tensor:
-    """[B, d]: hidden state at the last position of each context. Padded on the right: causal
-    attention needs no mask.
-    """
-    ids, lengths = pad_right(contexts, engine.device)
-    engine.counts.tokens_in += int(lengths.sum())
-    hidden = engine.hidden(input_ids=ids, use_cache=False)
-    return hidden[torch.arange(len(contexts), device=engine.device), lengths.to(engine.device) - 1]
-
-
-def look_up_logprobs(
-    engine: HfEngine, hidden: torch.Tensor, rows: Sequence[int], targets: Sequence[int]
-) -> list[tuple[float, bool]]:
-    """For each (row of `hidden` [B, d], target id): log-probability of the target there, and
-    whether it is the arg max.
-    """
-    row = torch.tensor(rows, device=engine.device)
-    target = torch.tensor(targets, device=engine.device)
-    logprobs = torch.empty(len(rows), device=engine.device)
-    greedy = torch.empty(len(rows), dtype=torch.bool, device=engine.device)
-    # Rows come in order, so a slice of `hidden` and the questions about it are done together.
-    for start, logits in head_blocks(engine, hidden):
-        inside = (row >= start) & (row < start + len(logits))
-        local, wanted = row[inside] - start, target[inside]
-        value = logits[local, wanted]
-        logprobs[inside] = value - torch.logsumexp(logits, -1)[local]
-        # The maximum is much cheaper than its place; the place matters only where the target
-        # reaches the maximum.
-        best = value == logits.amax(-1)[local]
-        best[best.clone()] = logits[local[best]].argmax(-1) == wanted[best]
-        greedy[inside] = best
-    return list(zip(logprobs.tolist(), greedy.tolist(), strict=True))
-
-
-def score_whole(engine: HfEngine, pairs: Sequence[tuple[Ids, Ids]]) -> list[TokenScores]:
-    """Each (context, continuation) as one sequence; the head runs on the continuation's positions
-    only.
-    """
-    ids, lengths = pad_right(
-        [[*context, *continuation[:-1]] for context, continuation in pairs], engine.device
-    )
-    engine.counts.tokens_in += int(lengths.sum())
-    hidden = engine.hidden(input_ids=ids, use_cache=False)
-    rows = [r for r, (_, continuation) in enumerate(pairs) for _ in continuation]
-    columns = [
-        len(context) - 1 + j for context, continuation in pairs for j in range(len(continuation))
-    ]
-    chosen = hidden[
-        torch.tensor(rows, device=engine.device), torch.tensor(columns, device=engine.device)
-    ]
-    scores = iter(
-        look_up_logprobs(
-            engine, chosen, range(len(rows)), [t for _, continuation in pairs for t in continuation]
-        )
-    )
-    return [_token_scores([next(scores) for _ in continuation]) for _, continuation in pairs]
-
-
-def score_shared(
-    engine: HfEngine, groups: Sequence[tuple[tuple[int, ...], list[tuple[int, ...]]]]
-) -> dict[tuple[tuple[int, ...], tuple[int, ...]], TokenScores]:
-    """Contexts with several continuations each: the context is read once, its keys and values serve
-    every continuation.
-    """
-    cache, mask, lengths = (
-        DynamicCache(),
-        *make_left_mask([len(context) for context, _ in groups], engine.device),
-    )
-    hidden = prefill(engine, [context for context, _ in groups], mask, cache)
-    asked = [
-        (g, continuation)
-        for g, (_, continuations) in enumerate(groups)
-        for continuation in continuations
-    ]
-    first = look_up_logprobs(
-        engine, hidden, [g for g, _ in asked], [continuation[0] for _, continuation in asked]
-    )
-    scores = {question: [answer] for question, answer in zip(asked, first, strict=True)}
-    longer = [question for question in asked if len(question[1]) > 1]
-    width = mask.shape[1]
-    for batch in make_batches(
-        [width + len(continuation) - 1 for _, continuation in longer], 4 * engine.batch.tokens
-    ):
-        chosen = [longer[i] for i in batch]
-        answers = iter(_continue_shared(engine, chosen, cache, mask, lengths))
-        for question in chosen:
-            scores[question] += [next(answers) for _ in question[1][1:]]
-    return {
-        (groups[g][0], continuation): _token_scores(answers)
-        for (g, continuation), answers in scores.items()
-    }
-
-
-def _continue_shared(
-    engine: HfEngine,
-    chosen: Sequence[tuple[int, tuple[int, ...]]],
-    cache: DynamicCache,
-    mask: torch.Tensor,
-    lengths: torch.Tensor,
-) -> list[tuple[float, bool]]:
-    """Scores of every continuation's second to last token, one after the other."""
-    row = torch.tensor([g for g, _ in chosen], device=engine.device)
-    ids, sizes = pad_right([continuation[:-1] for _, continuation in chosen], engine.device)
-    engine.counts.tokens_in += int(sizes.sum())
-    copied = DynamicCache([(layer.keys[row], layer.values[row]) for layer in cache.layers])
-    # What is padded on the right comes last and is seen by nobody who counts: ones do.
-    whole = torch.cat([mask[row], mask.new_ones(ids.shape)], 1)
-    positions = lengths[row][:, None] + torch.arange(ids.shape[1], device=engine.device)
-    hidden = engine.hidden(
-        input_ids=ids,
-        attention_mask=whole,
-        position_ids=positions,
-        past_key_values=copied,
-        use_cache=True,
-    )
-    real = torch.arange(ids.shape[1]) < sizes[:, None]
-    found = hidden[real.to(engine.device)]
-    return look_up_logprobs(
-        engine,
-        found,
-        range(len(found)),
-        [t for _, continuation in chosen for t in continuation[1:]],
-    )
-
-
-def prefill(
-    engine: HfEngine, contexts: Sequence[Ids], mask: torch.Tensor, cache: DynamicCache
-) -> torch.Tensor:
-    """[B, d]: hidden state at the end of each context (padded on the LEFT by `mask`), keys and
-    values kept in `cache`.
-
-    Left, because what follows must stand at its right distance: transformers measures a sliding
-    window by columns. `cache` is a DynamicCache made without a config, so that windowed layers keep
-    every column too.
-    """
-    ids = mask.new_zeros(mask.shape)
-    ids[mask.bool()] = torch.tensor(
-        [i for context in contexts for i in context], device=mask.device
-    )
-    engine.counts.tokens_in += sum(map(len, contexts))
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    return engine.hidden(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-    )[:, -1]
-
-
 def make_left_mask(
     lengths: Sequence[int], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -540,90 +655,8 @@ def pad_right(sequences: Sequence[Ids], device: torch.device) -> tuple[torch.Ten
     return ids.to(device), torch.tensor([len(sequence) for sequence in sequences])
 
 
-def head_blocks(engine: HfEngine, hidden: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-    """(first row, logits [n, V]) over `hidden` [B, d], few enough rows at once that memory does not
-    grow with the vocabulary.
-    """
-    size = max(HEAD_ROWS, HEAD_ELEMENTS.get(engine.device.type, 1 << 26) // engine.real_rows)
-    for start in range(0, len(hidden), size):
-        yield start, engine.logits(hidden[start : start + size])
-
-
 def _token_scores(answers: Sequence[tuple[float, bool]]) -> TokenScores:
     return TokenScores(tuple(value for value, _ in answers), all(best for _, best in answers))
-
-
-# the batch is made smaller when fewer rows than this share are still going: copying costs too
-SHRINK = 0.8
-
-
-def generate_ids(
-    engine: HfEngine,
-    asked: Sequence[tuple[tuple[int, ...], int]],
-    max_new: int,
-    stop_ids: frozenset[int],
-    stops: StopStrings,
-    sampling: Sampling | None,
-) -> list[list[int]]:
-    """Generated ids per (context, seed), without the stop id, at most `max_new`; with the token
-    that completed a stop string.
-
-    A context that stands with several seeds is read once.
-    """
-    outputs: list[list[int]] = [[] for _ in asked]
-    if max_new < 1:
-        return outputs
-    contexts = list(dict.fromkeys(context for context, _ in asked))
-    cache = DynamicCache()
-    mask, positions = make_left_mask([len(context) for context in contexts], engine.device)
-    hidden = prefill(engine, contexts, mask, cache)
-    if len(contexts) < len(asked):
-        number = {context: n for n, context in enumerate(contexts)}
-        place = torch.tensor([number[context] for context, _ in asked], device=engine.device)
-        cache.batch_select_indices(place)
-        hidden, mask, positions = hidden[place], mask[place], positions[place]
-    generators = [random.Random(seed) for _, seed in asked]
-    rows = list(range(len(asked)))  # which question each row of the batch belongs to
-    going = [True] * len(rows)
-    for step in range(max_new):
-        uniform = None if sampling is None else [generators[row].random() for row in rows]
-        chosen = torch.cat(
-            [
-                logits.argmax(-1)
-                if sampling is None or uniform is None
-                else draw_ids(logits, sampling, uniform[start : start + len(logits)])
-                for start, logits in head_blocks(engine, hidden)
-            ]
-        )
-        for r, token in enumerate(chosen.tolist()):
-            if not going[r]:
-                continue
-            engine.counts.tokens_out += 1
-            if token in stop_ids:
-                going[r] = False
-                continue
-            output = outputs[rows[r]]
-            output.append(token)
-            going[r] = not stops.hit(output)
-        left = sum(going)
-        if not left or step == max_new - 1:
-            break
-        if left <= SHRINK * len(rows):
-            keep = torch.tensor([r for r, on in enumerate(going) if on], device=engine.device)
-            cache.batch_select_indices(keep)
-            chosen, mask, positions = chosen[keep], mask[keep], positions[keep]
-            rows = [row for row, on in zip(rows, going, strict=True) if on]
-            going = [True] * len(rows)
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
-        hidden = engine.hidden(
-            input_ids=chosen[:, None],
-            attention_mask=mask,
-            position_ids=positions[:, None],
-            past_key_values=cache,
-            use_cache=True,
-        )[:, -1]
-        positions = positions + 1
-    return outputs
 
 
 def filter_candidates(
@@ -663,50 +696,3 @@ def draw_ids(logits: torch.Tensor, sampling: Sampling, uniform: Sequence[float])
         (probabilities.cumsum(-1) <= wanted).sum(-1), (probabilities > 0).sum(-1) - 1
     )
     return ids.gather(-1, index[:, None])[:, 0]
-
-
-@dataclass
-class Budget:
-    """Tokens in one batch. What did not fit once is not tried again: the budget stays small for the
-    engine's life.
-    """
-
-    tokens: int
-
-    def each(self, lengths: Sequence[int], do: Callable[[list[int]], None]) -> None:
-        """`do(indices)` for batches of `lengths` that keep to the budget; when memory runs out it
-        is halved and the rest goes on.
-
-        `do` may be called again for what it was given before it ran out. Raises LepBenchError when
-        one sequence alone is too much.
-        """
-        waiting = make_batches(lengths, self.tokens)
-        while waiting:
-            try:
-                do(waiting[0])
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if len(waiting[0]) == 1:
-                    size = lengths[waiting[0][0]]
-                    raise LepBenchError(
-                        f"engine hf: out of memory for one sequence of {size} tokens: free "
-                        "some, use --dtype bfloat16 or a machine with more"
-                    ) from error
-            else:
-                waiting.pop(0)
-                continue
-            # Only here: while an error is handled, its traceback keeps the tensors of the failed
-            # batch.
-            self.tokens = max(1, lengths[waiting[0][0]] * len(waiting[0]) // 2)
-            gc.collect()
-            # not above: whether vLLM is installed is asked by commands that must start fast
-            import torch
-
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            left = [i for batch in waiting for i in batch]
-            waiting = [
-                [left[k] for k in batch]
-                for batch in make_batches([lengths[i] for i in left], self.tokens)
-            ]

@@ -1,3 +1,3 @@
-"""Tasks are compiled once per tokenizer and scored model by model. `lmeval` and `rows` are all that
-knows lm-eval's API.
+"""Tasks are compiled once per tokenizer and scored model by model. `lmeval` knows lm-eval's tasks,
+`engine_lm` is an engine as lm-eval's model; nothing else here imports lm-eval.
 """

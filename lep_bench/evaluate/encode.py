@@ -1,5 +1,5 @@
-"""From texts to the ids an engine reads, split and prefixed as lm-eval's Hugging Face backend does;
-BOS exactly once.
+"""From texts to the ids that an engine reads, split and prefixed as lm-eval's Hugging Face backend
+does, with BOS exactly once.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from lep_bench.errors import CheckpointError, TaskError
 from lep_bench.surgery.tokenizers import loading, tokens
 
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
-LISTED = ", ".join(name for name in get_args(PaperFormat) if name != "template")
+LISTED_FORMATS = ", ".join(name for name in get_args(PaperFormat) if name != "template")
 NO_TEMPLATE = (
     "{folder}: its tokenizer has no chat template: ask it as plain text (`format: plain` in a "
     "baseline's YAML, or in the suite's `instruct`), "
     "or, under protocol paper, name a listed format in the family's or baseline's YAML "
-    f"(`conversation: llama3_no_system`; known: {LISTED})"
+    f"(`conversation: llama3_no_system`; known: {LISTED_FORMATS})"
 )
 
 
 class Encoder:
-    """A tokenizer folder (local; nothing is fetched). `prefix` is what an empty context becomes:
-    BOS, else EOS; `bos_text` its name.
+    """The tokenizer of a local folder; nothing is fetched. `prefix` stands for an empty context:
+    BOS, or EOS where there is no BOS; `bos_text` is its text.
 
-    `notes`: what had to be done to read the tokenizer rightly (see `surgery.reading`)."""
+    `notes`: what had to be repaired to read the tokenizer (see `surgery.tokenizers.loading`)."""
 
     def __init__(self, folder: Path) -> None:
         """Raises CheckpointError for a folder without a usable tokenizer, or one that appends EOS
@@ -44,7 +44,8 @@ class Encoder:
         prefix = self.bos if self.bos is not None else self.eos
         if prefix is None:
             raise CheckpointError(
-                f"{folder}: its tokenizer has neither BOS nor EOS: nothing can stand before a text"
+                f"{folder}: its tokenizer has neither BOS nor EOS, so nothing can stand before a "
+                "text"
             )
         self.prefix: int = prefix
         self.bos_text: str = self.tokenizer.decode([prefix])
@@ -53,7 +54,7 @@ class Encoder:
             # A context is encoded as the beginning of context + continuation: an EOS between them
             # would be scored.
             raise CheckpointError(
-                f"{folder}: its tokenizer appends EOS to every text: prompts cannot be continued"
+                f"{folder}: its tokenizer appends EOS to every text, so prompts cannot be continued"
             )
         self.adds_bos = bool(probe) and probe[0] == self.bos
 
@@ -65,22 +66,22 @@ class Encoder:
     def render(
         self, messages: Sequence[dict[str, str]], add_generation_prompt: bool | None = True
     ) -> str:
-        """The model's own chat template as text; without a generation prompt the last message is
-        left open (None: it is not).
+        """The messages as text, by the model's own chat template. Without a generation prompt the
+        last message is left open; with None it is closed and the model's turn is not opened.
 
         Raises TaskError when there is no template, or when it refuses the messages (some know no
         system role).
         """
-        return self._template(messages, add_generation_prompt, tokenize=False)
+        return self._apply_template(messages, add_generation_prompt, tokenize=False)
 
     def template_ids(
         self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = True
     ) -> tuple[int, ...]:
-        """The ids that transformers itself makes of a chat: what `encode(render(...))` must come
-        to. Raises as `render` does.
+        """The ids that transformers itself makes of the messages, which `encode(render(...))` must
+        equal. Raises as `render` does.
         """
         return tuple(
-            self._template(
+            self._apply_template(
                 messages,
                 add_generation_prompt,
                 tokenize=True,
@@ -89,7 +90,7 @@ class Encoder:
             )
         )
 
-    def _template(
+    def _apply_template(
         self, messages: Sequence[dict[str, str]], add_generation_prompt: bool | None, **rest: Any
     ) -> Any:
         if not self.has_template:
@@ -101,12 +102,8 @@ class Encoder:
                 continue_final_message=add_generation_prompt is False,
                 **rest,
             )
-        except (
-            TemplateError,
-            ValueError,
-            TypeError,
-            LookupError,
-        ) as error:  # the template's own words, or a mistake in it
+        # the template's own refusal, or a mistake in it
+        except (TemplateError, ValueError, TypeError, LookupError) as error:
             roles = ", ".join(message["role"] for message in messages)
             why = " ".join(str(error).split()) or "it does not say why"
             raise TaskError(
@@ -114,29 +111,29 @@ class Encoder:
             ) from error
 
     def encode(self, texts: Iterable[str]) -> list[tuple[int, ...]]:
-        """Ids with the tokenizer's own prefix, unless the text begins with BOS already (chat
-        templates write it).
+        """Ids with the tokenizer's own prefix, unless the text begins with BOS already, as chat
+        templates write it.
         """
         texts = list(texts)
-        marked = [bool(self.bos_text) and text.startswith(self.bos_text) for text in texts]
-        return self._batch(texts, [not has for has in marked])
+        has_bos = [bool(self.bos_text) and text.startswith(self.bos_text) for text in texts]
+        return self._encode_batch(texts, [not has for has in has_bos])
 
-    def begun(self, ids: tuple[int, ...]) -> tuple[int, ...]:
-        """The ids with BOS in front, where there is one and it does not stand there yet."""
+    def with_bos(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """The ids with BOS in front, if the tokenizer has one and it is not there yet."""
         return ids if self.bos is None or ids[:1] == (self.bos,) else (self.bos, *ids)
 
-    def plain(self, texts: Iterable[str]) -> list[tuple[int, ...]]:
-        """Ids without any special token of the tokenizer's making."""
+    def encode_plain(self, texts: Iterable[str]) -> list[tuple[int, ...]]:
+        """Ids without special tokens added by the tokenizer."""
         texts = list(texts)
-        return self._batch(texts, [False] * len(texts))
+        return self._encode_batch(texts, [False] * len(texts))
 
-    def pairs(self, pairs: Iterable[tuple[str, str]]) -> list[Pair]:
+    def encode_pairs(self, pairs: Iterable[tuple[str, str]]) -> list[Pair]:
         """(context, continuation) texts as ids: the continuation is what context + continuation has
         beyond the context.
 
-        White space that ends a context moves to the continuation, since tokens begin with it; an
-        empty context is `prefix`. Of a context with several continuations only the last words are
-        encoded with each, where that gives the same ids.
+        White space at the end of a context moves to the continuation, since tokens begin with it.
+        An empty context becomes `prefix`. Where a context has several continuations, only its last
+        words are encoded with each of them, if that gives the same ids.
         """
         moved = []
         for context, continuation in pairs:
@@ -146,93 +143,92 @@ class Encoder:
         for context, text in moved:
             texts.setdefault(context, {})[text] = None
         contexts = dict(zip(texts, self.encode(texts), strict=True))
-        known = self._by_last_words(
-            {c: list(own) for c, own in texts.items() if len(own) > 2}, contexts
+        encoded = self._encode_last_words(
+            {
+                c: list(continuations)
+                for c, continuations in texts.items()
+                if len(continuations) > 2
+            },
+            contexts,
         )
-        rest = list(dict.fromkeys(pair for pair in moved if pair not in known))
-        # Behind no context a text stands after `prefix`, whatever the tokenizer sets.
-        alone = iter(self.plain(text for context, text in rest if not context))
+        rest = list(dict.fromkeys(pair for pair in moved if pair not in encoded))
+        # Without a context a text stands after `prefix`, whatever the tokenizer adds.
+        alone = iter(self.encode_plain(text for context, text in rest if not context))
         wholes = iter(self.encode(context + text for context, text in rest if context))
         for context, text in rest:
-            known[context, text] = (
-                (contexts[context], next(wholes)[len(contexts[context]) :])
-                if context
-                else self._after_prefix(next(alone))
-            )
-        return [known[pair] for pair in moved]
+            if context:
+                ids = contexts[context]
+                encoded[context, text] = (ids, next(wholes)[len(ids) :])
+            else:
+                encoded[context, text] = self._put_after_prefix(next(alone))
+        return [encoded[pair] for pair in moved]
 
-    def _by_last_words(
+    def _encode_last_words(
         self, texts: dict[str, list[str]], contexts: dict[str, tuple[int, ...]]
     ) -> dict[tuple[str, str], Pair]:
-        """Pairs of the contexts that can be parted between two of their last words; left out are
-        those that cannot.
+        """Pairs of the contexts that can be split between two of their last words; other contexts
+        are left out.
 
-        No tokenizer here makes a token of the end of one word and the beginning of the next, and
-        what follows the second word does not reach over the first. Still each context is proven:
-        its own ids, and those of one whole pair, must be those of the parts. Where the space
-        belongs to is the tokenizer's: to the second word (byte-level), or it is set anew before a
-        text (sentencepiece).
+        No tokenizer here makes one token of the end of a word and the beginning of the next, and
+        what follows the second word does not affect the first. Still each context is proven: its
+        own ids, and those of one whole pair, must equal those of the parts. Which part the space
+        belongs to depends on the tokenizer: the second word (byte-level), or it is added before
+        each text (sentencepiece).
         """
-        between = {context: place for context in texts if (place := _between_words(context))}
-        wholes = self.encode(context + texts[context][0] for context in between)
-        found: dict[tuple[str, str], Pair] = {}
-        left = dict(zip(between, wholes, strict=True))
+        places = {context: place for context in texts if (place := _find_last_space(context))}
+        wholes = self.encode(context + texts[context][0] for context in places)
+        encoded: dict[tuple[str, str], Pair] = {}
+        left = dict(zip(places, wholes, strict=True))
         for space in (0, 1):
-            ends = {context: context[between[context] + space :] for context in left}
-            own = dict(zip(ends, self.plain(ends.values()), strict=True))
-            asked = [(context, text) for context in ends for text in texts[context]]
-            made = dict(
-                zip(asked, self.plain(ends[context] + text for context, text in asked), strict=True)
-            )
+            ends = {context: context[places[context] + space :] for context in left}
+            end_ids = dict(zip(ends, self.encode_plain(ends.values()), strict=True))
+            pairs = [(context, text) for context in ends for text in texts[context]]
+            pair_ids = self.encode_plain(ends[context] + text for context, text in pairs)
+            ids_of = dict(zip(pairs, pair_ids, strict=True))
             for context, whole in list(left.items()):
-                ids, end = contexts[context], own[context]
-                kept = ids[: len(ids) - len(end)]
-                if kept + end == ids and whole == kept + made[context, texts[context][0]]:
+                ids, end = contexts[context], end_ids[context]
+                start = ids[: len(ids) - len(end)]
+                if start + end == ids and whole == start + ids_of[context, texts[context][0]]:
                     del left[context]
-                    found.update(
-                        {
-                            (context, text): (ids, made[context, text][len(end) :])
-                            for text in texts[context]
-                        }
-                    )
-        return found
+                    for text in texts[context]:
+                        encoded[context, text] = (ids, ids_of[context, text][len(end) :])
+        return encoded
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated ids, special tokens left out."""
+        """Text of generated ids, without special tokens."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
-    def pieces(self, ids: Sequence[int]) -> list[str]:
-        """Each id as the text it stands for, a byte that is no character as `\\xd0`; special tokens
-        by their name.
+    def spell(self, ids: Sequence[int]) -> list[str]:
+        """The text of each id, a byte that is no character as `\\xd0`; special tokens by their
+        name.
         """
-        names = self.tokenizer.convert_ids_to_tokens(list(ids))
-        spelled = (
-            [self._view.bytes_of(number) for number in ids] if self._view else [None] * len(names)
-        )
+        names: list[str] = self.tokenizer.convert_ids_to_tokens(list(ids))
+        if self._view is None:
+            return names
+        spelled = [self._view.bytes_of(number) for number in ids]
         return [
             name if value is None else value.decode("utf-8", errors="backslashreplace")
             for name, value in zip(names, spelled, strict=True)
         ]
 
     @cached_property
-    def special(self) -> frozenset[int]:
-        """Ids of the tokens that no ordinary text becomes: added ones."""
+    def special_ids(self) -> frozenset[int]:
+        """Ids of the added tokens, which no ordinary text turns into."""
         return frozenset(self.tokenizer.get_added_vocab().values())
 
     @cached_property
     def _view(self) -> tokens.Tokens | None:
         try:
             return tokens.Tokens.read(self.folder)
-        except (
-            CheckpointError
-        ):  # of a kind that surgery does not know: named as the tokenizer names them
+        except CheckpointError:  # a kind that surgery does not know: use the tokenizer's own names
             return None
 
-    def stop_tokens(self, strings: Iterable[str]) -> tuple[set[int], list[str]]:
-        """Stop strings that are one special token (they never show in decoded text) as ids, and the
-        other strings.
+    def split_stops(self, strings: Iterable[str]) -> tuple[set[int], list[str]]:
+        """Stop strings that are one special token, as ids, because decoded text never shows them;
+        and the other strings.
         """
-        ids, texts = set(), []
+        ids: set[int] = set()
+        texts: list[str] = []
         for text in strings:
             token = self.tokenizer.get_added_vocab().get(text)
             if token is None:
@@ -242,16 +238,16 @@ class Encoder:
         return ids, texts
 
     def count_bos(self, ids: Sequence[int]) -> int:
-        """BOS tokens in a prompt. Where BOS is EOS too (GPT-2, Qwen) it may stand between turns:
-        only those at the beginning.
+        """How many BOS tokens a prompt has. Where BOS is also EOS (GPT-2, Qwen) it may stand
+        between turns, so only those at the beginning count.
         """
         if self.bos == self.eos:
             return int(ids[:1] == (self.bos,)) + int(ids[:2] == (self.bos, self.bos))
-        return list(ids).count(self.bos)
+        return sum(number == self.bos for number in ids)
 
-    def fault(self, ids: Sequence[int]) -> str | None:
-        """What is wrong with BOS in a prompt: it must stand at the beginning once if the tokenizer
-        sets one, never twice.
+    def find_bos_fault(self, ids: Sequence[int]) -> str | None:
+        """What is wrong with BOS in a prompt, or None: it must be there at most once, and at the
+        beginning if the tokenizer adds one.
         """
         if self.bos is None:
             return None
@@ -259,32 +255,33 @@ class Encoder:
             return f"the prompt has {self.count_bos(ids)} BOS tokens"
         if self.adds_bos and ids[0] != self.bos:
             return (
-                f"the prompt does not begin with BOS, though the tokenizer of {self.folder} sets "
+                f"the prompt does not begin with BOS, though the tokenizer of {self.folder} adds "
                 "one"
             )
         return None
 
-    def _after_prefix(self, ids: tuple[int, ...]) -> Pair:
+    def _put_after_prefix(self, ids: tuple[int, ...]) -> Pair:
         return ((self.prefix,), ids) if ids[:1] != (self.prefix,) else (ids[:1], ids[1:])
 
-    def _batch(self, texts: list[str], special: list[bool]) -> list[tuple[int, ...]]:
-        done: dict[tuple[str, bool], tuple[int, ...]] = {}
+    def _encode_batch(self, texts: list[str], special: list[bool]) -> list[tuple[int, ...]]:
+        """Ids per text; `special`: whether the tokenizer adds its special tokens."""
+        keys = list(zip(texts, special, strict=True))
+        ids_of: dict[tuple[str, bool], tuple[int, ...]] = {}
         for flag in (True, False):
-            wanted = list(
-                dict.fromkeys(
-                    text for text, wish in zip(texts, special, strict=True) if wish is flag
-                )
-            )
-            if wanted:
+            batch = [key for key in dict.fromkeys(keys) if key[1] is flag]
+            if batch:
                 ids = self.tokenizer(
-                    wanted, add_special_tokens=flag, return_attention_mask=False, verbose=False
+                    [text for text, _ in batch],
+                    add_special_tokens=flag,
+                    return_attention_mask=False,
+                    verbose=False,
                 )["input_ids"]
-                done.update(zip(((text, flag) for text in wanted), map(tuple, ids), strict=True))
-        return [done[key] for key in zip(texts, special, strict=True)]
+                ids_of.update(zip(batch, map(tuple, ids), strict=True))
+        return [ids_of[key] for key in keys]
 
 
-def _between_words(text: str) -> int:
-    """Where the last space with a letter on both sides stands; 0 where there is none."""
+def _find_last_space(text: str) -> int:
+    """Where the last space between two letters is; 0 where there is none."""
     place = text.rfind(" ")
     while place > 0 and not (text[place - 1].isalpha() and text[place + 1 : place + 2].isalpha()):
         place = text.rfind(" ", 0, place)
@@ -295,8 +292,8 @@ MARKS = {ord(ROLE): "<role>", ord(CONTENT): "<content>", ord(OPEN): "<answer>"}
 
 
 class MessageEncoder(Encoder):
-    """`Encoder` without a tokenizer. `prefix`, what stands before running text, is nothing that a
-    chat begins with.
+    """An `Encoder` without a tokenizer, for chat models behind a server: ids are the bytes of the
+    framed messages. No conversation begins with `prefix`, which stands before running text.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -309,12 +306,14 @@ class MessageEncoder(Encoder):
 
     @property
     def has_template(self) -> bool:
-        """The server's own."""
+        """The server has its own."""
         return True
 
-    def render(self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The messages, framed: no template is known here."""
-        return write_messages(messages, add_generation_prompt)
+    def render(
+        self, messages: Sequence[dict[str, str]], add_generation_prompt: bool | None = True
+    ) -> str:
+        """The messages as framed text: their template is the server's."""
+        return write_messages(messages, bool(add_generation_prompt))
 
     def template_ids(
         self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = True
@@ -326,10 +325,10 @@ class MessageEncoder(Encoder):
         """UTF-8 bytes."""
         return [tuple(text.encode()) for text in texts]
 
-    plain = encode
+    encode_plain = encode
 
-    def pairs(self, pairs: Iterable[tuple[str, str]]) -> list[Pair]:
-        """(context, continuation) texts as bytes, parted where they are parted."""
+    def encode_pairs(self, pairs: Iterable[tuple[str, str]]) -> list[Pair]:
+        """(context, continuation) texts as bytes, split where they are split."""
         return [
             (tuple(context.encode()) or (self.prefix,), tuple(continuation.encode()))
             for context, continuation in pairs
@@ -339,7 +338,7 @@ class MessageEncoder(Encoder):
         """The text of bytes."""
         return bytes(ids).decode("utf-8", errors="replace")
 
-    def pieces(self, ids: Sequence[int]) -> list[str]:
+    def spell(self, ids: Sequence[int]) -> list[str]:
         """Each byte by itself."""
         return [
             MARKS.get(number) or bytes([number]).decode("utf-8", errors="backslashreplace")
@@ -347,10 +346,10 @@ class MessageEncoder(Encoder):
         ]
 
     @property
-    def special(self) -> frozenset[int]:  # type: ignore[override]
-        """The marks that part messages."""
+    def special_ids(self) -> frozenset[int]:
+        """The characters that frame messages."""
         return frozenset(MARKS)
 
-    def stop_tokens(self, strings: Iterable[str]) -> tuple[set[int], list[str]]:
+    def split_stops(self, strings: Iterable[str]) -> tuple[set[int], list[str]]:
         """No stop string is a token here."""
         return set(), list(strings)

@@ -1,5 +1,5 @@
-"""An engine as an lm-eval model object: for `lm_eval.evaluate` and for tasks that do more than
-`score` offers.
+"""An engine as lm-eval's model, for `lm_eval.evaluate` and for tasks that need more than
+`score_task` offers.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
-import lm_eval.models  # noqa: F401  before any LM of ours: registering into an empty registry would hide lm-eval's own
+# Before any model of ours: registering into an empty registry would hide lm-eval's own models.
+import lm_eval.models  # noqa: F401
 from lm_eval.api.model import TemplateLM
 
 from lep_bench.engines.base import Engine, read_stop_ids
@@ -18,8 +19,8 @@ from lep_bench.records.artifact import Artifact
 
 
 class EngineLM(TemplateLM):
-    """`lm_eval.evaluate(EngineLM(engine, artifact), ...)`. The engine is given the artifact here
-    and must keep it.
+    """For `lm_eval.evaluate(EngineLM(engine, artifact), ...)`. The artifact is loaded into the
+    engine, which must keep it.
     """
 
     def __init__(self, engine: Engine, artifact: Artifact) -> None:
@@ -28,7 +29,7 @@ class EngineLM(TemplateLM):
         self.engine = engine
         self.encoder = Encoder(artifact.folder)
         self.tokenizer = self.encoder.tokenizer
-        self._eos = read_stop_ids(artifact.folder)
+        self._stop_ids = read_stop_ids(artifact.folder)
 
     @property
     def eot_token_id(self) -> int | None:
@@ -37,7 +38,7 @@ class EngineLM(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text without context."""
+        """The id before a text that has no context."""
         return self.encoder.prefix
 
     @property
@@ -53,34 +54,32 @@ class EngineLM(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any
     ) -> list[int]:
-        """Ids of a text; special tokens unless the text brings its own BOS."""
-        return list(
-            (self.encoder.plain if add_special_tokens is False else self.encoder.encode)([string])[
-                0
-            ]
-        )
+        """Ids of a text, with special tokens unless it begins with BOS already."""
+        plain = add_special_tokens is False
+        (ids,) = (self.encoder.encode_plain if plain else self.encoder.encode)([string])
+        return list(ids)
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """The model's own template as text."""
+        """The messages as text, by the model's own template."""
         return self.encoder.render(chat_history, add_generation_prompt)
 
     def loglikelihood(
         self, requests: Sequence[Any], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
         """(log-probability, greedy) per request."""
-        return self._ask(requests, self.encoder.pairs(request.args for request in requests))
+        return self._ask(requests, self.encoder.encode_pairs(request.args for request in requests))
 
     def loglikelihood_rolling(
         self, requests: Sequence[Any], disable_tqdm: bool = False
     ) -> list[float]:
-        """Log-probability of each whole text behind one BOS."""
+        """Log-probability of each whole text after one BOS."""
         return self._ask(
             requests,
             [
                 ((self.encoder.prefix,), text)
-                for text in self.encoder.plain(request.args[0] for request in requests)
+                for text in self.encoder.encode_plain(request.args[0] for request in requests)
             ],
         )
 
@@ -94,16 +93,13 @@ class EngineLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
     ) -> list[tuple[float, bool]]:
-        made = [
+        stand_ins = [
             SimpleNamespace(request_type="loglikelihood", task_name="", doc_id=n)
             for n in range(len(requests))
         ]
-        return self._ask(
-            made, [(tuple(context), tuple(continuation)) for _, context, continuation in requests]
-        )
+        pairs = [(tuple(context), tuple(continuation)) for _, context, continuation in requests]
+        return self._ask(stand_ins, pairs)
 
     def _ask(self, requests: Sequence[Any], ids: Sequence[Any]) -> list[Any]:
-        return [
-            answer.response
-            for answer in ask_engine(self.engine, requests, ids, self.encoder, self._eos)[0]
-        ]
+        (answers,) = ask_engine(self.engine, requests, ids, self.encoder, self._stop_ids)
+        return [answer.response for answer in answers]

@@ -17,7 +17,7 @@ from lep_bench.records import text_counts
 from lep_bench.records.schema import Provenance, TaskResult
 
 if TYPE_CHECKING:
-    from lep_bench.evaluate.score import Scored
+    from lep_bench.evaluate.score import TaskScores
 
 
 def record_score(
@@ -25,7 +25,7 @@ def record_score(
     cell: PlannedCell,
     suite: str,
     hardware: Hardware,
-    found: Scored,
+    found: TaskScores,
     seconds: float,
     notes: tuple[str, ...],
 ) -> TaskResult:

@@ -22,7 +22,7 @@ from lep_bench.records.store import Store
 from lep_bench.tasks import TaskFile, scan_tasks
 
 if TYPE_CHECKING:
-    from lep_bench.evaluate.lmeval import Item
+    from lep_bench.evaluate.prompts import Item
 
 
 def find_tokenizer(

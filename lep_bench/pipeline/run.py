@@ -211,13 +211,13 @@ def check_rows(plan: Plan, session: Session) -> None:
     tasks = list_tasks(plan)
     if not tasks:
         return  # before imports that take seconds
-    from lep_bench.evaluate import rows
+    from lep_bench.evaluate import lmeval
 
     folders = scan_tasks(session.task_folders).folders
     wrong: dict[str, LepBenchError] = {}
     for name, task in tasks.items():
         try:
-            rows.count_rows(task, folders, rows.build_metadata(session.suite))
+            lmeval.count_rows(task, folders, lmeval.build_metadata(session.suite))
         except LepBenchError as error:
             wrong[name] = error
     if wrong:
@@ -226,14 +226,14 @@ def check_rows(plan: Plan, session: Session) -> None:
             dict.fromkeys(
                 tasks[name].dataset[0]
                 for name, error in wrong.items()
-                if isinstance(error, rows.RowsNotFetchedError)
+                if isinstance(error, lmeval.RowsNotFetchedError)
             )
         )
         first = next(
             (
                 str(error)
                 for error in wrong.values()
-                if not isinstance(error, rows.RowsNotFetchedError)
+                if not isinstance(error, lmeval.RowsNotFetchedError)
             ),
             "",
         )

@@ -205,8 +205,7 @@ def score_node(node: Node, state: State, tell: Callable[[Event], None]) -> str:
     recorded.
     """
     from lep_bench.engines.cache import StoredEngine
-    from lep_bench.evaluate import score as evaluate_score
-    from lep_bench.evaluate.score import measure_noise
+    from lep_bench.evaluate.score import measure_noise, score_task
 
     order = state.order
     artifact = state.shop.artifact(
@@ -227,7 +226,7 @@ def score_node(node: Node, state: State, tell: Callable[[Event], None]) -> str:
             begin = time.monotonic()
             try:
                 compiled = _compile_cell(cell, artifact, node, state)
-                scored = evaluate_score.score(engine, artifact, compiled, node.scoring.samplings)
+                scored = score_task(engine, artifact, compiled, node.scoring.samplings)
             except Exception as error:  # scoring a task: the failure becomes a recorded value
                 if is_fatal(error):
                     raise
@@ -285,7 +284,7 @@ def score_node(node: Node, state: State, tell: Callable[[Event], None]) -> str:
                 asked_twice = noise is not None
                 if noise is not None:
                     order.store.add_noise(order.suite, noise)
-        kept |= dict.fromkeys(engine.said)
+        kept |= dict.fromkeys(engine.messages)
     return "; ".join((", ".join(said), *kept))
 
 

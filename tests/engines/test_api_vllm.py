@@ -24,7 +24,7 @@ from lep_bench.engines.vllm import start
 from lep_bench.errors import CheckpointError, LepBenchError
 from lep_bench.evaluate.encode import MessageEncoder
 from lep_bench.evaluate.lmeval import compile_task
-from lep_bench.evaluate.score import score
+from lep_bench.evaluate.score import score_task
 from lep_bench.records import artifact
 from lep_bench.records.artifact import Artifact
 from tests.engines.agreement import options_agree, scores_agree, texts_agree
@@ -173,7 +173,7 @@ def test_generated_texts_are_hfs(engines: tuple[ApiEngine, HfEngine, Artifact]) 
 def test_tasks_score_as_with_hf(engines: tuple[ApiEngine, HfEngine, Artifact], task: str) -> None:
     ours, reference, model = engines
     compiled = compile_task(task, model.folder, Conversation(format="chat"), limit=10)
-    found, expected = (score(engine, model, compiled) for engine in (ours, reference))
+    found, expected = (score_task(engine, model, compiled) for engine in (ours, reference))
     for name, value in expected.scores.items():
         assert found.scores[name].value == pytest.approx(value.value, abs=TOLERANCE)
     assert [sample.prediction for sample in found.samples] == [
@@ -201,7 +201,7 @@ def test_chat_asks_with_the_servers_template(
         compile_task("mini_copy_ru", folder, Conversation(format="chat"), limit=10)
         for folder in (served.folder, model.folder)
     )
-    found, expected = score(chat, served, own), score(reference, model, theirs)
+    found, expected = score_task(chat, served, own), score_task(reference, model, theirs)
     assert found.scores["em"].value == expected.scores["em"].value > 0
     assert [sample.values["text"] for sample in found.samples] == [
         sample.values["text"] for sample in expected.samples

@@ -118,7 +118,7 @@ def test_answers_are_the_engines_own_and_come_back_bit_for_bit(
     before = (engine.counts.requests, engine.counts.tokens_in, engine.counts.tokens_out)
     with StoredEngine(engine, model, tmp_path / "responses") as again:
         assert everything(again) == kept
-        assert again.said == ()
+        assert again.messages == ()
     assert (engine.counts.requests, engine.counts.tokens_in, engine.counts.tokens_out) == before, (
         "the engine was asked again"
     )
@@ -246,7 +246,7 @@ KILLED = """
             os.kill(os.getpid(), signal.SIGKILL)
         return plain(pairs)
     engine.continuation_logprobs = dying
-    everything(stored.Stored(engine, model, Path({out!r})))
+    everything(stored.StoredEngine(engine, model, Path({out!r})))
 """
 
 
@@ -276,7 +276,7 @@ def test_killed_in_the_middle_costs_one_chunk(
         pairs = dict.fromkeys((tuple(context), tuple(text)) for context, text in PAIRS)
         before = sum(map(len, split_chunks(pairs, 8)[:3]))  # the fourth chunk died
         assert resumed.counts.from_store == distinct_options() + before > 40
-        assert resumed.said == ()
+        assert resumed.messages == ()
 
 
 def test_a_damaged_file_is_put_aside(model: Artifact, tmp_path: Path) -> None:
@@ -291,13 +291,15 @@ def test_a_damaged_file_is_put_aside(model: Artifact, tmp_path: Path) -> None:
         engine.counts.from_store = 0
         with StoredEngine(engine, model, tmp_path) as again:
             assert everything(again) == plain
-            (said,) = again.said
+            (said,) = again.messages
             assert "put aside" in said and str(file) in said and "\n" not in said
         assert len(list(tmp_path.glob("*.damaged-*.sqlite"))) == number
         engine.counts.from_store = 0
         with StoredEngine(engine, model, tmp_path) as healed:
             assert (
-                everything(healed) == plain and healed.said == () and healed.counts.from_store > 100
+                everything(healed) == plain
+                and healed.messages == ()
+                and healed.counts.from_store > 100
             )
 
 
@@ -337,7 +339,7 @@ def test_somebody_elses_file_is_put_aside_whole(model: Artifact, tmp_path: Path)
     database.close()
     with StoredEngine(HfEngine(model.body), model, tmp_path) as again:
         again.option_logprobs([[5]], [[8]])
-        assert "belongs to something else" in again.said[0]
+        assert "belongs to something else" in again.messages[0]
     (aside,) = tmp_path.glob("*.damaged-1.sqlite")
     assert sqlite3.connect(aside).execute("SELECT a FROM precious").fetchall() == [(42,)]
 
@@ -349,14 +351,14 @@ def test_a_full_disk_loses_nothing(model: Artifact, tmp_path: Path) -> None:
         first = full.option_logprobs([[5, 6]], [[7]])
         full._answers._run("PRAGMA max_page_count = 1")  # SQLite's own "database or disk is full"
         assert everything(full) == plain
-        (said,) = full.said
+        (said,) = full.messages
         assert "full" in said and "not kept" in said
     engine.counts.from_store = 0
     with StoredEngine(engine, model, tmp_path) as after:
         assert after.option_logprobs([[5, 6]], [[7]]) == first and after.counts.from_store == 1
     (tmp_path / "file").write_text("in the way")
     with StoredEngine(engine, model, tmp_path / "file") as nowhere:
-        assert everything(nowhere) == plain and len(nowhere.said) == 1
+        assert everything(nowhere) == plain and len(nowhere.messages) == 1
 
 
 def test_two_processes_may_share_a_file(model: Artifact, tmp_path: Path) -> None:
@@ -367,9 +369,9 @@ def test_two_processes_may_share_a_file(model: Artifact, tmp_path: Path) -> None
         other.option_logprobs([[5]], [[7]]) == one.option_logprobs([[5]], [[7]])
         and one.counts.from_store == 1
     )
-    one.let_go()
-    other.let_go()
-    assert not one.said and not other.said
+    one.close_store()
+    other.close_store()
+    assert not one.messages and not other.messages
 
 
 def test_wrong_questions_are_the_engines_to_refuse(model: Artifact, tmp_path: Path) -> None:

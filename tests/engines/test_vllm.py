@@ -25,7 +25,7 @@ from lep_bench.engines.vllm import start
 from lep_bench.engines.vllm.engine import VllmEngine
 from lep_bench.errors import CheckpointError, LepBenchError
 from lep_bench.evaluate.lmeval import compile_task
-from lep_bench.evaluate.score import score
+from lep_bench.evaluate.score import score_task
 from lep_bench.records import artifact
 from lep_bench.records.artifact import Artifact, Lep
 from lep_bench.surgery.propagate import initialise
@@ -99,7 +99,7 @@ def test_whole_tasks_score_as_with_hf(engines: tuple[VllmEngine, HfEngine, Artif
     ours, reference, model = engines
     for task in ("mini_facts_ru", "mini_copy_ru", "mini_text_ru"):
         compiled = compile_task(task, model.folder, Conversation(format="chat"), limit=40)
-        got, expected = score(ours, model, compiled), score(reference, model, compiled)
+        got, expected = score_task(ours, model, compiled), score_task(reference, model, compiled)
         assert (
             got.requests == expected.requests
             and got.tokens_out == expected.tokens_out

@@ -80,7 +80,7 @@ def test_a_class_that_changes_the_ids_is_overridden_and_told(mistaken: Path) -> 
 def test_whoever_reads_it_passes_the_note_on(mistaken: Path) -> None:
     encoder = Encoder(mistaken)
     assert encoder.notes == loading.load_tokenizer(mistaken)[1] != ()
-    assert encoder.plain([TEXT]) == [tuple(own(mistaken, special=False))]
+    assert encoder.encode_plain([TEXT]) == [tuple(own(mistaken, special=False))]
     whole = artifact.open_checkpoint(str(mistaken), "pico/instruct", "instruct", "0")
     assert encode_examples(whole, [Example("лиса", "холм")], 250)[1] == encoder.notes
 

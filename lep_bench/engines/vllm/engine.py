@@ -26,14 +26,14 @@ from lep_bench.engines.base import (
     is_out_of_memory,
 )
 from lep_bench.engines.vllm import start
-from lep_bench.engines.vllm.host import Host, NotInPlaceError, last
+from lep_bench.engines.vllm.host import Host, NotInPlaceError, read_last
 from lep_bench.errors import CheckpointError, LepBenchError
 from lep_bench.records.artifact import Artifact
 from lep_bench.surgery.export import export_checkpoint
 from lep_bench.surgery.weights.checkpoint import Checkpoint
 
 DTYPES = ("float32", "bfloat16", "float16")
-COLDEST, HOTTEST = 0.01, 2  # a colder one vLLM would raise, with a warning only
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 2  # vLLM raises lower ones with only a warning
 # vLLM keeps room for one sequence of full length: of a model for 131,072 tokens that is 16 GiB and
 # more
 POSITIONS = 8192
@@ -71,7 +71,7 @@ class VllmEngine:
             raise CheckpointError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
         self.info = EngineInfo("vllm", start.find_installed(), device, dtype)
         self.body = Path(body).resolve()
-        config = _config(self.body)
+        config = _read_config(self.body)
         self.max_length = int(getattr(config, "max_position_embeddings", None) or 2048)
         self.positions = min(self.max_length, positions or POSITIONS)
         self.real_rows = int(config.vocab_size)
@@ -100,7 +100,7 @@ class VllmEngine:
         if (
             self._host is not None
             and self.model is not None
-            and _identity(artifact) == _identity(self.model)
+            and _identify(artifact) == _identify(self.model)
         ):
             self.model = artifact
             return
@@ -188,13 +188,13 @@ class VllmEngine:
         """See `Engine`. One request per distinct context (and `MAX_OPTIONS` options)."""
         self._begin([*contexts, *options], max(map(len, contexts), default=0))
         self.counts.requests += sum(map(len, options))
-        wanted: dict[Key, dict[int, None]] = {}
-        for context, own in zip(contexts, options, strict=True):
-            wanted.setdefault(tuple(context), {}).update(dict.fromkeys(own))
-        found = self._options({context: list(own) for context, own in wanted.items()})
+        distinct: dict[Key, dict[int, None]] = {}
+        for context, choices in zip(contexts, options, strict=True):
+            distinct.setdefault(tuple(context), {}).update(dict.fromkeys(choices))
+        scores = self._options({context: list(choices) for context, choices in distinct.items()})
         return [
-            [found[tuple(context)][option] for option in own]
-            for context, own in zip(contexts, options, strict=True)
+            [scores[tuple(context)][option] for option in choices]
+            for context, choices in zip(contexts, options, strict=True)
         ]
 
     def continuation_logprobs(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[TokenScores]:
@@ -211,10 +211,10 @@ class VllmEngine:
         for key in keys:
             groups.setdefault(key[0], {})[key] = None
         # one context's stand together: its blocks are still there
-        asked = [key for group in groups.values() for key in group]
-        found = self._score(asked, cached=True)
-        found |= self._score([key for key in asked if key not in found], cached=False)
-        return [found[key] for key in keys]
+        questions = [key for group in groups.values() for key in group]
+        scores = self._score(questions, cached=True)
+        scores |= self._score([key for key in questions if key not in scores], cached=False)
+        return [scores[key] for key in keys]
 
     def generate(
         self,
@@ -227,8 +227,8 @@ class VllmEngine:
         seeds: Sequence[int] = (),
         max_characters: int | None = None,
     ) -> list[list[int]]:
-        """See `Engine`. Equal questions are answered once; text is looked at here, with `decode`:
-        vLLM sees ids only.
+        """See `Engine`. Equal questions are answered once. Stop strings are looked for here, with
+        `decode`: vLLM sees ids only.
         """
         self._begin(contexts, max(map(len, contexts), default=0) + max(max_new - 1, 0))
         self.counts.requests += len(contexts)
@@ -241,23 +241,23 @@ class VllmEngine:
         )
         if max_new < 1:
             return [[] for _ in keys]
-        if sampling is not None and not COLDEST <= sampling.temperature <= HOTTEST:
+        if sampling is not None and not MIN_TEMPERATURE <= sampling.temperature <= MAX_TEMPERATURE:
             raise LepBenchError(
-                f"engine vllm takes temperatures from {COLDEST} to {HOTTEST}, not "
+                f"engine vllm takes temperatures from {MIN_TEMPERATURE} to {MAX_TEMPERATURE}, not "
                 f"{sampling.temperature}: use engine hf"
             )
-        asked = list(dict.fromkeys(keys))
+        questions = list(dict.fromkeys(keys))
         stops = StopStrings(stop_strings, decode, max_characters)
         looking = any(stop_strings) or max_characters is not None
-        ends, made = frozenset(stop_ids), {key: list[int]() for key in asked}
+        ends, outputs = frozenset(stop_ids), {key: list[int]() for key in questions}
 
         def take(n: int, output: Any) -> bool:
             for token in output.outputs[0].token_ids:
                 self.counts.tokens_out += 1
                 if token in ends:
                     return True
-                made[asked[n]].append(token)
-                if looking and stops.hit(made[asked[n]]):
+                outputs[questions[n]].append(token)
+                if looking and stops.hit(outputs[questions[n]]):
                     return True
             return False
 
@@ -269,36 +269,42 @@ class VllmEngine:
                 "top_p": sampling.top_p,
             }
 
-        def questions() -> Iterator[tuple[Key, Any]]:
-            for context, seed in asked:
+        def make_requests() -> Iterator[tuple[Key, Any]]:
+            for context, seed in questions:
                 # torch takes no larger one
-                own = {} if sampling is None else {"seed": seed % (1 << 63)}
-                yield context, self._parameters(max_new, pieces=looking, **settings, **own)
+                seeding = {} if sampling is None else {"seed": seed % (1 << 63)}
+                yield context, self._parameters(max_new, pieces=looking, **settings, **seeding)
 
-        self._ask(questions(), take)
-        return [list(made[key]) for key in keys]
+        self._ask(make_requests(), take)
+        return [list(outputs[key]) for key in keys]
 
-    def _options(self, wanted: dict[Key, list[int]]) -> dict[Key, dict[int, tuple[float, bool]]]:
+    def _options(self, distinct: dict[Key, list[int]]) -> dict[Key, dict[int, tuple[float, bool]]]:
         """Per context and option, its log-probability next and whether it is the arg max."""
-        asked = [
-            (context, own[i : i + MAX_OPTIONS])
-            for context, own in wanted.items()
-            for i in range(0, len(own), MAX_OPTIONS)
+        questions = [
+            (context, choices[i : i + MAX_OPTIONS])
+            for context, choices in distinct.items()
+            for i in range(0, len(choices), MAX_OPTIONS)
         ]
-        found: dict[Key, dict[int, tuple[float, bool]]] = {context: {} for context in wanted}
+        scores: dict[Key, dict[int, tuple[float, bool]]] = {context: {} for context in distinct}
 
         def take(n: int, output: Any) -> bool:
-            context, own = asked[n]
-            best, logprobs = last(output)
-            found[context].update({option: (logprobs[option], option == best) for option in own})
+            context, choices = questions[n]
+            best, logprobs = read_last(output)
+            scores[context].update(
+                {option: (logprobs[option], option == best) for option in choices}
+            )
             return True
 
         self._ask(
-            ((context, self._parameters(1, logprob_token_ids=own)) for context, own in asked), take
+            (
+                (context, self._parameters(1, logprob_token_ids=choices))
+                for context, choices in questions
+            ),
+            take,
         )
-        return found
+        return scores
 
-    def _score(self, asked: Sequence[Pair], cached: bool) -> dict[Pair, TokenScores]:
+    def _score(self, questions: Sequence[Pair], cached: bool) -> dict[Pair, TokenScores]:
         """Scores of (context, continuation) pairs, without those whose first row vLLM took from its
         cache (`cached`).
 
@@ -307,13 +313,13 @@ class VllmEngine:
         one of vLLM's runners and absent in the other, so rows are counted from the end and only
         believed when they were computed.
         """
-        found: dict[Pair, tuple[list[float], list[bool | None]]] = {}
+        scores: dict[Pair, tuple[list[float], list[bool | None]]] = {}
 
         def take(n: int, output: Any) -> bool:
-            context, continuation = asked[n]
+            context, continuation = questions[n]
             if cached and (output.num_cached_tokens or 0) > len(context) - 1:
                 return True
-            best, logprobs = last(output)
+            best, logprobs = read_last(output)
             values, greedy = [], list[bool | None]()
             for place, token in enumerate(continuation[:-1]):
                 row = output.prompt_logprobs[place - len(continuation) + 1]
@@ -324,15 +330,15 @@ class VllmEngine:
                     other.logprob for other in row.values()
                 )
                 greedy.append(None if tied else row[token].rank == 1)
-            found[asked[n]] = (
+            scores[questions[n]] = (
                 [*values, logprobs[continuation[-1]]],
                 [*greedy, best == continuation[-1]],
             )
             return True
 
-        def questions() -> Iterator[tuple[Key, Any]]:
-            for context, continuation in asked:
-                several = (
+        def make_requests() -> Iterator[tuple[Key, Any]]:
+            for context, continuation in questions:
+                several: dict[str, Any] = (
                     {"prompt_logprobs": 1, "skip_reading_prefix_cache": not cached}
                     if len(continuation) > 1
                     else {}
@@ -342,10 +348,10 @@ class VllmEngine:
                     self._parameters(1, logprob_token_ids=[continuation[-1]], **several),
                 )
 
-        self._ask(questions(), take)
+        self._ask(make_requests(), take)
         tied = {
             (c + a[:n], a[n])
-            for (c, a), (_, greedy) in found.items()
+            for (c, a), (_, greedy) in scores.items()
             for n, best in enumerate(greedy)
             if best is None
         }
@@ -362,7 +368,7 @@ class VllmEngine:
                     best[c + a[:n]][a[n]][1] if one is None else one for n, one in enumerate(greedy)
                 ),
             )
-            for (c, a), (values, greedy) in found.items()
+            for (c, a), (values, greedy) in scores.items()
         }
 
     # ---- vLLM
@@ -376,14 +382,14 @@ class VllmEngine:
                 f"{self.positions} (the model has {self.max_length} positions)"
             )
         if self._host is None:
-            self._again()
+            self._restart()
         # What other questions left in the cache would change the last digits: answers depend on the
         # list of questions only.
         assert self._host is not None
         self._host.forget()
 
-    def _again(self) -> None:
-        """Start the vLLM that another engine of this process, or an error, has ended."""
+    def _restart(self) -> None:
+        """Start vLLM again after another engine of this process, or an error, has ended it."""
         model, self.model = self.model, None
         if model is None:
             self._start(self.body)
@@ -393,9 +399,9 @@ class VllmEngine:
         else:
             self.exchange(model)
 
-    def _parameters(self, *given: Any, **named: Any) -> Any:
+    def _parameters(self, new: int, pieces: bool = False, **settings: Any) -> Any:
         assert self._host is not None
-        return self._host.parameters(*given, **named)
+        return self._host.parameters(new, pieces, **settings)
 
     def _ask(self, questions: Iterable[tuple[Key, Any]], take: Callable[[int, Any], bool]) -> None:
         assert self._host is not None
@@ -414,8 +420,8 @@ class VllmEngine:
             raise
 
 
-def _identity(artifact: Artifact | None) -> tuple[Path, str] | None:
-    """What tells models of one body apart: None for the body itself."""
+def _identify(artifact: Artifact | None) -> tuple[Path, str] | None:
+    """What distinguishes the models of one body; None for the body itself."""
     return (
         None
         if artifact is None or artifact.patch is None
@@ -423,7 +429,7 @@ def _identity(artifact: Artifact | None) -> tuple[Path, str] | None:
     )
 
 
-def _config(folder: Path) -> Any:
+def _read_config(folder: Path) -> Any:
     from transformers import AutoConfig
 
     if not (folder / "config.json").is_file():

@@ -22,8 +22,8 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 0.26, "float16": 0.04}
 
 
 class NotInPlaceError(LepBenchError):
-    """A model that the running vLLM cannot take over in place, or did not take over rightly; the
-    text says why.
+    """The running vLLM cannot load a model in place, or did not load it correctly; the text says
+    why.
     """
 
 
@@ -42,12 +42,12 @@ class Host:
         rows: int = 0,
         gpus: int = 1,
     ) -> None:
-        """Raises what `vllm_start.start` raises."""
+        """Raises what `start_vllm` raises."""
         self.body = Checkpoint.open(body)
         self.rows = max(rows, self.body.rows)
         self.positions = positions
         self._dtype = dtype
-        self._strange: set[str] = set()  # tensors that are not the body's now
+        self._changed: set[str] = set()  # tensors that are not the body's now
         self._number = 0
         self._real = self.body.rows
         self.llm = start.start_vllm(
@@ -57,11 +57,11 @@ class Host:
     # ---- exchange
 
     def put(self, model: Checkpoint, real: int) -> None:
-        """Make the body that model: its tensors where they differ, the body's own where the last
-        model's stood.
+        """Load the model's weights into the running vLLM: its tensors where they differ from the
+        body's, and the body's own where the last model's were.
 
-        `real`: its vocabulary entries; rows behind them are padding. Raises NotInPlace when a
-        tensor cannot be exchanged here or the proof fails: what runs then is not to be used.
+        `real`: its vocabulary entries; rows behind them are padding. Raises NotInPlaceError when a
+        tensor cannot be exchanged here or the proof fails: do not use what runs then.
         """
         differ = {
             name for name, place in model.places.items() if place != self.body.places.get(name)
@@ -76,16 +76,16 @@ class Host:
             raise NotInPlaceError(
                 "its head is tied to its embedding and the body's is not, or the other way round"
             )
-        names = sorted((differ | self._strange) - ({"lm_head.weight"} if model.tied else set()))
+        names = sorted((differ | self._changed) - ({"lm_head.weight"} if model.tied else set()))
         shared = min(self._real, real)
         # what the old model left in the prefix cache must not answer for the new one
-        if self._strange or differ:
+        if self._changed or differ:
             self._probe(shared)
-        self._strange |= differ  # first: a copy that fails half-way leaves them strange
-        self._tell("lep_exchange", str(model.folder), names, real)
+        self._changed |= differ  # first: a copy that fails half-way leaves them changed
+        self._call("lep_exchange", str(model.folder), names, real)
         self.forget()
         self._prove(model, names, real, shared)
-        self._strange, self._real = differ, real
+        self._changed, self._real = differ, real
 
     def forget(self) -> None:
         """Empty the prefix cache: its keys are token ids, which mean something else to every
@@ -97,45 +97,46 @@ class Host:
         """SHA-256 over the body's tensors as vLLM holds them (hexadecimal; padding rows left
         out).
         """
-        return str(self._tell("lep_digest", self._real)[0])
+        return str(self._call("lep_digest", self._real)[0])
 
     def _prove(self, model: Checkpoint, names: list[str], real: int, shared: int) -> None:
         """Compare vLLM with a reference: the tensors with the files, logits with hidden state x the
-        file's head, prefixes read from the cache with prefixes computed anew. Raises NotInPlace."""
-        for wrong in self._tell("lep_differences", str(model.folder), names):
+        file's head, prefixes read from the cache with prefixes computed anew. Raises
+        NotInPlaceError."""
+        for wrong in self._call("lep_differences", str(model.folder), names):
             if wrong:
                 raise NotInPlaceError(f"{wrong} is not what the files hold")
         limit = TOLERANCE[self._dtype]
         # Ids that both models have: what the old one left in the cache is found there. Ids to the
         # very end: new rows.
         for size in {shared: None, real: None}:
-            got = self._probe(size)
+            cached = self._probe(size)
             reference = self._probe(size, cached=False, watched=True)
-            columns, expected = self._tell("lep_expected", str(model.folder), _options(size))[0]
+            columns, expected = self._call("lep_expected", str(model.folder), _list_probed(size))[0]
             if columns != real:
                 raise NotInPlaceError(f"{columns} ids can be chosen, the vocabulary has {real}")
             for what, values in (
                 ("its log-probabilities", expected),
-                ("an answer out of the prefix cache", got),
+                ("an answer out of the prefix cache", cached),
             ):
                 off = max(abs(a - b) for a, b in zip(values, reference, strict=True))
                 if not off <= limit:
                     raise NotInPlaceError(f"{what} differ from the reference by {off:.2g}")
 
     def _probe(self, size: int, cached: bool = True, watched: bool = False) -> list[float]:
-        """Log-probabilities of `_options(size)` behind ids spread over a vocabulary of that
+        """Log-probabilities of `_list_probed(size)` behind ids spread over a vocabulary of that
         size.
         """
         length = max(1, min(PROBE, self.positions))
         ids = [(size - 1 - n * (size // length or 1)) % size for n in range(length)]
-        options, found = _options(size), list[float]()
+        options, values = _list_probed(size), list[float]()
 
         def take(_: int, output: Any) -> bool:
-            found.extend(last(output)[1][option] for option in options)
+            values.extend(read_last(output)[1][option] for option in options)
             return True
 
         if watched:
-            self._tell("lep_watch", True)
+            self._call("lep_watch", True)
         try:
             self.ask(
                 [
@@ -150,10 +151,10 @@ class Host:
             )
         finally:
             if watched:
-                self._tell("lep_watch", False)
-        return found
+                self._call("lep_watch", False)
+        return values
 
-    def _tell(self, method: str, *arguments: Any) -> list[Any]:
+    def _call(self, method: str, *arguments: Any) -> list[Any]:
         try:
             return list(self.llm.collective_rpc(method, args=arguments))
         except LepBenchError:
@@ -164,14 +165,14 @@ class Host:
     # ---- questions
 
     def parameters(self, new: int, pieces: bool = False, **rest: Any) -> Any:
-        """vLLM's SamplingParams for `new` tokens, greedy unless `rest` says otherwise; `pieces`:
-        told as they come.
+        """vLLM's SamplingParams for `new` tokens, greedy unless `rest` says otherwise. `pieces`:
+        return tokens as they come.
         """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         kind = RequestOutputKind.DELTA if pieces else RequestOutputKind.FINAL_ONLY
-        made = SamplingParams(
+        parameters = SamplingParams(
             **{"temperature": 0.0, **rest},
             max_tokens=new,
             ignore_eos=True,
@@ -180,14 +181,14 @@ class Host:
             output_kind=kind,
         )
         # each belongs to one request; vLLM's deep copy takes a fifth of a short request
-        made.skip_clone = True
-        return made
+        parameters.skip_clone = True
+        return parameters
 
     def ask(self, questions: Iterable[tuple[Ids, Any]], take: Callable[[int, Any], bool]) -> int:
-        """Put (ids, parameters) to vLLM, at most `IN_FLIGHT` at once; `take(number, output)` says
-        whether it has enough.
+        """Send (ids, parameters) to vLLM, at most `IN_FLIGHT` at once. `take(number, output)`
+        returns whether it has enough.
 
-        Returns the number of tokens that were read, those from the prefix cache left out.
+        Returns the number of tokens that were read, without those from the prefix cache.
         """
         from vllm.inputs import TokensPrompt
 
@@ -214,20 +215,20 @@ class Host:
                 self.llm.abort_request(enough)
 
     def close(self) -> None:
-        """End vLLM and give its memory back."""
+        """End vLLM and free its memory."""
         llm, self.llm = self.llm, None
         if llm is not None:
             start.end_vllm(llm)
 
 
-def last(output: Any) -> tuple[int, dict[int, float]]:
-    """(arg max, log-probability per id asked for) behind the end of a prompt."""
+def read_last(output: Any) -> tuple[int, dict[int, float]]:
+    """(arg max, log-probability per id asked for) after the end of a prompt."""
     completion = output.outputs[0]
     return completion.token_ids[0], {
         token: value.logprob for token, value in completion.logprobs[0].items()
     }
 
 
-def _options(size: int) -> list[int]:
+def _list_probed(size: int) -> list[int]:
     """Ids from the first to the last of a vocabulary."""
     return sorted({round(n * (size - 1) / (PROBED - 1)) for n in range(PROBED)})

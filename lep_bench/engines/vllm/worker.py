@@ -1,7 +1,7 @@
-"""What the vLLM engine asks of vLLM's own worker; named to vLLM by its import path, so that no
-function is pickled.
+"""What the vLLM engine adds to vLLM's own worker. vLLM gets its import path, so that no function is
+pickled.
 
-Imported in every process of vLLM before it loads a model, which makes `LOADER` known there.
+Every process of vLLM imports this file before it loads a model, which registers `LOADER` there.
 """
 
 from __future__ import annotations
@@ -32,16 +32,14 @@ COMPARED = 1024  # rows of a vocabulary matrix that are compared with the file
 
 @register_model_loader(LOADER)
 class PaddingLoader(DefaultModelLoader):
-    """Reads safetensors; embedding and head are filled up with zero rows to the config's
-    vocab_size.
-    """
+    """Reads safetensors and pads embedding and head with zero rows to the config's vocab_size."""
 
     def __init__(self, load_config: LoadConfig) -> None:
         super().__init__(dataclasses.replace(load_config, load_format="safetensors"))
 
     def get_all_weights(
         self, model_config: Any, model: nn.Module
-    ) -> Iterator[tuple[str, torch.Tensor]]:  # type: ignore[override]
+    ) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, tensor) of every weight in the checkpoint."""
         rows = model_config.hf_config.vocab_size
         for name, tensor in super().get_all_weights(model_config, model):
@@ -49,7 +47,7 @@ class PaddingLoader(DefaultModelLoader):
 
 
 def pad_rows(matrix: torch.Tensor, rows: int) -> torch.Tensor:
-    """[V, d] -> [rows, d], zeros behind; unchanged when it has as many or more."""
+    """[V, d] -> [rows, d], padded with zeros; unchanged when it has as many rows or more."""
     if matrix.shape[0] >= rows:
         return matrix
     return torch.cat([matrix, matrix.new_zeros(rows - matrix.shape[0], matrix.shape[1])])
@@ -104,11 +102,11 @@ class WorkerExtension:
             getattr(sampler, "sampling_states", None),
             getattr(runner, "req_states", None),
         ):
-            if hasattr(owner, "vocab_size"):
+            if owner is not None and hasattr(owner, "vocab_size"):
                 owner.vocab_size = rows
         batch = getattr(runner, "input_batch", None)
         # made for the old size at its first use, then kept
-        if getattr(batch, "allowed_token_ids_mask", None) is not None:
+        if batch is not None and getattr(batch, "allowed_token_ids_mask", None) is not None:
             batch.allowed_token_ids_mask = batch.allowed_token_ids_mask_cpu_tensor = None
 
     def lep_differences(self, folder: str, names: list[str]) -> str:
