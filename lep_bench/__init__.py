@@ -18,12 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from lep_bench.leaderboard.cells import Chosen
+
 
 __all__ = ["adapt", "check", "compare", "results", "run", "samples"]
 __version__ = "0.1.0"
@@ -37,7 +38,7 @@ def adapt(
     *,
     method: str = "conversion",
     params: dict[str, Any] | None = None,
-    row_policy: str = "bytes-exact",
+    row_policy: Literal["bytes-exact", "paper"] = "bytes-exact",
     discard_donor_body: bool = False,
     device: str = "cpu",
     adapters: Sequence[Path] = (),

@@ -21,12 +21,10 @@ from lep_bench.cli import (  # noqa: F401
     compare,
     contamination,
     doctor,
-    gate,
     leaderboard,
     new,
     prompts,
     publish,
-    reproduce,
     run,
 )
 from lep_bench.cli.app import app

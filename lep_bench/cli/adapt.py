@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lep_bench.cli.app import AdapterFolders, ConfigFolders, Out, app
-from lep_bench.cli.run import SuiteName
+from lep_bench.cli.app import AdapterFolders, ConfigFolders, Out, SuiteName, app
 from lep_bench.errors import LepBenchError, RunFailedError
 from lep_bench.files import check_folder
 
 if TYPE_CHECKING:
     from lep_bench.plugin import Adapter, Params
+
 
 UNION = "-union"
 
@@ -40,7 +40,7 @@ def adapt(
         str, typer.Option("--method", help="A propagation method (see lep-bench list adapters).")
     ] = "conversion",
     row_policy: Annotated[
-        str,
+        Literal["bytes-exact", "paper"],
         typer.Option(
             "--row-policy", help="How new tokens are split into old ones: bytes-exact or paper."
         ),

@@ -247,3 +247,13 @@ def format_duration(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds / 86400:.0f} days"
+
+
+SuiteName = Annotated[
+    str,
+    typer.Option(
+        "--suite",
+        metavar="NAME",
+        help="The suite: families, tasks, scoring and mean (see lep-bench list suites).",
+    ),
+]

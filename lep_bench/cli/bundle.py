@@ -25,6 +25,7 @@ from lep_bench.files import check_folder, format_size
 if TYPE_CHECKING:
     from lep_bench.bundling import LocatedNeed, Need
 
+
 Folders = Sequence[Path] | None
 
 
@@ -139,8 +140,7 @@ def check_bundle(
     a folder without a manifest.
     """
     from lep_bench.bundle import MANIFEST, read_manifest, render_command
-    from lep_bench.cli import offline
-    from lep_bench.cli.diagnosis import print_findings
+    from lep_bench.cli.doctor import check_manifest, check_suites, print_findings
 
     if read_manifest(folder) is None:
         raise LepBenchError(
@@ -148,9 +148,9 @@ def check_bundle(
             f"{render_command(suites, 'NEW-DIR')}"
         )
     findings = list(
-        offline.check(suites, folder, ["all"] if models else [], configs, adapters, tasks_dir)
+        check_suites(suites, folder, ["all"] if models else [], configs, adapters, tasks_dir)
         if suites
-        else offline.check_manifest(folder, "")
+        else check_manifest(folder, "")
     )
     print_findings(findings)
     if any(finding.level == "error" for finding in findings):
@@ -168,7 +168,7 @@ def list_needs(
     """What the suites read. Raises LepBenchError for unknown names and broken files."""
     from lep_bench import bundling, tasks
     from lep_bench.evaluate.lmeval import build_metadata
-    from lep_bench.pipeline import checkpoints
+    from lep_bench.pipeline import prepare
     from lep_bench.pipeline.session import Session
 
     needs: list[Need] = []
@@ -182,7 +182,7 @@ def list_needs(
             build_metadata(session.suite),
         )
         if models:
-            read = checkpoints.list_read(session.plan(["all"]), session.checkpoints())
+            read = prepare.list_read(session.plan(["all"]), session.checkpoints())
             needs += bundling.list_model_needs(read.values())
     return bundling.merge_needs(needs)
 

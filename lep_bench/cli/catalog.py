@@ -54,7 +54,7 @@ def list_models(
     lep-bench list models all --suite mini
     """
     from lep_bench import plugin
-    from lep_bench.cli import checkpoints
+    from lep_bench.cli import display
     from lep_bench.config import models
     from lep_bench.config.load import Configs
 
@@ -78,7 +78,7 @@ def list_models(
     names = {spec.name for spec in specs}
     roots = {spec.family for spec in specs if spec.family}
     roots |= {f"{spec.family}/{spec.vocabulary}" for spec in specs if spec.vocabulary}
-    checkpoints.show_checkpoints(
+    display.show_checkpoints(
         [
             checkpoint
             for checkpoint in models.list_checkpoints(chosen, known)

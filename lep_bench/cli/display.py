@@ -1,15 +1,17 @@
-"""What a run shows: progress bars on a terminal, plain lines elsewhere; the dry run; the list of
-failures.
+"""What a run shows: progress bars on a terminal, plain lines elsewhere; the dry run; the
+checkpoints that are read; the list of failures.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -21,15 +23,19 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from lep_bench import hub
 from lep_bench.cli.app import format_duration, print_table
 from lep_bench.config.load import Configs
+from lep_bench.config.models import NamedCheckpoint
 from lep_bench.errors import RunFailedError, count_noun
 from lep_bench.files import format_size
 from lep_bench.pipeline.hardware import Hardware
 from lep_bench.pipeline.plan import Node, Plan
+from lep_bench.pipeline.prepare import BYTES, cache_folder
 
 if TYPE_CHECKING:
     from lep_bench.pipeline.worker import Event
+
 
 KINDS = (
     "vocabulary",
@@ -182,3 +188,40 @@ def finish(failed: list[tuple[str, str, str]], left_out: int, configs: Configs, 
             f"models left out for lack of a checkpoint named above: {left_out}; the same "
             "command tries them again"
         )
+
+
+def show_checkpoints(checkpoints: Iterable[NamedCheckpoint], *, err: bool = False) -> None:
+    """A table of them without the built-in ones, and a line per reason why ids are not verified.
+    Nothing where all are built in.
+    """
+    rows, missing = [], 0
+    reasons: dict[str, list[str]] = {}
+    for c in {
+        (c.location, c.revision): c for c in checkpoints if not c.location.startswith(hub.BUILTIN)
+    }.values():
+        here = hub.find_cached(c.location, c.revision) is not None
+        count = (
+            hub.count_parameters(c.location) if hub.find_local(c.location) else c.parameters or 0
+        )
+        missing += 0 if here else count * BYTES
+        marks = ", ".join(name for name in ("gated", "unverified") if getattr(c, name))
+        newest = "-" if hub.find_local(c.location) else "newest"
+        rows.append(
+            (
+                "here" if here else "to fetch",
+                format_size(count * BYTES) if count else "?",
+                marks,
+                c.revision or newest,
+                c.location,
+            )
+        )
+        if c.unverified:
+            reasons.setdefault(c.unverified, []).append(c.location)
+    if not rows:
+        return
+    typer.echo(err=err)
+    print_table(["STATE", "SIZE", "MARKS", "REVISION", "CHECKPOINT"], rows, err=err)
+    if missing:
+        typer.echo(f"to fetch: about {format_size(missing)} into {cache_folder()}", err=err)
+    for reason, locations in reasons.items():
+        typer.echo(f"unverified: {', '.join(locations)}: {reason}", err=err)

@@ -13,11 +13,11 @@ from lep_bench.cli.app import (
     ConfigFolders,
     DataFolder,
     Out,
+    SuiteName,
     TaskFolders,
     app,
     renamed_flag,
 )
-from lep_bench.cli.run import SuiteName
 from lep_bench.errors import LepBenchError, RunFailedError, count_noun
 
 if TYPE_CHECKING:

@@ -336,7 +336,7 @@ def prompts(
     if suite is not None and task not in chosen.tasks:
         raise LepBenchError(f"suite {suite} has no task {task}; it has {', '.join(chosen.tasks)}")
     methods = plugin.discover_adapters(adapters or ())
-    from lep_bench.pipeline.questions import find_tokenizer
+    from lep_bench.pipeline.board import find_tokenizer
 
     spec, folder = find_tokenizer(model, file, chosen, known, methods, out)
     from lep_bench.evaluate import proof

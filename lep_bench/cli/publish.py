@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,12 +13,13 @@ from lep_bench.cli.app import (
     ConfigFolders,
     DataFolder,
     Out,
+    SuiteName,
     TaskFolders,
     app,
     split_names,
 )
-from lep_bench.cli.run import SuiteName
 from lep_bench.errors import LepBenchError
+from lep_bench.files import check_folder
 
 if TYPE_CHECKING:
     from lep_bench.leaderboard.release import CardSelection, ScoredRun
@@ -175,3 +177,23 @@ def _report_selection(run: ScoredRun, selection: CardSelection) -> None:
         typer.echo(f"licence {cards.UNKNOWN_LICENCE}: {', '.join(selection.unknown_licences)}")
     if selection.lineages and not cards.has_hub_datasets(run.suite.tasks, run.task_folders):
         typer.echo("no .eval_results: the rows of these tasks are not data sets of the Hub")
+
+
+@app.command(hidden=True)
+def reproduce(
+    suite: Annotated[str, typer.Option("--suite", metavar="NAME")] = "paper",
+    out: Out = Path("runs"),
+    page: Annotated[bool, typer.Option("--page")] = False,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Run leaderboards/paper/ledger.py, which compares your results with the paper's figures."""
+    from lep_bench import files
+
+    if suite != "paper":
+        raise LepBenchError(f"--suite {suite}: no figures are quoted for it, only for paper")
+    check_folder(out, "--out")
+    script = files.shipped_folder("leaderboards") / "paper" / "ledger.py"
+    flags = [*["--page"] * page, *["--json"] * as_json]
+    command = " ".join(["python", str(script), "--out", str(out), *flags])
+    typer.echo(f"`lep-bench reproduce` is now `{command}`; the old name goes in 0.3", err=True)
+    raise typer.Exit(runpy.run_path(str(script))["main"](["--out", str(out), *flags]))

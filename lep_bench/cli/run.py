@@ -13,6 +13,7 @@ from lep_bench.cli.app import (
     DataFolder,
     Offline,
     Out,
+    SuiteName,
     TaskFolders,
     app,
     split_names,
@@ -27,14 +28,6 @@ Models = Annotated[
         help="Models: names of any family (which win over Hub ids), patterns like "
         "'mini-llama/*/conversion', checkpoint folders, "
         "Hub ids, or all of the suite.",
-    ),
-]
-SuiteName = Annotated[
-    str,
-    typer.Option(
-        "--suite",
-        metavar="NAME",
-        help="The suite: families, tasks, scoring and mean (see lep-bench list suites).",
     ),
 ]
 Dtype = Annotated[
@@ -153,7 +146,7 @@ def run(
 
     # before anything is imported that reads the environment once
     bundle.use_data_folder(data, offline)
-    from lep_bench.cli import checkpoints, display, leaderboard
+    from lep_bench.cli import display, leaderboard
     from lep_bench.config.load import Configs
     from lep_bench.pipeline.hardware import resolve_hardware
     from lep_bench.pipeline.plan import Server
@@ -184,7 +177,7 @@ def run(
     typer.echo(place)
     if dry_run:
         display.dry_run(request.plan, place.workers, out)
-        checkpoints.show_checkpoints(request.checkpoints.values())
+        display.show_checkpoints(request.checkpoints.values())
         return
     done = run_plan(
         session,

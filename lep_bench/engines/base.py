@@ -76,9 +76,15 @@ class Engine(Protocol):
     of questions.
     """
 
-    info: EngineInfo
-    counts: WorkCounts
-    max_length: int  # positions the model was made for
+    @property
+    def info(self) -> EngineInfo: ...
+
+    @property
+    def counts(self) -> WorkCounts: ...
+
+    @property
+    def max_length(self) -> int:
+        """Positions the model was made for."""
 
     def exchange(self, artifact: Artifact) -> None:
         """Load the artifact's weights into the running engine. Raises CheckpointError when the

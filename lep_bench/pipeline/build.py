@@ -16,7 +16,7 @@ from lep_bench.config.load import Configs
 from lep_bench.config.schema import Family
 from lep_bench.errors import AdapterError, CheckpointError, LepBenchError
 from lep_bench.pipeline.plan import Node
-from lep_bench.plugin import Adapter, Params, Registry
+from lep_bench.plugin import Adapter, Kind, Params, Registry
 from lep_bench.records import artifact
 from lep_bench.records.artifact import Artifact, Lep, Parent
 
@@ -39,13 +39,8 @@ class Workshop:
 
     def adapter(self, node: Node) -> tuple[Adapter, Params]:
         """The node's adapter and its parameters."""
-        kind = (
-            "vocabulary"
-            if node.kind == "vocabulary"
-            else "propagation"
-            if node.kind == "propagation"
-            else "tuning"
-        )
+        assert node.kind in ("vocabulary", "propagation", "tuning"), node.kind
+        kind: Kind = node.kind
         adapter = self.registry.get(kind, node.adapter or "").adapter
         return adapter, adapter.params.model_validate(node.params)
 

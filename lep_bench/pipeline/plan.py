@@ -346,7 +346,7 @@ class Planner:
         resolved = {"stage": kind, "revision": REVISIONS[kind], "parents": prints, **resolved}
         if adapter:
             assert kind in ("vocabulary", "propagation", "tuning"), kind
-            entry = self.registry.get(kind, adapter)  # type: ignore[arg-type]
+            entry = self.registry.get(kind, adapter)
             resolved |= {"adapter": adapter, "source": entry.source_digest, "params": params or {}}
         if kind in ("donor", "tuning"):
             resolved["seed"] = seed

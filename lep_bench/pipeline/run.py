@@ -17,15 +17,15 @@ from lep_bench.errors import LepBenchError
 from lep_bench.files import format_size
 from lep_bench.leaderboard.release import Board
 from lep_bench.pipeline.board import write_board
-from lep_bench.pipeline.checkpoints import fetch_checkpoints, list_read
 from lep_bench.pipeline.hardware import Hardware
 from lep_bench.pipeline.plan import Outcome, Plan
-from lep_bench.pipeline.servers import check_servers
+from lep_bench.pipeline.prepare import check_servers, fetch_checkpoints, list_read
 from lep_bench.pipeline.session import Session
 from lep_bench.tasks import TaskFile, scan_tasks
 
 if TYPE_CHECKING:
     from lep_bench.pipeline.execute import Observer
+
 
 # Shows a run while it lasts.
 Watch = Callable[[Plan, Hardware], "AbstractContextManager[Observer]"]

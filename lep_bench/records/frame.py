@@ -163,7 +163,7 @@ def _frame(rows: list[dict[str, Any]], dtypes: Mapping[str, str]) -> pd.DataFram
     import pandas as pd
 
     columns = {
-        name: pd.Series([row.get(name) for row in rows], dtype=dtype)  # type: ignore[call-overload]
+        name: pd.Series([row.get(name) for row in rows], dtype=dtype)
         for name, dtype in dtypes.items()
     }
     return pd.DataFrame(columns)

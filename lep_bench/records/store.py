@@ -267,7 +267,7 @@ def _decoder(primary: str, texts: bool) -> msgspec.json.Decoder[Any]:
     import msgspec
 
     # A dict, as in `Sample`; keys that are not named here are skipped unread.
-    values = TypedDict(
+    values = TypedDict(  # type: ignore[misc]  # its keys are known only here
         "values",
         dict.fromkeys((primary, *(("text", "stopped") if texts else ())), Any),
         total=False,

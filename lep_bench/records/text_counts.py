@@ -15,8 +15,11 @@ _LETTERS, _CYRILLIC = re.compile(r"[^\W\d_]+"), re.compile("[\u0400-\u052f]+")
 class GeneratedText(Protocol):
     """What the counts need of a sample: the reference, and `values` with text and stopped."""
 
-    gold: str
-    values: dict[str, Any]
+    @property
+    def gold(self) -> str: ...
+
+    @property
+    def values(self) -> dict[str, Any]: ...
 
 
 class TextCounts(NamedTuple):

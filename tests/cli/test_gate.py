@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "leaderboard"))
 from invented_run import SUITE, TASKS, Run, cell, models
 
-from lep_bench.cli.gate import show_gate
+from lep_bench.cli.compare import show_gate
 from lep_bench.leaderboard import compare
 from lep_bench.leaderboard.assemble import make_drafts
 from lep_bench.leaderboard.cells import Lookup, Metrics, choose_results

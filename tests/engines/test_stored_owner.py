@@ -14,7 +14,7 @@ import torch
 from lep_bench.engines import cache
 from lep_bench.engines.base import EngineInfo
 from lep_bench.engines.cache import describe_owner
-from lep_bench.pipeline import plan
+from lep_bench.records import artifact
 from lep_bench.records.artifact import Artifact, Lep
 
 INFO = EngineInfo("hf", "5.0", "cpu", "float32")
@@ -93,7 +93,7 @@ def torch_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def scoring_of_another_revision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(plan.REVISIONS, "score", 99)
+    monkeypatch.setitem(artifact.REVISIONS, "score", 99)
 
 
 @pytest.mark.parametrize("change", [torch_of_another_version, scoring_of_another_revision])
