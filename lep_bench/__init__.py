@@ -238,8 +238,8 @@ def check(path: str | Path) -> pd.DataFrame:
     """What vocabulary surgery broke in a checkpoint, patch or tokenizer, as `lep-bench check` says.
 
     path: a folder, Hub id or builtin:FAMILY/base. One row per finding, errors first: level
-    ("error", "warning", "note"), file, tensor ("embedding", "head"; NA: neither), message. Empty where nothing
-    is to be said. Raises CheckpointError for a folder that is none of these.
+    ("error", "warning", "note"), file, tensor ("embedding", "head"; NA: neither), message. Empty
+    where nothing is to be said. Raises CheckpointError for a folder that is none of these.
     """
     import re
 

@@ -273,11 +273,14 @@ def check_name(part: str, what: str = "name") -> str:
 
 
 def check_folder(path: Path, what: str = "") -> Path:
-    """Return `path`, a folder or one that can be made. Raises LepBenchError when a file is in the way."""
+    """Return `path`, a folder or one that can be made. Raises LepBenchError when a file is in the
+    way.
+    """
     existing = next((p for p in (path, *path.parents) if p.exists()), path)
     if existing.is_file():
         raise LepBenchError(
-            f"{f'{what} ' if what else ''}{path}: {existing} is a file, a folder is needed: choose another name"
+            f"{f'{what} ' if what else ''}{path}: {existing} is a file, a folder is needed: "
+            "choose another name"
         )
     return path
 

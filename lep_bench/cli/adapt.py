@@ -64,7 +64,7 @@ def adapt(
 
     \b
     lep-bench adapt mistralai/Mistral-7B-v0.1 openchat/openchat-3.5-0106 ./my-donor ./openchat-ru
-    lep-bench adapt builtin:mini-llama/base builtin:mini-llama/instruct ./donor ./adapted --method swap
+    lep-bench adapt builtin:mini-llama/base builtin:mini-llama/instruct ./donor ./adapted
     """
     import lep_bench
     from lep_bench.records import artifact
@@ -163,7 +163,7 @@ def vocabulary(
 
     \b
     lep-bench vocabulary extended meta-llama/Meta-Llama-3-8B ./llama3-ru --corpus data/*.parquet
-    lep-bench vocabulary bpe ./mistral ./mistral-bpe --corpus news.txt forum.jsonl --size 32000 --tokenizer-only
+    lep-bench vocabulary bpe ./mistral ./bpe --corpus news.txt --size 32000 --tokenizer-only
     lep-bench vocabulary unigram ./mistral ./mistral-uni --corpus wikimedia/wikipedia:20231101.ru
     """
     from lep_bench import corpora, hub, plugin

@@ -78,8 +78,9 @@ def bundle(
 ) -> None:
     """Store everything that a suite needs to run offline.
 
-    Rows and dictionaries; on request also models and packages. DIR becomes a Hugging Face cache; bundle.json seals ids, commits, sizes, hashes, licences and
-    gating. Every file is compared with the Hub's hash. Interrupted, the same command goes on.
+    Rows and dictionaries; on request also models and packages. DIR becomes a Hugging Face cache;
+    bundle.json seals ids, commits, sizes, hashes, licences and gating. Every file is compared with
+    the Hub's hash. Interrupted, the same command goes on.
 
     \b
     lep-bench bundle --suite darumeru DIR --list

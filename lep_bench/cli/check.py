@@ -122,7 +122,7 @@ def tokenizer(
 
     \b
     lep-bench tokenizer builtin:mini-llama/base builtin:mini-mistral/base
-    lep-bench tokenizer ./base ./donor --text news.txt --text forum.jsonl --json figures.json --plot figures.svg
+    lep-bench tokenizer ./base ./donor --text news.txt --json figures.json --plot figures.svg
     """
     from lep_bench import corpora, files, hub
 

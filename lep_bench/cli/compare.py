@@ -185,11 +185,8 @@ def list_remarks(c: Comparison, suite: Suite) -> list[str]:
     where = {True: "of the same test", False: "paired bootstrap by item group"}
     if tests:
         found.append(f"Tests: {'; '.join(tests)}.")
-        found.append(
-            "Intervals: "
-            f"{', where that is t or normal, else '.join(where[one] for one in sorted(own, reverse=True))}"
-            "."
-        )
+        sources = [where[is_parametric] for is_parametric in sorted(own, reverse=True)]
+        found.append(f"Intervals: {', where that is t or normal, else '.join(sources)}.")
     if c.limit is not None:
         found.append(
             f"Scored on at most {c.limit} items per task (--limit), not on the whole suite."

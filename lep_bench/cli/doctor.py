@@ -518,7 +518,8 @@ def check_rows(session: Session, remedy: str) -> Iterator[Diagnosis]:
         yield Diagnosis(
             "error",
             "rows",
-            f"not complete: {lacking} of {count_noun(total, 'task')} of {session.suite.name} cannot "
+            f"not complete: {lacking} of {count_noun(total, 'task')} of {session.suite.name} "
+            "cannot "
             "be asked",
             remedy,
         )

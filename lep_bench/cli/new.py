@@ -137,7 +137,7 @@ def family(
     Name existing donors with --donor, or a text to make them from with --corpus.
 
     \b
-    lep-bench new family ruadapt --base mistralai/Mistral-7B-v0.1 --instruct openchat/openchat-3.5-0106 \\
+    lep-bench new family ruadapt --base ORG/BASE --instruct ORG/INSTRUCT \\
         --donor extended=ORGANISATION/DONOR
     lep-bench new family mine --base ./base --instruct ./instruct --corpus texts.txt
     lep-bench run --suite mine --configs my-configs --models all --dry-run

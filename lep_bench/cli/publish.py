@@ -99,7 +99,7 @@ def publish(
     lep-bench publish --suite mini --dry-run
     lep-bench publish --suite mini --to ./site
     lep-bench publish --suite darumeru --to ORG/leaderboard --upload
-    lep-bench publish --suite darumeru --models FAMILY/VOCAB/METHOD --to ORG/MODEL --repo-type model --upload
+    lep-bench publish --models FAMILY/VOCAB/METHOD --to ORG/MODEL --repo-type model --upload
     """
     from lep_bench import bundle
 

@@ -306,7 +306,8 @@ def _render_summary(table: Table, result: TaskResult) -> list[str]:
             "the base model with a new vocabulary, embeddings and head trained on Russian text; "
             "the body is the base model's"
         ),
-        "propagation": "the instruct model with a donor's vocabulary, whose embeddings were carried over by "
+        "propagation": "the instruct model with a donor's vocabulary, "
+        "whose embeddings were carried over by "
         "Learned Embedding Propagation "
         "([arXiv 2412.21140](https://arxiv.org/abs/2412.21140)) without training the instruct "
         "model on it",

@@ -43,8 +43,8 @@ class Metrics:
 
     @classmethod
     def load(cls, tasks: Sequence[str], folders: Sequence[Path] = ()) -> Metrics:
-        """The metrics of the named tasks, in the shipped task folders and the user's. Raises TaskError for a
-        metrics.py that cannot be imported.
+        """The metrics of the named tasks, in the shipped task folders and the user's. Raises
+        TaskError for a metrics.py that cannot be imported.
         """
         known = scan_tasks(folders).tasks
         files = {task: known[task].folder / "metrics.py" for task in tasks if task in known}

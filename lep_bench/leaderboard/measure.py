@@ -694,9 +694,9 @@ def _describe_place(c: Chosen) -> str:
 
 
 def find_obstacle(draft: Draft, control: Draft, tasks: Sequence[str]) -> str | None:
-    """Why two rows may not be compared: a task was asked in two versions, or answered by different engines, versions, kinds of device or number
-    formats, whose answers differ in their last digits and so in some of their choices. None where
-    nothing stands in the way."""
+    """Why two rows may not be compared: a task was asked in two versions, or answered by different
+    engines, versions, kinds of device or number formats, whose answers differ in their last digits
+    and so in some of their choices. None where nothing stands in the way."""
     for task in tasks:
         ours, theirs = (
             {_describe_version(c) for c in d.scored(task).values()} for d in (draft, control)

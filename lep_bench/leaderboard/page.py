@@ -492,13 +492,10 @@ def _render_cost(table: Table) -> list[str]:
         if blocks
         else []
     )
-    lines += [
-        (
-            "- "
-            f"{text.describe_noise(n, escape_markdown(describe_machine(n.machine)), format_code(n.model), format_code(n.task))}"
-        )
-        for n in table.noise
-    ]
+    for noise in table.noise:
+        machine = escape_markdown(describe_machine(noise.machine))
+        model, task = format_code(noise.model), format_code(noise.task)
+        lines.append(f"- {text.describe_noise(noise, machine, model, task)}")
     heads = ["model", *map(escape_markdown, text.make_cost_headers(table))]
     for block, machines in blocks:
         lines += ["", f"#### {escape_markdown(text.describe_condition(block))}: cost", ""]

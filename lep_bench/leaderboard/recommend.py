@@ -108,30 +108,17 @@ def recommendation_lines(
     found = []
     for advice in given:
         several = decided.count(advice.section.family) > 1
-        how = (
-            (
-                " ("
-                f"{plain(text.describe_condition(advice.block)[0].lower() + text.describe_condition(advice.block)[1:])}"
-                ")"
-            )
-            if several
-            else ""
-        )
+        condition = text.describe_condition(advice.block)
+        how = f" ({plain(condition[0].lower() + condition[1:])})" if several else ""
         found.append(
             (plain(advice.section.family) + how, _write_sentences(table, advice, name, plain))
         )
-    return found or [
-        (
-            "",
-            [
-                (
-                    "Nothing to ship: "
-                    f"{'only models without a family were scored' if table.rows else 'nothing has been scored yet'}"
-                    "."
-                )
-            ],
-        )
-    ]
+    if found:
+        return found
+    why = (
+        "only models without a family were scored" if table.rows else "nothing has been scored yet"
+    )
+    return [("", [f"Nothing to ship: {why}."])]
 
 
 def _write_sentences(

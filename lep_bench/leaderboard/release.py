@@ -238,7 +238,9 @@ class CardSelection:
 
 
 def list_scored_models(results: Sequence[TaskResult]) -> dict[str, TaskResult]:
-    """The first training seed's result of each scored model: its lineage is the one that is told."""
+    """The first training seed's result of each scored model: its lineage is the one that is
+    told.
+    """
     first: dict[str, TaskResult] = {}
     for result in sorted((r for r in results if r.status == "ok"), key=lambda r: r.model.seed):
         first.setdefault(result.model.name, result)

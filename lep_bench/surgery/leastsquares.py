@@ -382,7 +382,8 @@ def pair_blocks(
             return
         if a is None or b is None or len(a[1]) != len(b[1]):
             raise AdapterError(
-                "fit was given other rows of x than of y: both must go over the same rows in blocks of "
+                "fit was given other rows of x than of y: both must go over the same rows in "
+                "blocks of "
                 "the same size"
             )
         yield a[1].to(torch.float64), b[1].to(torch.float64)
