@@ -45,7 +45,7 @@ class Letters:
 
     tokenizer, eos = object(), 2
 
-    def stop_tokens(self, strings):
+    def split_stops(self, strings):
         return {3} & ({3} if "<end>" in strings else set()), [s for s in strings if s != "<end>"]
 
     def decode(self, ids):

@@ -335,7 +335,7 @@ def test_one_runs_at_a_time_and_close_leaves_nothing() -> None:
         "from lep_bench.records import artifact\n"
         "from lep_bench.engines.vllm.engine import VllmEngine\n"
         "names = ('mini-llama/instruct', 'mini-mistral/instruct')\n"
-        "engines = [VllmEngine(artifact.whole(f'builtin:{name}', name, 'instruct', '0').body) "
+        "engines = [VllmEngine(artifact.open_checkpoint(f'builtin:{name}', name, 'instruct', '0').body) "
         "for name in names]\n"
         "first = engines[0].option_logprobs([[5, 6]], [[7]])\n"
         "listening = lambda: [c.laddr.ip for c in psutil.Process().net_connections() if "

@@ -303,7 +303,7 @@ def test_a_new_start_that_fails_leaves_no_half_model(
     with pytest.MonkeyPatch.context() as patched:
         leave_out("head", patched)
         patched.setattr(
-            "lep_bench.engines.vllm.engine.export",
+            "lep_bench.engines.vllm.engine.export_checkpoint",
             lambda *_: (_ for _ in ()).throw(LepBenchError("the disk is full")),
         )
         with pytest.raises(LepBenchError, match="the disk is full"):

@@ -228,6 +228,6 @@ def test_sentencepiece_alone_is_converted_and_compared(tmp_path: Path) -> None:
     edit(config, tokenizer_class="PreTrainedTokenizerFast")
     with pytest.raises(
         CheckpointError,
-        match="otherwise than sentencepiece does: put the model's tokenizer.json beside it",
+        match="different ids for tokenizer.model: put the model's tokenizer.json",
     ):
         loading.load_tokenizer(tmp_path)
