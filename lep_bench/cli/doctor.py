@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lep_bench import bundle
 from lep_bench.cli.app import (
     AdapterFolders,
     ConfigFolders,
@@ -409,6 +408,7 @@ def check_suites(
 
     Raises LepBenchError for unknown names.
     """
+    from lep_bench import bundle
     from lep_bench.pipeline.session import Session
 
     # First: some libraries read the environment once, when they are imported.
@@ -461,6 +461,7 @@ def check_suites(
 
 def check_manifest(root: Path, remedy: str) -> Iterator[Diagnosis]:
     """Compare every file of a bundle with its manifest, by size and hash."""
+    from lep_bench import bundle
 
     held = bundle.read_manifest(root)
     if held is None:
@@ -501,6 +502,7 @@ def check_rows(session: Session, remedy: str) -> Iterator[Diagnosis]:
     """The rows of every task, read with all that the task needs of them: one finding for each
     dataset, then whether all are there.
     """
+    from lep_bench import bundle
     from lep_bench.tasks import scan_tasks
 
     known = scan_tasks(session.task_folders)
@@ -534,6 +536,7 @@ def check_dataset(
     name: str, tasks: Sequence[TaskFile], folders: Sequence[Path], session: Session, remedy: str
 ) -> tuple[Diagnosis, int]:
     """The finding for the tasks that read one dataset, and how many of them have no rows."""
+    from lep_bench import bundle
     from lep_bench.evaluate.lmeval import build_metadata, count_rows
 
     count, faults = 0, dict[str, str]()
@@ -581,6 +584,7 @@ def check_checkpoints(session: Session, models: Sequence[str], remedy: str) -> I
 
 def check_checkpoint(c: NamedCheckpoint, remedy: str) -> Diagnosis:
     """The finding for one checkpoint."""
+    from lep_bench import bundle
     from lep_bench.hub import check_complete, find_cached, find_local
 
     name = c.model or "model"
@@ -632,6 +636,8 @@ def check_lemmatiser(remedy: str) -> Diagnosis:
 
 
 def _find_dictionaries() -> str:
+    from lep_bench import bundle
+
     return os.environ.get(bundle.DICTIONARY_PATH) or "of the installed package"
 
 

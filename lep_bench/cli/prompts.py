@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from lep_bench.cli.app import (
     WIDE,
@@ -26,6 +24,9 @@ from lep_bench.errors import LepBenchError, count_noun
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from rich.console import Console
+    from rich.text import Text
 
     from lep_bench.config.load import Configs
     from lep_bench.config.models import ModelSpec
@@ -43,6 +44,9 @@ def show_prompts(
     """Print the first `rows` rows, below `notes`. `listed` is the listed conversation format, if
     one is used.
     """
+    from rich.console import Console
+    from rich.text import Text
+
     # Piped, nothing is folded.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
     encoder = compiled.encoder
@@ -88,6 +92,9 @@ def show_prompts(
 
 def finish_prompts(compiled: CompiledTask, count: int) -> None:
     """Print the verdict in one line."""
+    from rich.console import Console
+    from rich.text import Text
+
     encoder, console = compiled.encoder, Console(highlight=False)
     rows = (
         f"{count_noun(sum(len(item.prompts) for item in compiled.items), 'prompt')} of "
@@ -144,6 +151,8 @@ def _print_prompt(
     special: str,
     ids: bool,
 ) -> None:
+    from rich.text import Text
+
     context = compiled.ids[prompt.requests[0]][0]
     shots = f"{item.shots} of {count_noun(item.asked_shots, 'shot')}" if item.asked_shots else ""
     facts = [
@@ -196,16 +205,22 @@ def _print_prompt(
 
 
 def _print_section(console: Console, name: str, what: str) -> None:
+    from rich.text import Text
+
     console.print(Text.assemble((name, "bold"), (f"  {what}" if what else "", FAINT)))
 
 
 def _print_indented(console: Console, text: Text) -> None:
+    from rich.text import Text
+
     for line in text.wrap(console, console.width - 2):
         console.print(Text.assemble("  ", line), soft_wrap=True)
 
 
 def _format_request(compiled: CompiledTask, number: int, ids: bool) -> Text:
     # heavy: listing commands import this package too
+    from rich.text import Text
+
     from lep_bench.evaluate.prompts import read_generation
 
     request, continuation = compiled.requests[number], compiled.ids[number][1]
@@ -239,6 +254,8 @@ def _format_pieces(compiled: CompiledTask, ids: tuple[int, ...]) -> Text:
     """`id piece` pairs. White space in a piece is a visible sign, so that every piece keeps its
     place.
     """
+    from rich.text import Text
+
     text = Text()
     for number, piece in zip(ids, compiled.encoder.spell(ids), strict=True):
         own = number in compiled.encoder.special_ids
@@ -252,6 +269,8 @@ def _format_pieces(compiled: CompiledTask, ids: tuple[int, ...]) -> Text:
 
 def _mark_visible(text: str, special: str) -> Text:
     """Rendered text with special tokens in colour, and signs for line ends and trailing spaces."""
+    from rich.text import Text
+
     shown = Text(re.sub(r" (?=\n|$)", "·", text).replace("\n", "↵\n"))
     if special:
         shown.highlight_regex(special, SPECIAL)
