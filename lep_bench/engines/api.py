@@ -16,6 +16,7 @@ import os
 import ssl
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -425,7 +426,7 @@ def _read_pause(header: str | None) -> float:
 # ---- what both engines share
 
 
-class ServedEngine:
+class ServedEngine(ABC):
     """A model behind a server, asked at one path of it. Patches cannot be exchanged there:
     `exchange` looks for the model among those the server has.
     """
@@ -488,9 +489,9 @@ class ServedEngine:
             for choices in options
         ]
 
+    @abstractmethod
     def continuation_logprobs(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[TokenScores]:
         """See `Engine`."""
-        raise NotImplementedError
 
 
 def _read_choice(reply: Json) -> Json:

@@ -51,7 +51,7 @@ RESULTS = {
     "tokens_out": INTEGER,  # tokens that the engine wrote; stored answers are left out
     "fingerprint": STRING,  # of everything that determines the model
     "lineage": OBJECT,  # tuple of names: what the model was made from, nearest first
-    "plugins": OBJECT,  # tuple of (name, version, hash)
+    "plugins": OBJECT,  # tuple of (name, version, hash); None: not recorded
 }
 SAMPLES = {
     **MODEL,
@@ -89,7 +89,7 @@ def make_results_frame(results: Iterable[tuple[TaskResult, bool]]) -> pd.DataFra
             "tokens_out": work.tokens_out,
             "fingerprint": result.model.fingerprint,
             "lineage": result.model.lineage,
-            "plugins": (),
+            "plugins": None,
         }
         if result.status == "failed":
             reason = result.error or "no reason recorded"
