@@ -105,3 +105,28 @@ def test_a_page_shows_what_local_models_read_and_says_what_is_not_shown(
         and "not shown: 1 score in out, of other models" in told.err
         and "than now: local/base mini_copy_ru: give" in told.err
     )
+
+
+def test_a_score_changed_by_hand_is_a_dash_and_refused_elsewhere(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs" / "suites").mkdir(parents=True)
+    (tmp_path / "configs" / "suites" / "p.yaml").write_text(SUITE, encoding="utf-8")
+    place = ("--suite", "p", "--configs", "configs", "--out", "out")
+    run = cli("run", *place, "--models", str(BASE), "--engine", "hf", "--workers", 1)
+    assert run.code == 0
+    (file,) = (tmp_path / "out" / "p" / "results").rglob("mini_copy_ru@*.json")
+    result = json.loads(file.read_text(encoding="utf-8"))
+    result["scores"][result["primary"]]["value"] = 0.99
+    file.write_text(json.dumps(result), encoding="utf-8")
+
+    shown = cli("leaderboard", *place, "--format", "csv")
+    assert shown.code == 1 and file.name in shown.err and "0.99" not in shown.out
+    for command in (
+        ("publish", *place, "--to", "site"),
+        ("gate", *place, "--write", "baseline.jsonl"),
+    ):
+        refused = cli(*command)
+        assert refused.code == 2 and file.name in refused.err, refused.err
+    assert not (tmp_path / "site").exists() and not (tmp_path / "baseline.jsonl").exists()
